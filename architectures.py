@@ -1,0 +1,345 @@
+"""Networks drawn for person re-ID from the first layer on, one class per paper, in paper order: MuDeep, HACNN, MLFN.
+
+Interface and shared arguments are those of `models`. None has ImageNet weights in this layout, so `pretrained=True` is
+an error; weight names are torchreid's (KaiyangZhou/deep-person-reid at f8cd150), whose published weights load as they
+are. OSNet is in `backbones.py`, since any head may follow it.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from backbones import kaiming_fan_out
+from models import Output, linear_classifier
+
+
+class ConvBlock(nn.Module):
+    """Convolution with bias, batch norm, ReLU."""
+
+    def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, padding=0):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x)))
+
+
+class Streams(nn.Module):
+    """Parallel paths stream1, stream2, ...; their outputs concatenated, or as a list with `concatenate=False`."""
+
+    def __init__(self, *streams, concatenate=True):
+        super().__init__()
+        for i, stream in enumerate(streams, start=1):
+            self.add_module(f"stream{i}", stream)
+        self.concatenate = concatenate
+
+    def forward(self, x):
+        outputs = [stream(x) for stream in self.children()]
+        return torch.cat(outputs, dim=1) if self.concatenate else outputs
+
+
+def no_imagenet(name, pretrained):
+    """RuntimeError for pretrained=True."""
+    if pretrained:
+        raise RuntimeError(f"{name} has no ImageNet weights to download; train it from scratch (--pretrained none) or "
+                           "name a weight file (--pretrained FILE).")
+
+
+# -- Qian, Fu, Jiang, Xiang, Xue. Multi-scale Deep Learning Architectures for Person Re-identification. ICCV 2017. -----
+# -- torchreid/models/mudeep.py ---------------------------------------------------------------------------------------
+
+class MuDeep(nn.Module):
+    """Two multi-scale stages, a saliency-weighted fusion of four streams, one fully connected layer.
+
+    embedding = feats[0] (B, 4096). The map is averaged 4 x 4 before the layer, as in torchreid and not in the paper,
+    which keeps it at 134 million weights; its size follows image_size.
+    """
+    renames = ()
+
+    def __init__(self, *, num_pids, pretrained=False, image_size=(256, 128)):
+        super().__init__()
+        no_imagenet("MuDeep", pretrained)
+        self.block1 = nn.Sequential()
+        self.block1.add_module("conv1", ConvBlock(3, 48, 3, padding=1))
+        self.block1.add_module("conv2", ConvBlock(48, 96, 3, padding=1))
+        self.block1.add_module("maxpool", nn.MaxPool2d(3, stride=2, padding=1))
+        self.block2 = Streams(  # multi-scale A, section 3.1
+            nn.Sequential(ConvBlock(96, 96), ConvBlock(96, 24, 3, padding=1)),
+            nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBlock(96, 24)),
+            ConvBlock(96, 24),
+            nn.Sequential(ConvBlock(96, 16), ConvBlock(16, 24, 3, padding=1), ConvBlock(24, 24, 3, padding=1)))
+        self.block3 = Streams(  # reduction
+            nn.MaxPool2d(3, stride=2, padding=1),
+            ConvBlock(96, 96, 3, stride=2, padding=1),
+            nn.Sequential(ConvBlock(96, 48), ConvBlock(48, 56, 3, padding=1), ConvBlock(56, 64, 3, 2, padding=1)))
+        self.block4 = Streams(  # multi-scale B; a 3x3 as 1x3 and 3x1
+            nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBlock(256, 256)),
+            nn.Sequential(ConvBlock(256, 64), *_split3x3(64, 128, 256)),
+            ConvBlock(256, 256),
+            nn.Sequential(ConvBlock(256, 64), *_split3x3(64, 64, 128), *_split3x3(128, 128, 256)),
+            concatenate=False)
+        self.block5 = Fusion(streams=4, channels=256)
+        rows, columns = (-(-size // 4) // 4 for size in image_size)  # two halvings that round up, then 4 x 4
+        if rows < 1 or columns < 1:
+            raise ValueError(f"MuDeep needs images of at least 16x16, got {image_size[0]}x{image_size[1]}.")
+        self.image_size = tuple(image_size)
+        self.fc = nn.Sequential(nn.Linear(256 * rows * columns, 4096), nn.BatchNorm1d(4096), nn.ReLU(inplace=True))
+        self.classifier = linear_classifier(4096, num_pids, bias=True, std=4096 ** -0.5 / 3 ** 0.5)
+        self.num_pids = num_pids
+        self.embedding_dim = 4096
+        self.feat_dims = (4096,)
+
+    def forward(self, images, camids=None):
+        if tuple(images.shape[2:]) != self.image_size:
+            raise ValueError(f"This MuDeep was built for images of {self.image_size[0]}x{self.image_size[1]}, got "
+                             f"{images.shape[2]}x{images.shape[3]}. Its fully connected layer fixes the size.")
+        x = self.block4(self.block3(self.block2(self.block1(images))))
+        feature = self.fc(self.block5(x).flatten(1))  # (B, 4096)
+        classify = self.training and self.classifier is not None
+        return Output(feature, (self.classifier(feature),) if classify else (), (feature,))
+
+
+def _split3x3(channels_in, middle, channels_out):
+    return (ConvBlock(channels_in, middle, (1, 3), padding=(0, 1)),
+            ConvBlock(middle, channels_out, (3, 1), padding=(1, 0)))
+
+
+class Fusion(nn.Module):
+    """Saliency-based fusion (section 3.2): a weighted sum of the streams, each weight in (0, 1) at first."""
+
+    def __init__(self, streams, channels):
+        super().__init__()
+        for i in range(1, streams + 1):
+            self.register_parameter(f"a{i}", nn.Parameter(torch.rand(1, channels, 1, 1)))
+
+    def forward(self, streams):
+        total = sum(a * x for a, x in zip(self.parameters(), streams, strict=True))
+        return F.avg_pool2d(total, 4)
+
+
+# -- Li, Zhu, Gong. Harmonious Attention Network for Person Re-Identification. CVPR 2018. -----------------------------
+# -- torchreid/models/hacnn.py ----------------------------------------------------------------------------------------
+
+def inception_a(in_channels, out_channels):
+    """Four streams of a quarter of the channels at the same size (figure 3a)."""
+    quarter = out_channels // 4
+    return Streams(*(nn.Sequential(ConvBlock(in_channels, quarter), ConvBlock(quarter, quarter, 3, padding=1))
+                     for _ in range(3)),
+                   nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBlock(in_channels, quarter)))
+
+
+def inception_b(in_channels, out_channels):
+    """Streams of a quarter, a quarter and half of the channels at half the size (figure 3b)."""
+    quarter = out_channels // 4
+    return Streams(
+        nn.Sequential(ConvBlock(in_channels, quarter), ConvBlock(quarter, quarter, 3, stride=2, padding=1)),
+        nn.Sequential(ConvBlock(in_channels, quarter), ConvBlock(quarter, quarter, 3, padding=1),
+                      ConvBlock(quarter, quarter, 3, stride=2, padding=1)),
+        nn.Sequential(nn.MaxPool2d(3, stride=2, padding=1), ConvBlock(in_channels, 2 * quarter)))
+
+
+class SpatialAttention(nn.Module):
+    """One map (B, 1, h, w) from the mean over channels (section 3.1, I.1)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = ConvBlock(1, 1, 3, stride=2, padding=1)
+        self.conv2 = ConvBlock(1, 1)
+
+    def forward(self, x):
+        y = self.conv1(x.mean(dim=1, keepdim=True))
+        y = F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=True)
+        return self.conv2(y[:, :, :x.shape[2], :x.shape[3]])  # odd sizes come back one larger
+
+
+class ChannelAttention(nn.Module):
+    """One weight per channel (B, C, 1, 1) from the mean over positions (section 3.1, I.2)."""
+
+    def __init__(self, channels, reduction_rate=16):
+        super().__init__()
+        self.conv1 = ConvBlock(channels, channels // reduction_rate)
+        self.conv2 = ConvBlock(channels // reduction_rate, channels)
+
+    def forward(self, x):
+        return self.conv2(self.conv1(x.mean(dim=(2, 3), keepdim=True)))
+
+
+class SoftAttention(nn.Module):
+    """Spatial times channel attention, mixed by a 1x1, in (0, 1); Eq. (2)."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.spatial_attn = SpatialAttention()
+        self.channel_attn = ChannelAttention(channels)
+        self.conv = ConvBlock(channels, channels)
+
+    def forward(self, x):
+        return self.conv(self.spatial_attn(x) * self.channel_attn(x)).sigmoid()
+
+
+class HardAttention(nn.Module):
+    """Translations (t_x, t_y) in (-1, 1) of the regions, (B, regions, 2); at first regions from top to bottom."""
+
+    def __init__(self, channels, regions=4):
+        super().__init__()
+        self.fc = nn.Linear(channels, 2 * regions)
+        nn.init.zeros_(self.fc.weight)
+        with torch.no_grad():
+            self.fc.bias.copy_(torch.tensor([0, -0.75, 0, -0.25, 0, 0.25, 0, 0.75]))
+
+    def forward(self, x):
+        return self.fc(x.mean(dim=(2, 3))).tanh().unflatten(1, (-1, 2))
+
+
+class HarmoniousAttention(nn.Module):
+    """Soft attention of the map and the hard attention of the regions, both from the same map."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.soft_attn = SoftAttention(channels)
+        self.hard_attn = HardAttention(channels)
+
+    def forward(self, x):
+        return self.soft_attn(x), self.hard_attn(x)
+
+
+def crop_region(x, translation, size):
+    """A full-width quarter-height window of x (B, C, h, w), moved by `translation` (B, 2), resized to `size`; Eq. (4).
+
+    As torchreid runs today: `grid_sample` with align_corners=False on the window at the map's own size, then bilinear
+    resizing with align_corners=True.
+    """
+    theta = x.new_zeros(len(x), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = 1.0, 0.25
+    theta[:, :, 2] = translation
+    window = F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False)
+    return F.interpolate(window, size=size, mode="bilinear", align_corners=True)
+
+
+class HACNN(nn.Module):
+    """Three inception stages with harmonious attention, and a local branch of four regions moved by hard attention.
+
+    For images of 160 x 64. feats = (global, local), 512-d each; logits likewise; embedding: both L2-normalised and
+    concatenated (B, 1024). The regions share the local branch's weights but not its batch statistics while training,
+    as in torchreid.
+    """
+    renames = ()
+
+    def __init__(self, *, num_pids, pretrained=False, channels=(128, 256, 384), dim=512):
+        super().__init__()
+        no_imagenet("HACNN", pretrained)
+        self.conv = ConvBlock(3, 32, 3, stride=2, padding=1)
+        widths = (32, *channels)
+        for i in (1, 2, 3):
+            stage = nn.Sequential(inception_a(widths[i - 1], widths[i]), inception_b(widths[i], widths[i]))
+            self.add_module(f"inception{i}", stage)
+            self.add_module(f"ha{i}", HarmoniousAttention(widths[i]))
+            self.add_module(f"local_conv{i}", inception_b(widths[i - 1], widths[i]))
+        self.fc_global = nn.Sequential(nn.Linear(channels[-1], dim), nn.BatchNorm1d(dim), nn.ReLU())
+        self.fc_local = nn.Sequential(nn.Linear(4 * channels[-1], dim), nn.BatchNorm1d(dim), nn.ReLU())
+        std = (3 * dim) ** -0.5  # that of nn.Linear's own initialisation, which torchreid keeps
+        self.classifier_global = linear_classifier(dim, num_pids, bias=True, std=std)
+        self.classifier_local = linear_classifier(dim, num_pids, bias=True, std=std)
+        self.num_pids = num_pids
+        self.embedding_dim = 2 * dim
+        self.feat_dims = (dim, dim)
+
+    def forward(self, images, camids=None):
+        x = self.conv(images)
+        regions = [None] * 4
+        for i, size in ((1, (24, 28)), (2, (12, 14)), (3, (6, 7))):
+            y = getattr(self, f"inception{i}")(x)
+            attention, translations = getattr(self, f"ha{i}")(y)
+            local_conv = getattr(self, f"local_conv{i}")
+            for r in range(4):
+                region = crop_region(x, translations[:, r], size)
+                regions[r] = local_conv(region if i == 1 else region + regions[r])  # Eq. (6)
+            x = y * attention
+        overall = self.fc_global(x.mean(dim=(2, 3)))  # (B, 512)
+        local = self.fc_local(torch.cat([region.mean(dim=(2, 3)) for region in regions], dim=1))  # (B, 512)
+        logits = ()
+        if self.training and self.num_pids:
+            logits = (self.classifier_global(overall), self.classifier_local(local))
+        embedding = torch.cat((F.normalize(overall, dim=1), F.normalize(local, dim=1)), dim=1)
+        return Output(embedding, logits, (overall, local))
+
+
+# -- Chang, Hospedales, Xiang. Multi-Level Factorisation Net for Person Re-Identification. CVPR 2018. ------------------
+# -- torchreid/models/mlfn.py -----------------------------------------------------------------------------------------
+
+class MLFNBlock(nn.Module):
+    """`groups` factor modules (one grouped 3x3) whose outputs a factor selection vector s in (0, 1) weighs; returns
+    the block's map and s (B, groups, 1, 1)."""
+
+    def __init__(self, in_channels, out_channels, stride, selection, groups):
+        super().__init__()
+        middle = out_channels // 2
+        self.groups = groups
+        self.fm_conv1 = nn.Conv2d(in_channels, middle, 1, bias=False)
+        self.fm_bn1 = nn.BatchNorm2d(middle)
+        self.fm_conv2 = nn.Conv2d(middle, middle, 3, stride, padding=1, groups=groups, bias=False)
+        self.fm_bn2 = nn.BatchNorm2d(middle)
+        self.fm_conv3 = nn.Conv2d(middle, out_channels, 1, bias=False)
+        self.fm_bn3 = nn.BatchNorm2d(out_channels)
+        first, second = selection
+        self.fsm = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(in_channels, first, 1), nn.BatchNorm2d(first), nn.ReLU(inplace=True),
+            nn.Conv2d(first, second, 1), nn.BatchNorm2d(second), nn.ReLU(inplace=True),
+            nn.Conv2d(second, groups, 1), nn.BatchNorm2d(groups), nn.Sigmoid())
+        self.downsample = nn.Identity()
+        if in_channels != out_channels or stride > 1:
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                                            nn.BatchNorm2d(out_channels))
+
+    def forward(self, x):
+        s = self.fsm(x)  # (B, g, 1, 1)
+        y = F.relu(self.fm_bn1(self.fm_conv1(x)))
+        y = F.relu(self.fm_bn2(self.fm_conv2(y)))
+        y = y * s.repeat_interleave(y.shape[1] // self.groups, dim=1)  # Eq. (2)
+        y = F.relu(self.fm_bn3(self.fm_conv3(y)))
+        return F.relu(self.downsample(x) + y), s
+
+
+class MLFN(nn.Module):
+    """16 blocks of 32 factor modules; the selection vectors of all blocks join the last map's feature.
+
+    embedding = feats[0] = (projected feature + projected selections) / 2 (B, 1024).
+    """
+    renames = ()
+
+    def __init__(self, *, num_pids, pretrained=False, groups=32, dim=1024):
+        super().__init__()
+        no_imagenet("MLFN", pretrained)
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3)
+        self.bn1 = nn.BatchNorm2d(64)
+        blocks, width = [], 64
+        for stage, (count, out, selection) in enumerate(((3, 256, (128, 64)), (4, 512, (256, 128)),
+                                                         (6, 1024, (512, 128)), (3, 2048, (512, 128)))):
+            for i in range(count):
+                blocks.append(MLFNBlock(width, out, 2 if stage > 0 and i == 0 else 1, selection, groups))
+                width = out
+        self.feature = nn.ModuleList(blocks)
+        self.fc_x = self._projection(width, dim)
+        self.fc_s = self._projection(groups * len(blocks), dim)
+        kaiming_fan_out(self)
+        self.classifier = linear_classifier(dim, num_pids, bias=True, std=0.01)
+        self.num_pids = num_pids
+        self.embedding_dim = dim
+        self.feat_dims = (dim,)
+
+    @staticmethod
+    def _projection(in_channels, out_channels):
+        return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels),
+                             nn.ReLU(inplace=True))
+
+    def forward(self, images, camids=None):
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, stride=2, padding=1)
+        selections = []
+        for block in self.feature:
+            x, s = block(x)
+            selections.append(s)
+        projected = self.fc_x(x.mean(dim=(2, 3), keepdim=True)) + self.fc_s(torch.cat(selections, dim=1))
+        feature = (projected / 2).flatten(1)  # (B, 1024)
+        classify = self.training and self.classifier is not None
+        return Output(feature, (self.classifier(feature),) if classify else (), (feature,))

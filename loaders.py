@@ -1,0 +1,686 @@
+"""Images on the device: pixel cache, samplers and the two loaders.
+
+A re-ID data set is small (Market-1501's training set at 128x64 takes 303 MiB), so it is decoded once and kept as one
+uint8 tensor. The images of a step are a pure function of (seed, epoch, step).
+
+Sections: decoding, ImageStore, samplers, TrainLoader, EvalLoader.
+"""
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from augmentation import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Augmentation,
+    Draws,
+    check_one_of,
+    normalise,
+    random_generator,
+    to_device,
+)
+
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+CACHES = ("auto", "ram", "gpu", "disk", "none")
+CHUNK = 16  # images per task of a decoding thread: long enough to hide the task's own cost, short enough to balance
+
+
+# ---------------------------------------------------------------------------------------------------- decoding
+
+class UnreadableImages(RuntimeError):
+    """Files that Pillow cannot decode; the message names the first five and counts the rest."""
+
+    def __init__(self, bad: Sequence[tuple[str, str]], total: int):
+        lines = [f"  {path}: {reason}" for path, reason in bad[:5]]
+        if len(bad) > 5:
+            lines.append(f"  and {len(bad) - 5:,} more")
+        super().__init__(f"{len(bad):,} of {total:,} images cannot be read:\n" + "\n".join(lines) +
+                         "\nReplace them, or leave them out with --skip_bad_images.")
+        self.paths = tuple(path for path, _ in bad)
+
+
+def decode(path: str, image_size: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:
+    """Decode and resize one image: the bytes of torchvision's Resize((H, W)) on `Image.open(path).convert("RGB")`.
+
+    Args: path; image_size (H, W) in pixels; interpolation "bilinear" or "bicubic" (both antialiased by Pillow).
+    Returns: (H, W, 3) uint8.
+    Raises: OSError and others from Pillow if the file is missing, truncated or no image.
+    """
+    height, width = image_size
+    with open(path, "rb") as file:
+        image = Image.open(file)  # no `draft`: the JPEG scaler would be faster and change pixels
+        image = image.convert("RGB") if image.mode != "RGB" else image
+        if image.size != (width, height):
+            image = image.resize((width, height), FILTERS[interpolation])
+        return np.asarray(image)  # loads the pixels if neither of the two did
+
+
+def _decode_into(out: np.ndarray, paths: Sequence[str], interpolation: str) -> list[tuple[int, str]]:
+    """Decode `paths` into the rows of out (n, H, W, 3). Returns [(row, reason)] of those that failed."""
+    bad = []
+    for row, path in enumerate(paths):
+        try:
+            out[row] = decode(path, out.shape[1:3], interpolation)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error ...
+            bad.append((row, _reason(error, path)))
+    return bad
+
+
+def _reason(error: Exception, path: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return "the file is empty"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image that Pillow knows"
+    return str(error) or type(error).__name__
+
+
+def default_workers() -> int:
+    """Number of processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; also right inside a container with fewer cores
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes of host memory that can be taken without swapping, respecting a container's limit."""
+    free = []
+    if os.path.exists("/proc/meminfo"):
+        with open("/proc/meminfo") as file:
+            free += [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable")]
+    elif sys.platform == "win32":
+        import ctypes
+        status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: dwLength = 64 in its first field, ullAvailPhys third
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        free.append(status[2])
+    elif "SC_PHYS_PAGES" in os.sysconf_names:  # macOS does not report what is free: count on half of what is there
+        free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    for limit, used in (("memory.max", "memory.current"),
+                        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        try:
+            limit = Path("/sys/fs/cgroup", limit).read_text().strip()
+            used = Path("/sys/fs/cgroup", used).read_text().strip()
+        except OSError:
+            continue
+        if limit != "max":
+            free.append(max(0, int(limit) - int(used)))
+    return min(free, default=2 << 30)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+
+
+# -------------------------------------------------------------------------------------------------- ImageStore
+
+class ImageStore:
+    """Decoded and resized images of a list of files, as uint8 (N, H, W, 3).
+
+    Channels are last because that is what Pillow hands over, what a crop copies in whole rows and what a
+    channels-last network reads: no transposition anywhere.
+
+    Args:
+        paths: N image files.
+        image_size: (H, W) in pixels.
+        interpolation: "bilinear" or "bicubic".
+        cache: where the pixels live. "ram": host memory. "gpu": on `device`. "disk": a memory-mapped file in
+            `cache_dir`, named by a fingerprint of paths, sizes, modification times, image_size and filter.
+            "none": decoded each time they are asked for. "auto": on the device if that is a GPU and the pixels take
+            at most a third of its free memory; else "ram" if they take at most half of the free host memory; else
+            "disk" if there is a `cache_dir`; else "none".
+        device: where `stream` delivers batches.
+        workers: decoding threads; None for one per core.
+        cache_dir: folder of the disk cache.
+        skip_bad: leave out files that cannot be read instead of raising; they are named in `skipped`.
+        progress: show a bar while decoding.
+
+    Attributes: `kept` (n,) int64, the positions in `paths` that the rows stand for; `skipped`, the files left out;
+        `cache`, the mode in use; `description`, one sentence for the log.
+    Raises: UnreadableImages (for "none" only when the image is reached, unless `skip_bad`), ValueError for
+        impossible arguments, RuntimeError if the pixels do not fit where they were asked to be.
+    """
+
+    VERSION = 1  # of the pixels and the file layout of the disk cache
+
+    def __init__(self, paths: Sequence[str], image_size: tuple[int, int], *, interpolation: str = "bilinear",
+                 cache: str = "auto", device: torch.device | str = "cpu", workers: int | None = None,
+                 cache_dir: str | os.PathLike | None = None, skip_bad: bool = False, progress: bool = True):
+        check_one_of("cache", cache, CACHES)
+        check_one_of("interpolation", interpolation, FILTERS)
+        if any(not isinstance(path, (str, os.PathLike)) for path in paths):
+            raise ValueError("the loaders take one image per sample, and found a tracklet of several frames")
+        self.paths = [os.fspath(path) for path in paths]
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.interpolation = interpolation
+        self.device = torch.device(device)
+        self.workers = max(1, workers or default_workers())
+        self.progress = progress
+        self.skip_bad = skip_bad
+        self.cache = self._choose(cache, cache_dir)
+        self.kept = torch.arange(len(self.paths))
+        self.skipped: list[str] = []
+        self.data = self._fill(cache_dir)
+        self._rows = [self.paths[i] for i in self.kept.tolist()]
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all pixels, whether they are kept or not."""
+        return len(self.paths) * self.image_size[0] * self.image_size[1] * 3
+
+    @property
+    def description(self) -> str:
+        place = {"ram": "in host memory", "gpu": f"on {self.device}", "disk": "in a memory-mapped file",
+                 "none": "decoded as needed"}[self.cache]
+        height, width = self.image_size
+        skipped = f", {len(self.skipped):,} unreadable left out" if self.skipped else ""
+        return f"{len(self):,} images of {height}x{width} {place} ({_size(self.num_bytes)}{skipped})"
+
+    def stream(self, batches: Iterable[Tensor], ahead: int = 3) -> Iterator[Tensor]:
+        """Yield the pixels of each index tensor: (B,) int64 on the CPU -> (B, H, W, 3) uint8 on `device`.
+
+        Without a cache the workers decode up to `ahead` batches in advance, so memory is bounded by ahead + 1 batches.
+        """
+        return self._decode_ahead(batches, ahead) if self.cache == "none" else map(self.take, batches)
+
+    def take(self, index: Tensor) -> Tensor:
+        """Pixels of the rows in index (B,) int64 on the CPU -> (B, H, W, 3) uint8 on `device`."""
+        if self.cache == "none":
+            return next(self._decode_ahead([index], 1))
+        shape = (len(index), *self.image_size, 3)
+        if self.data.device.type != "cpu":
+            return self.data.index_select(0, to_device(index, self.device))
+        out = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        # rows are copied whole: on (N, H * W * 3) index_select is one memcpy per image
+        torch.index_select(self.data.flatten(1), 0, index, out=out.flatten(1))
+        return out.to(self.device, non_blocking=True)
+
+    # filling ------------------------------------------------------------------------------------------------
+
+    def _choose(self, cache: str, cache_dir) -> str:
+        on_gpu = self.device.type == "cuda"
+        if cache == "gpu" and self.device.type == "cpu":
+            raise ValueError("cache 'gpu' needs --device cuda: use --cache ram on the CPU")
+        if cache == "disk" and cache_dir is None:
+            raise ValueError("cache 'disk' needs a folder for its file: give --cache_dir")
+        if cache == "ram" and self.num_bytes > free_memory():
+            raise RuntimeError(f"{len(self.paths):,} images of {self.image_size[0]}x{self.image_size[1]} take "
+                               f"{_size(self.num_bytes)} and {_size(free_memory())} of memory are free: "
+                               "use --cache disk or --cache none")
+        if cache != "auto":
+            return cache
+        if on_gpu and self.num_bytes <= torch.cuda.mem_get_info(self.device)[0] // 3:
+            return "gpu"
+        if self.num_bytes <= free_memory() // 2:
+            return "ram"
+        return "disk" if cache_dir is not None else "none"
+
+    def _fill(self, cache_dir) -> Tensor | None:
+        if self.cache == "disk":
+            return self._fill_disk(Path(cache_dir))
+        if self.cache == "none":
+            if self.skip_bad:  # which files are bad must be known before the first index is drawn
+                deque(self._decode_all("checking images"), maxlen=0)
+            return None
+        data = torch.empty((len(self.paths), *self.image_size, 3), dtype=torch.uint8)
+        row = 0
+        for images in self._decode_all("decoding images"):
+            data[row:row + len(images)] = torch.from_numpy(images)
+            row += len(images)
+        return data[:row].to(self.device) if self.cache == "gpu" else data[:row]
+
+    def _decode_all(self, title: str) -> Iterator[np.ndarray]:
+        """Decode every file in parallel; yield (n, H, W, 3) chunks of the good images, in order.
+
+        At the end sets `kept` and `skipped`, or raises UnreadableImages.
+        """
+        chunks = [range(i, min(i + CHUNK, len(self.paths))) for i in range(0, len(self.paths), CHUNK)]
+
+        def decode_chunk(chunk: range) -> tuple[np.ndarray, list[tuple[int, str]]]:
+            images = np.empty((len(chunk), *self.image_size, 3), np.uint8)
+            return images, _decode_into(images, [self.paths[i] for i in chunk], self.interpolation)
+
+        bad: list[tuple[int, str]] = []
+        tasks = ([partial(decode_chunk, chunk)] for chunk in chunks)
+        with tqdm(total=len(self.paths), desc=title, unit="image", disable=not self.progress, leave=False) as bar:
+            for chunk, [(images, failed)] in zip(chunks, _pipeline(tasks, self.workers, 4 * self.workers), strict=True):
+                bar.update(len(chunk))
+                bad += [(chunk[row], reason) for row, reason in failed]
+                yield np.delete(images, [row for row, _ in failed], axis=0) if failed else images
+        if bad and (not self.skip_bad or len(bad) == len(self.paths)):
+            raise UnreadableImages([(self.paths[i], reason) for i, reason in bad], len(self.paths))
+        self._leave_out([i for i, _ in bad])
+
+    def _leave_out(self, positions: Sequence[int]) -> None:
+        self.skipped = [self.paths[i] for i in positions]
+        good = np.delete(np.arange(len(self.paths)), positions)
+        self.kept = torch.from_numpy(good)
+
+    def _decode_ahead(self, batches: Iterable[Tensor], ahead: int) -> Iterator[Tensor]:
+        buffers: deque[tuple[Tensor, list[str]]] = deque()
+
+        def tasks() -> Iterator[list]:
+            for index in batches:
+                paths = [self.paths[i] for i in self.kept[index].tolist()]
+                out = torch.empty((len(paths), *self.image_size, 3), dtype=torch.uint8,
+                                  pin_memory=self.device.type == "cuda")
+                buffers.append((out, paths))
+                size = max(1, min(CHUNK, math.ceil(len(paths) / self.workers)))
+                yield [partial(_decode_into, out.numpy()[i:i + size], paths[i:i + size], self.interpolation)
+                       for i in range(0, len(paths), size)]
+
+        for results in _pipeline(tasks(), self.workers, ahead):
+            out, paths = buffers.popleft()
+            step = max(1, min(CHUNK, math.ceil(len(paths) / self.workers)))
+            bad = [(paths[task * step + row], reason) for task, failed in enumerate(results) for row, reason in failed]
+            if bad:
+                raise UnreadableImages(bad, len(self.paths))
+            yield out.to(self.device, non_blocking=True)
+
+    # disk cache: the pixels, then a JSON trailer, then the trailer's length in 8 bytes ------------------------
+
+    def _fill_disk(self, folder: Path) -> Tensor:
+        files, stats = self._fingerprints()
+        path = folder / f"images_{files[:12]}_{stats[:20]}.cache"
+        data = self._open_disk(path, stats)
+        if data is None:
+            self._write_disk(path, stats)
+            for old in folder.glob(f"images_{files[:12]}_*.cache"):  # the same list before some file changed
+                if old != path:
+                    old.unlink(missing_ok=True)
+            data = self._open_disk(path, stats)
+            if data is None:
+                raise RuntimeError(f"{path} was changed while it was written: give each run its own --cache_dir")
+        return data
+
+    def _fingerprints(self) -> tuple[str, str]:
+        """Hex digests of (the list and its settings, the same with each file's size and modification time)."""
+        settings = json.dumps([self.VERSION, self.image_size, self.interpolation, self.skip_bad,
+                               Image.__version__]).encode()
+        files, stats = hashlib.sha256(settings), hashlib.sha256(settings)
+        for path in self.paths:
+            name = os.path.abspath(path).encode(errors="surrogateescape") + b"\0"
+            try:
+                found = os.stat(path)
+                state = f"{found.st_size} {found.st_mtime_ns}\n".encode()
+            except OSError:
+                state = b"missing\n"
+            files.update(name)
+            stats.update(name + state)
+        return files.hexdigest(), stats.hexdigest()
+
+    def _open_disk(self, path: Path, fingerprint: str) -> Tensor | None:
+        """The pixels in the file, memory-mapped; None if the file is absent or not exactly what was asked for."""
+        try:
+            with open(path, "rb") as file:
+                file.seek(-8, os.SEEK_END)
+                length = int.from_bytes(file.read(8), "little")
+                file.seek(-8 - length, os.SEEK_END)
+                pixels = file.tell()
+                trailer = json.loads(file.read(length))
+            if trailer["fingerprint"] != fingerprint:
+                return None
+            shape = (len(self.paths) - len(trailer["skipped"]), *self.image_size, 3)
+            if pixels != math.prod(shape):
+                return None
+            # copy on write: torch wants writable memory, the file itself stays as it is
+            data = torch.from_numpy(np.memmap(path, np.uint8, mode="c", shape=shape))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        self._leave_out(trailer["skipped"])
+        return data
+
+    def _write_disk(self, path: Path, fingerprint: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < self.num_bytes:
+            raise RuntimeError(f"the disk cache needs {_size(self.num_bytes)} and {path.parent} has {_size(free)} "
+                               "free: make room, give another --cache_dir, or use --cache none")
+        handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".part", dir=path.parent)
+        try:
+            # written, not mapped: a full disk is then an error and not a bus error
+            with os.fdopen(handle, "wb") as file:
+                for images in self._decode_all("decoding images"):
+                    file.write(images.data)
+                gone = set(self.skipped)
+                skipped = [i for i, name in enumerate(self.paths) if name in gone]
+                trailer = json.dumps({"fingerprint": fingerprint, "skipped": skipped}).encode()
+                file.write(trailer + len(trailer).to_bytes(8, "little"))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise RuntimeError(f"cannot write the disk cache {path}: {error.strerror}. Make room, give another "
+                               "--cache_dir, or use --cache none") from error
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _pipeline(groups: Iterable[list], workers: int, ahead: int) -> Iterator[list]:
+    """Run groups of callables in threads; yield each group's results in order, starting `ahead` groups in advance."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pending: deque[list] = deque()
+    try:
+        for group in groups:
+            pending.append([pool.submit(task) for task in group])
+            if len(pending) > ahead:
+                yield [future.result() for future in pending.popleft()]
+        while pending:
+            yield [future.result() for future in pending.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# ---------------------------------------------------------------------------------------------------- samplers
+# Each returns index tensors (steps, B) int64 as a pure function of its arguments.
+
+def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.random(n).argsort(kind="stable")
+
+
+def shuffled(num_images: int, batch_size: int, seed: int, epoch: int, drop_last: bool = True,
+             steps: int | None = None) -> Tensor:
+    """Batches of a shuffled data set: (steps, batch_size) int64.
+
+    drop_last: leave out the images that do not fill a batch; otherwise the last batch is completed from a second
+        shuffle, so that all batches have one size.
+    steps: exactly that many batches, reshuffling whenever all images have been seen; None for one pass.
+    Raises: ValueError if there is no full batch.
+    """
+    if num_images < 1 or (steps is None and drop_last and num_images < batch_size):
+        raise ValueError(f"{num_images:,} training images do not fill one batch of {batch_size}: "
+                         f"lower --batch_size to at most {num_images}, or set --steps")
+    if steps is None:
+        steps = num_images // batch_size if drop_last else math.ceil(num_images / batch_size)
+    rng = random_generator("sampler", seed, epoch)
+    passes = [_permutation(rng, num_images) for _ in range(math.ceil(steps * batch_size / num_images))]
+    return torch.from_numpy(np.concatenate(passes)[:steps * batch_size].reshape(steps, batch_size))
+
+
+def pk_batches(labels: Sequence[int] | Tensor, p: int, k: int, seed: int, epoch: int,
+               steps: int | None = None) -> Tensor:
+    """Batches of p identities with k images each: (steps, p * k) int64, the images of an identity side by side.
+
+    steps=None: one pass as RandomIdentitySampler of reid-strong-baseline 3da7e6f (data/samplers/triplet_sampler.py)
+        and torchreid f8cd150 (data/sampler.py): the images of each identity are shuffled and cut into groups of k,
+        the rest is left out; p identities at a time are drawn from those that have a group left, until fewer
+        than p have. The number of batches depends on the draws.
+    steps=n: exactly n batches. Identities are taken from one shuffle after another, so that each is seen equally
+        often (the counts differ by at most one), and so are the images of an identity over its turns.
+    An identity with fewer than k images gives all of them and then repeats (the authors' samplers draw all k with
+    replacement, and may leave one out). No identity comes twice in a batch.
+    Raises: ValueError if there are fewer than p identities.
+    """
+    labels = np.asarray(labels)
+    names, inverse = np.unique(labels, return_inverse=True)
+    if len(names) < p:
+        raise ValueError(f"batches of p={p} identities were asked for and the training set has {len(names)}: "
+                         f"lower --p to at most {len(names)}")
+    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+    rng = random_generator("sampler", seed, epoch)
+    batches = _one_pass(members, p, k, rng) if steps is None else _cycled(members, p, k, rng, steps)
+    return torch.from_numpy(np.array(batches, dtype=np.int64).reshape(-1, p * k))
+
+
+def _one_pass(members: list[np.ndarray], p: int, k: int, rng: np.random.Generator) -> list[np.ndarray]:
+    groups = []
+    for images in members:
+        order = images[_permutation(rng, len(images))]
+        order = np.resize(order, max(k, len(order)))  # np.resize repeats: all images first, then again
+        groups.append(list(order[:len(order) // k * k].reshape(-1, k)))
+    left, batches = np.arange(len(members)), []
+    while len(left) >= p:
+        chosen = left[_permutation(rng, len(left))[:p]]
+        batches.append(np.concatenate([groups[i].pop() for i in chosen]))
+        left = np.array([i for i in left if groups[i]], dtype=np.int64)
+    return batches
+
+
+def _cycled(members: list[np.ndarray], p: int, k: int, rng: np.random.Generator, steps: int) -> list[np.ndarray]:
+    identities = _Cycle(np.arange(len(members)), rng)
+    images = [_Cycle(each, rng) for each in members]
+    return [np.concatenate([images[i].take(k) for i in identities.take(p)]) for _ in range(steps)]
+
+
+class _Cycle:
+    """Items in one random order after another; `take(n)` repeats an item only when n exceeds their number."""
+
+    def __init__(self, items: np.ndarray, rng: np.random.Generator):
+        self.items, self.rng = items, rng
+        self.queue = items[:0]
+
+    def _shuffle(self) -> np.ndarray:
+        return self.items[_permutation(self.rng, len(self.items))]
+
+    def take(self, n: int) -> np.ndarray:
+        whole, rest = divmod(n, len(self.items))  # every item `whole` times, then `rest` different ones
+        if len(self.queue) < rest:
+            fresh = self._shuffle()
+            held = np.isin(fresh, self.queue)  # items this call already takes go behind the others
+            self.queue = np.concatenate([self.queue, fresh[~held], fresh[held]])
+        taken, self.queue = self.queue[:rest], self.queue[rest:]
+        return np.concatenate([*(self._shuffle() for _ in range(whole)), taken])
+
+
+# -------------------------------------------------------------------------------------------------- TrainLoader
+
+class TrainLoader:
+    """Augmented training batches on the device.
+
+    Args:
+        samples: (path, pid, camid) of each image, as datasets.Sample; labels: their (N,) contiguous identity labels.
+        image_size: (H, W) in pixels.
+        batch_size: images of a shuffled batch; or p, k: identities and images of each in a batch (`pk_batches`).
+            All of them count the whole batch over all processes.
+        steps: batches per epoch; None for what one pass gives.
+        drop_last: of shuffled batches, see `shuffled`.
+        alternate: "random": `observe` may switch between p x k batches and shuffled batches of the same size, as
+            Pyramid's dynamic training does (Zheng et al., CVPR 2019, Sec. 3.3).
+        flip ... erase_log_aspect, mean, std: see `Augmentation`.
+        interpolation, cache, cache_dir, workers, skip_bad, progress: see `ImageStore`.
+        device, channels_last, dtype: of the images.
+        seed: of the order and the augmentation.
+        rank, world_size: this process takes its part of each batch; the parts in order are the whole batch.
+        store: an ImageStore of the same files to use instead of a new one.
+
+    Attributes: `samples`, `labels` (n,), `camids` (n,): of the images in use, without the unreadable ones;
+        `num_images`; `store`; `augmentation`; `description`.
+    Raises: ValueError for impossible arguments, and what ImageStore raises.
+    """
+
+    def __init__(self, samples: Sequence, labels: Sequence[int] | Tensor, *, image_size: tuple[int, int],
+                 batch_size: int | None = None, p: int | None = None, k: int | None = None, steps: int | None = None,
+                 drop_last: bool = True, alternate: str | None = None,
+                 flip: float = 0.5, pad: int = 10, translate: float = 0.0, random_patch: float = 0.0,
+                 color_jitter: float = 0.0,
+                 jitter_strength: tuple[float, float, float, float] = (0.2, 0.15, 0.0, 0.0),
+                 erase: float = 0.5, erase_fill: str | tuple[float, float, float] = "mean_raw",
+                 erase_area: tuple[float, float] = (0.02, 0.4), erase_aspect: tuple[float, float] = (0.3, 1 / 0.3),
+                 erase_log_aspect: bool = False, erase_attempts: int = 100,
+                 mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD,
+                 interpolation: str = "bilinear", device: torch.device | str = "cpu", seed: int = 0,
+                 cache: str = "auto", cache_dir: str | os.PathLike | None = None, workers: int | None = None,
+                 skip_bad: bool = False, progress: bool = True, channels_last: bool = False,
+                 dtype: torch.dtype = torch.float32, rank: int = 0, world_size: int = 1,
+                 store: ImageStore | None = None):
+        if len(labels) != len(samples):
+            raise ValueError(f"{len(samples):,} samples and {len(labels):,} labels: they must be as many")
+        self.batch_size, self.p, self.k = _batch_shape(batch_size, p, k)
+        if alternate not in (None, "random") or (alternate and self.p is None):
+            raise ValueError(f"alternate is {alternate!r}: it must be None, or 'random' together with p and k")
+        if self.batch_size % world_size or not 0 <= rank < world_size:
+            raise ValueError(f"a batch of {self.batch_size} images cannot be shared by {world_size} processes "
+                             f"(this is number {rank}): choose a multiple of {world_size}")
+        self.augmentation = Augmentation(
+            flip=flip, pad=pad, translate=translate, random_patch=random_patch, color_jitter=color_jitter,
+            jitter_strength=jitter_strength, erase=erase, erase_fill=erase_fill, erase_area=erase_area,
+            erase_aspect=erase_aspect, erase_log_aspect=erase_log_aspect, erase_attempts=erase_attempts,
+            mean=mean, std=std)
+        self.steps_asked, self.drop_last, self.alternate = steps, drop_last, alternate
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.device, self.channels_last, self.dtype = torch.device(device), channels_last, dtype
+        self.balanced = True
+        self.store = store or ImageStore(
+            [sample.path for sample in samples], image_size, interpolation=interpolation, cache=cache,
+            device=device, workers=workers, cache_dir=cache_dir, skip_bad=skip_bad, progress=progress)
+        self.samples = [samples[i] for i in self.store.kept.tolist()]
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)[self.store.kept]
+        self.camids = torch.tensor([sample.camid for sample in self.samples], dtype=torch.int64)
+        self._planned: tuple[int, Tensor] = (0, self._plan(0))  # raises now what would raise in the first epoch
+
+    @property
+    def num_images(self) -> int:
+        return len(self.samples)
+
+    @property
+    def description(self) -> str:
+        batch = f"{self.p} identities x {self.k} images" if self.p else f"{self.batch_size} images"
+        return f"{self.store.description}; {len(self)} batches of {batch}"
+
+    def __len__(self) -> int:
+        return self.steps(0)
+
+    def steps(self, epoch: int) -> int:
+        """Batches of that epoch. Differs between epochs only for p x k batches without a given number of steps."""
+        return len(self._batches(epoch))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield (images (B, 3, H, W), labels (B,) int64, camids (B,) int64) on the device, from step `start`.
+
+        A pure function of (seed, epoch), and of what was observed in between if `alternate` is on.
+        """
+        draws: deque[tuple[Tensor, Draws, int]] = deque()
+        part = self.batch_size // self.world_size
+        mine = slice(self.rank * part, (self.rank + 1) * part)
+
+        def indices() -> Iterator[Tensor]:
+            for step in range(start, self.steps(epoch)):
+                index = self._batch(epoch, step)[mine]
+                drawn = self.augmentation.draw(self.batch_size, self.store.image_size, self.num_images, self.seed,
+                                               epoch, step).slice(mine.start, mine.stop)
+                sources = _patch_sources(drawn)
+                draws.append((index, drawn, len(sources)))
+                yield torch.cat([index, sources])
+
+        # a batch must not be chosen before the last one was observed
+        for pixels in self.store.stream(indices(), ahead=0 if self.alternate else 3):
+            index, drawn, num_sources = draws.popleft()
+            batch = len(pixels) - num_sources
+            images = self.augmentation(pixels[:batch], drawn, pixels[batch:], channels_last=self.channels_last)
+            yield (images.to(self.dtype), to_device(self.labels[index], self.device),
+                   to_device(self.camids[index], self.device))
+
+    def observe(self, terms: dict[str, float]) -> None:
+        """Told the plain values of a step. With `alternate`, `terms["balanced"]` (true or false) chooses whether the
+        next batches are p x k or shuffled; everything else is ignored."""
+        if self.alternate and "balanced" in terms:
+            self.balanced = bool(terms["balanced"])
+
+    def state_dict(self) -> dict[str, bool]:
+        return {"balanced": self.balanced}
+
+    def load_state_dict(self, state: dict[str, bool]) -> None:
+        self.balanced = bool(state["balanced"])
+
+    def _batch(self, epoch: int, step: int) -> Tensor:
+        batch = self._batches(epoch)[step]  # (B,), or (2, B) with `alternate`: p x k and shuffled
+        return batch[0 if self.balanced else 1] if self.alternate else batch
+
+    def _batches(self, epoch: int) -> Tensor:
+        if self._planned[0] != epoch:
+            self._planned = (epoch, self._plan(epoch))
+        return self._planned[1]
+
+    def _plan(self, epoch: int) -> Tensor:
+        """(steps, B), or (steps, 2, B) with `alternate`."""
+        if self.p is None:
+            return shuffled(self.num_images, self.batch_size, self.seed, epoch, self.drop_last, self.steps_asked)
+        balanced = pk_batches(self.labels, self.p, self.k, self.seed, epoch, self.steps_asked)
+        if not self.alternate:
+            return balanced
+        random = shuffled(self.num_images, self.batch_size, self.seed, epoch, steps=len(balanced))
+        return torch.stack([balanced, random], dim=1)
+
+
+def _batch_shape(batch_size: int | None, p: int | None, k: int | None) -> tuple[int, int | None, int | None]:
+    if (p is None) != (k is None):
+        raise ValueError(f"p (identities) and k (images of each) go together: p={p}, k={k}")
+    if p is None and batch_size is None:
+        raise ValueError("give batch_size for shuffled batches, or p and k for batches of p identities x k images")
+    if p is not None and batch_size not in (None, p * k):
+        raise ValueError(f"batch_size={batch_size} contradicts p={p} x k={k} = {p * k}: leave one of them out")
+    if min(v for v in (batch_size, p, k) if v is not None) < 1:
+        raise ValueError(f"batch_size={batch_size}, p={p}, k={k} must be at least 1")
+    return (batch_size or p * k), p, k
+
+
+def _patch_sources(drawn: Draws) -> Tensor:
+    if drawn.patch is None:
+        return torch.empty(0, dtype=torch.int64)
+    return torch.from_numpy(drawn.patch[drawn.patch[:, 0] >= 0, 0])
+
+
+# --------------------------------------------------------------------------------------------------- EvalLoader
+
+class EvalLoader:
+    """Images of a query or gallery set in order, resized and normalised, nothing else.
+
+    Args: as TrainLoader's. Without a cache the workers decode up to three batches while the network runs; a `store`
+        keeps the pixels from one evaluation to the next.
+    Yields: (images (B, 3, H, W) float, camids (B,) int64) on the device; the last batch may be short.
+    Attributes: `samples`, the ones that are yielded (fewer than given if files were skipped: take pids from here);
+        `num_images`; `store`; `description`.
+    """
+
+    def __init__(self, samples: Sequence, *, image_size: tuple[int, int], batch_size: int = 128,
+                 mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD,
+                 interpolation: str = "bilinear", device: torch.device | str = "cpu", cache: str = "none",
+                 cache_dir: str | os.PathLike | None = None, workers: int | None = None, skip_bad: bool = False,
+                 progress: bool = True, channels_last: bool = False, dtype: torch.dtype = torch.float32,
+                 store: ImageStore | None = None):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1: {batch_size}")
+        self.batch_size, self.mean, self.std = batch_size, tuple(mean), tuple(std)
+        self.device, self.channels_last, self.dtype = torch.device(device), channels_last, dtype
+        self.store = store or ImageStore(
+            [sample.path for sample in samples], image_size, interpolation=interpolation, cache=cache,
+            device=device, workers=workers, cache_dir=cache_dir, skip_bad=skip_bad, progress=progress)
+        self.samples = [samples[i] for i in self.store.kept.tolist()]
+        self.camids = torch.tensor([sample.camid for sample in self.samples], dtype=torch.int64)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.samples)
+
+    @property
+    def description(self) -> str:
+        return self.store.description
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_images / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = torch.arange(self.num_images).split(self.batch_size) if self.num_images else ()
+        for index, pixels in zip(batches, self.store.stream(batches), strict=True):
+            images = normalise(pixels, self.mean, self.std, channels_last=self.channels_last)
+            yield images.to(self.dtype), to_device(self.camids[index], self.device)

@@ -1,0 +1,881 @@
+"""Losses of the reproduced papers: functions on tensors, then modules that read a model's `Output`, then `Criterion`.
+
+Every loss is called as `loss(output, labels)`, where `output` has the fields
+    embedding (B, D)    what retrieval compares
+    logits    tuple of (B, N), one per ID classifier
+    feats     tuple of (B, D_i), the features of the metric losses
+    parts     (B, S, D) or None, the local features
+and `labels` (B,) are contiguous identities. Letters: B images, N identities, D width, F feats or classifiers, S parts.
+All losses compute in float32 (float64 if given float64), also inside autocast: half precision cannot hold
+a squared distance.
+"""
+
+import itertools
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Functions on tensors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def full_precision(x):
+    """`x` as float32 if it is float16 or bfloat16, else unchanged."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def euclidean_distance(x, y):
+    """All euclidean distances between the rows of x (..., M, D) and y (..., N, D) -> (..., M, N).
+
+    Both are first shifted by the mean of y: distances do not change, but ||x||^2 + ||y||^2 - 2 x.y cancels far less,
+    so that a collapsing embedding (all rows alike, far from the origin) still has usable distances.
+    The gradient of a distance that is zero is zero.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = full_precision(x), full_precision(y)
+        shift = y.detach().mean(-2, keepdim=True)  # (..., 1, D)
+        x, y = x - shift, y - shift
+        xx = x.square().sum(-1, keepdim=True)  # (..., M, 1)
+        yy = y.square().sum(-1).unsqueeze(-2)  # (..., 1, N)
+        squared = xx + yy - 2 * x @ y.transpose(-1, -2)  # (..., M, N)
+        positive = squared > 0
+        return torch.where(positive, squared, 1).sqrt() * positive
+
+
+def same_identity(labels):
+    """labels (B,) -> (B, B) bool. ValueError if the batch holds one identity only: no anchor would have a negative."""
+    same = labels[:, None] == labels[None, :]  # (B, B)
+    if bool(same.all()):
+        raise ValueError(
+            f"a metric loss got a batch of {len(labels)} images of one identity (label {int(labels[0])}), so no anchor "
+            "has a negative; use batches of at least two identities (--p 2 or more)"
+        )
+    return same
+
+
+def hard_pairs(distances, labels):
+    """Batch-hard mining (Hermans et al. 2017, L_BH): the furthest positive and the nearest negative of each anchor.
+
+    distances (..., B, B), labels (B,) -> indices p, n, each (..., B).
+    The anchor counts as its own positive at distance zero, as in open-reid and all its descendants: an anchor whose
+    identity occurs once in the batch has itself as positive.
+    An anchor without any negative means a batch of one identity, which is an error (`same_identity`).
+    """
+    same = same_identity(labels)  # (B, B)
+    distances = distances.detach()
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    furthest = distances.masked_fill(~same, -1).masked_fill(itself, 0).argmax(-1)  # (..., B)
+    nearest = distances.masked_fill(same, math.inf).argmin(-1)  # (..., B)
+    return furthest, nearest
+
+
+def distance_to(feats, index):
+    """Euclidean distance of each row to the row that index names: feats (..., B, D), index (..., B) -> (..., B).
+
+    Computed from the difference, so exact for near duplicates; the gradient at distance zero is zero (as the
+    authors' clamp(1e-12).sqrt() has it, without its floor of 1e-6).
+    """
+    other = feats.gather(-2, index[..., None].expand_as(feats))  # (..., B, D)
+    return torch.linalg.vector_norm(feats - other, dim=-1)
+
+
+def ranking_loss(dist_ap, dist_an, margin):
+    """Mean over anchors of max(0, ap - an + margin), or of log(1 + exp(ap - an)) if margin is None."""
+    gap = dist_ap - dist_an
+    return F.softplus(gap).mean(-1) if margin is None else F.relu(gap + margin).mean(-1)
+
+
+def batch_hard_triplet(feats, labels, margin=0.3, hard_factor=0.0):
+    """Batch-hard triplet loss of F features at once: feats (F, B, D), labels (B,) -> losses (F,), negatives (F, B).
+
+    Hermans et al. 2017, L_BH; the harder-example factor h replaces ap by (1 + h) ap and an by (1 - h) an
+    (lulujianjie/person-reid-tiny-baseline @a13a8a8, loss/triplet_loss.py). The second value is the distance to the
+    hardest negative. Pairs are mined without a graph; only the 2B chosen distances are differentiated.
+    """
+    with torch.autocast(feats.device.type, enabled=False):
+        feats = full_precision(feats)
+        with torch.no_grad():
+            furthest, nearest = hard_pairs(euclidean_distance(feats, feats), labels)  # (F, B) each
+        dist_ap, dist_an = distance_to(feats, furthest), distance_to(feats, nearest)  # (F, B) each
+        return ranking_loss((1 + hard_factor) * dist_ap, (1 - hard_factor) * dist_an, margin), dist_an.detach()
+
+
+def center_distance(feats, centers, labels):
+    """Mean over the batch of ||x_i - c_{y_i}||^2: feats (B, D), centers (N, D), labels (B,) -> scalar."""
+    with torch.autocast(feats.device.type, enabled=False):
+        squared = (full_precision(feats) - full_precision(centers[labels])).square().sum(-1)  # (B,)
+        return squared.clamp(1e-12, 1e12).mean()
+
+
+def arc_margin(cosine, margin):
+    """ArcFace, Deng et al. 2019, Eq. (3): cos(theta + m) from cos(theta), any shape.
+
+    For theta + m > pi, where cos would rise again, the authors continue with the line cos(theta) - m sin(pi - m).
+    sin(theta) is kept off zero so that its gradient stays finite at theta = 0.
+    """
+    sine = (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).eps).sqrt()
+    phi = cosine * math.cos(margin) - sine * math.sin(margin)
+    return torch.where(cosine > math.cos(math.pi - margin), phi, cosine - margin * math.sin(math.pi - margin))
+
+
+def weighted_regularized_triplet(feats, labels):
+    """Weighted-regularised triplet loss of AGW (Ye et al. 2021): feats (B, D), labels (B,) -> scalar.
+
+    log(1 + exp(sum_p w_p d_p - sum_n w_n d_n)) with w_p = softmax(d_p), w_n = softmax(-d_n), mean over anchors.
+    As in mangye16/ReID-Survey, modeling/layer/triplet_loss.py, the anchor is one of its positives, at distance 0.
+    The released code adds 1e-6 to the sum of exp(-d_n) without shifting d_n first, so its weights vanish once all
+    negatives are further than about 15; these are exact at any distance.
+    """
+    with torch.autocast(feats.device.type, enabled=False):
+        feats = full_precision(feats)
+        same = same_identity(labels)  # (B, B)
+        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        distances = euclidean_distance(feats, feats).masked_fill(itself, 0)  # (B, B)
+        positive = distances.masked_fill(~same, -math.inf).softmax(-1)
+        negative = (-distances).masked_fill(same, -math.inf).softmax(-1)
+        return F.softplus(((positive - negative) * distances).sum(-1)).mean()
+
+
+def pairwise_circle_loss(feats, labels, margin, gamma):
+    """Circle loss on pairs (Sun et al. 2020, Sec. 3): feats (B, D), labels (B,) -> scalar.
+
+    log(1 + sum_n exp(gamma a_n (s_n - m)) * sum_p exp(-gamma a_p (s_p - 1 + m))) on cosines s, with the weights
+    a_p = [1 + m - s_p]+ and a_n = [s_n + m]+ taken as constants. The anchor is no positive of its own, and an
+    anchor without positives contributes 0, as in JDAI-CV/fast-reid @c9bc3ce, modeling/losses/circle_loss.py.
+    """
+    with torch.autocast(feats.device.type, enabled=False):
+        feats = F.normalize(full_precision(feats), dim=-1)
+        same = same_identity(labels)  # (B, B)
+        positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        s = feats @ feats.T  # (B, B)
+        a_p, a_n = (1 + margin - s.detach()).clamp(min=0), (s.detach() + margin).clamp(min=0)
+        # -1e6 is exp's zero without the NaN gradient of a row that is all -inf
+        logit_p = (-gamma * a_p * (s - 1 + margin)).masked_fill(~positive, -1e6)
+        logit_n = (gamma * a_n * (s - margin)).masked_fill(same, -1e6)
+        return F.softplus(logit_p.logsumexp(-1) + logit_n.logsumexp(-1)).mean()
+
+
+def focal_loss(logits, labels, gamma):
+    """Focal loss (Lin et al. 2017, Eq. (4)): mean of -(1 - p)^gamma log p: logits (B, N), labels (B,) -> scalar."""
+    log_p = full_precision(logits).log_softmax(-1).gather(1, labels[:, None])  # (B, 1)
+    # 1 - p = -expm1(log p) does not cancel near p = 1; kept off zero, where x^gamma has no gradient for gamma < 1
+    miss = (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny)
+    return (-(miss**gamma) * log_p).mean()
+
+
+def element_sigmoid(distances):
+    """sigmoid(l) of euclidean distances l, in place of AlignedReID's element distance (Zhang et al. 2017, Eq. (1)).
+
+    d = (exp(l) - 1) / (exp(l) + 1) = tanh(l / 2) = 2 sigmoid(l) - 1. All monotone paths of an S x T grid have
+    S + T - 1 cells, so the shortest path may run on sigmoid(l) and be mapped at its end (`path_length`); that is one
+    pass instead of the several of the formula as written, and exp(l) cannot overflow.
+    """
+    return distances.sigmoid()
+
+
+def path_length(total, num_x, num_y):
+    """Sum of element distances from the sum of sigmoids over a path through num_x x num_y parts; never below zero."""
+    return (2 * total - (num_x + num_y - 1)).clamp(min=0)
+
+
+def shortest_path(cost):
+    """Least total cost of a path from cell (0, 0) to (S-1, T-1) that steps right or down: cost (S, T, *) -> (*).
+
+    The dynamic programme of AlignedReID (Zhang et al. 2017, Eq. (2)), all trailing positions at once. Differentiable:
+    the gradient reaches the cells of the shortest path; where two paths tie, it is split evenly.
+    """
+    path = list(cost[0].cumsum(0))  # path[j]: least cost up to cell (i, j)
+    for row in cost[1:]:
+        path[0] = path[0] + row[0]
+        for j in range(1, len(path)):
+            path[j] = torch.minimum(path[j], path[j - 1]) + row[j]
+    return path[-1]
+
+
+def aligned_pair_distance(x, y, normalize=False):
+    """Shortest-path local distance of matched pairs: x (B, S, D), y (B, T, D) -> (B,). See `aligned_distance`."""
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = full_precision(x), full_precision(y)
+        if normalize:
+            x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+        length = torch.linalg.vector_norm(x[:, :, None] - y[:, None], dim=-1)  # (B, S, T)
+        total = shortest_path(element_sigmoid(length).permute(1, 2, 0))  # (B,)
+        return path_length(total, x.shape[1], y.shape[1])
+
+
+def aligned_distance(x, y, normalize=False, memory=None):
+    """Local distance of AlignedReID between all pairs of images (Zhang et al. 2017, Sec. 3.1).
+
+    x (M, S, D) and y (N, T, D), the S and T horizontal parts from top to bottom -> (M, N), from 0 to S + T - 1.
+    The distance of two parts is tanh(l / 2) with l their euclidean distance; that of two images the shortest path
+    from the pair of top parts to the pair of bottom parts.
+
+    normalize: L2-normalise each part first. AlignedReID's reproduction has it as one switch for training and test
+    (huanghoujing/AlignedReID-Re-Production-Pytorch @2e2d454, aligned_reid/dataset/TestSet.py; its README results are
+    without). AlignedReID++ always normalises (michuanhaohao/AlignedReID @fca9620, models/ResNet.py); its DMLI is
+    this same programme on normalised parts. Both add it to the global distance, the latter to the squared one.
+
+    Without a gradient the pairs are computed in blocks that use `memory` bytes beside copies of the inputs and the
+    result (default 2 MiB for each CPU thread, so that they stay in its cache; 512 MiB elsewhere). With a gradient all
+    pairs are held at once.
+    """
+    if x.ndim != 3 or y.ndim != 3 or x.shape[2] != y.shape[2]:
+        raise ValueError(
+            f"aligned_distance got local features of shape {tuple(x.shape)} and {tuple(y.shape)}; expected "
+            "(M, S, D) and (N, T, D) with the same D"
+        )
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = full_precision(x), full_precision(y)
+        if normalize:
+            x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+        if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+            return aligned_distance_dense(x, y)
+        if memory is None:
+            memory = (2 << 20) * torch.get_num_threads() if x.device.type == "cpu" else 512 << 20
+        with torch.no_grad():
+            return aligned_distance_blocked(x, y, memory)
+
+
+def aligned_distance_dense(x, y):
+    """`aligned_distance` with a gradient: x (M, S, D), y (N, T, D) -> (M, N); holds all S * T * M * N elements."""
+    (num_m, num_s, _), (num_n, num_t, _) = x.shape, y.shape
+    length = euclidean_distance(x.flatten(0, 1), y.flatten(0, 1)).view(num_m, num_s, num_n, num_t)
+    total = shortest_path(element_sigmoid(length).permute(1, 3, 0, 2))  # (S, T, M, N) -> (M, N)
+    return path_length(total, num_s, num_t)
+
+
+def aligned_distance_blocked(x, y, memory):
+    """`aligned_distance` without a gradient: x (M, S, D), y (N, T, D) -> (M, N), in `memory` bytes of buffers.
+
+    On a CPU each thread takes blocks of rows of its own. Spreading every small operation over the threads instead
+    costs a barrier each, and on a machine that is busy with other work as well, waiting at them takes far longer than
+    the arithmetic.
+    """
+    (num_m, num_s, _), (num_n, num_t, _) = x.shape, y.shape
+    shift = y.mean((0, 1)) if num_n else 0  # distances stay, cancellation shrinks: see euclidean_distance
+    x, y = x - shift, y - shift
+    xx, yy = x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True)
+    # [-2x, xx, 1] . [y, 1, yy] = xx + yy - 2 x.y: the norms ride along in the product
+    x = torch.cat((-2 * x, xx, torch.ones_like(xx)), -1).transpose(0, 1).contiguous()  # (S, M, D+2)
+    y = torch.cat((y, torch.ones_like(yy), yy), -1).transpose(0, 1).contiguous()  # (T, N, D+2)
+    threads = torch.get_num_threads() if x.device.type == "cpu" else 1
+    pairs = max(1, memory // (2 * num_s * x.element_size() * threads))  # per thread; two buffers of S planes
+    block_n = min(max(num_n, 1), pairs, 512)
+    block_m = max(1, pairs // block_n)
+    total = x.new_empty(num_m, num_n)
+
+    def fill(m):
+        fill_path_totals(x[:, m : m + block_m], y, total[m : m + block_m], block_n)
+
+    starts = range(0, num_m, block_m)
+    if threads == 1 or len(starts) < 2:
+        for m in starts:
+            fill(m)
+    else:
+        torch.set_num_threads(1)  # inside each of the pool's threads
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, starts))
+        finally:
+            torch.set_num_threads(threads)
+    return total.mul_(2).sub_(num_s + num_t - 1).clamp_(min=0)  # path_length, in place
+
+
+@torch.inference_mode()  # a pool's thread does not inherit the caller's mode
+def fill_path_totals(x, y, total, block_n):
+    """Writes the shortest paths' sums of sigmoids into total (m, N): x (S, m, D+2), y (T, N, D+2), block by block of y.
+
+    One part of the block of y at a time: a single product gives its squared distances to all parts of x as S
+    contiguous planes (m, n), on which everything after it works in place.
+    """
+    num_s, num_m, _ = x.shape
+    x = x.flatten(0, 1)  # (S m, D+2)
+    cost_buffer, path_buffer = x.new_empty(2, num_s * num_m * block_n)
+    for n in range(0, y.shape[1], block_n):
+        y_block = y[:, n : n + block_n]  # (T, n, D+2)
+        planes = num_s, num_m, y_block.shape[1]
+        cost = cost_buffer[: math.prod(planes)].view(planes)
+        path = path_buffer[: math.prod(planes)].view(planes)
+        for t, part in enumerate(y_block):
+            torch.mm(x, part.T, out=cost.flatten(0, 1))
+            advance_paths(path.unbind(), cost.clamp_(min=0).sqrt_().sigmoid_().unbind(), first=t == 0)
+        total[:, n : n + block_n] = path[-1]
+
+
+def advance_paths(path, cost, first):
+    """One row of `shortest_path` in place: path[s] (m, n) is the least cost up to cell s of the row, cost[s] (m, n)."""
+    if first:
+        path[0].copy_(cost[0])
+        for s in range(1, len(path)):
+            torch.add(path[s - 1], cost[s], out=path[s])
+        return
+    path[0].add_(cost[0])
+    for s in range(1, len(path)):
+        torch.minimum(path[s], path[s - 1], out=path[s])
+        path[s].add_(cost[s])
+
+
+def mutual_kl(logits, others):
+    """Mean over the batch of KL(p_other || p): both (B, N) -> scalar. Only `logits` gets a gradient."""
+    log_p, log_q = full_precision(logits).log_softmax(-1), full_precision(others).detach().log_softmax(-1)
+    return F.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
+
+
+def focal_measure(before, after, gamma):
+    """Pyramid's performance measure of a running mean that went from `before` to `after` (tensors of any shape).
+
+    FL = -(1 - p)^gamma log p with p = min(after, before) / before (Zheng et al. 2019): 0 for a loss that did not fall.
+    Computed from the drop 1 - p, which does not cancel. A mean of 0 cannot fall: FL = 0.
+    """
+    drop = (before - after).clamp(min=0) / torch.where(before > 0, before, 1)  # 1 - p
+    return -(drop**gamma) * torch.log1p(-drop)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Modules that read an Output
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def reduced(values, reduction):
+    """values (F,) -> their mean or sum."""
+    return values.sum() if reduction == "sum" else values.mean()
+
+
+def check_reduction(reduction):
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum' (over the model's feats or classifiers)")
+    return reduction
+
+
+class IDLoss(nn.Module):
+    """Cross-entropy over each of output.logits, averaged over the batch; `reduction` is over the classifiers.
+
+    Label smoothing as in Szegedy et al. 2016, Sec. 7, torchreid and the BoT code: q = (1 - eps) * onehot + eps / N,
+    where the true class gets its eps / N too. That is torch's own `label_smoothing`. fast-reid (@c9bc3ce,
+    modeling/losses/cross_entroy_loss.py) spreads eps over the other N - 1 classes instead; its eps is ours with
+    label_smoothing = eps * N / (N - 1).
+    PCB and Pyramid sum over their classifiers, torchreid's DeepSupervision averages.
+    """
+
+    needs = ("logits",)
+
+    def __init__(self, label_smoothing=0.0, reduction="mean"):
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {label_smoothing}; it must be in [0, 1), the BoT value is 0.1")
+        self.label_smoothing = label_smoothing
+        self.reduction = check_reduction(reduction)
+
+    def forward(self, output, labels):
+        count = len(output.logits)
+        logits = full_precision(torch.cat(output.logits))  # (F*B, N): one kernel for Pyramid's 21 classifiers
+        loss = F.cross_entropy(logits, labels.repeat(count), label_smoothing=self.label_smoothing)
+        return loss * count if self.reduction == "sum" else loss
+
+
+class TripletLoss(nn.Module):
+    """Batch-hard triplet loss over each of output.feats; `reduction` is over the feats.
+
+    margin: 0.3 (BoT, torchreid), 1.4 (Pyramid), or None for the soft margin log(1 + exp(ap - an)).
+    hard_factor: makes positives further and negatives nearer by this fraction (tiny-baseline; 0 is off).
+    normalize: L2-normalise the features first.
+    Feats of equal width are computed as one batched product.
+    """
+
+    needs = ("feats",)
+
+    def __init__(self, margin=0.3, hard_factor=0.0, normalize=False, reduction="mean"):
+        super().__init__()
+        if margin is not None and margin < 0:
+            raise ValueError(f"margin is {margin}; it must be at least 0, or None for the soft margin")
+        if not 0 <= hard_factor < 1:
+            raise ValueError(f"hard_factor is {hard_factor}; it must be in [0, 1)")
+        self.margin = margin
+        self.hard_factor = hard_factor
+        self.normalize = normalize
+        self.reduction = check_reduction(reduction)
+        self.num_feats = 1
+        self.negative_distance = None  # mean distance to the hardest negative in the last batch, a detached scalar
+
+    def forward(self, output, labels):
+        by_width = {}
+        for feat in output.feats:
+            by_width.setdefault(feat.shape[-1], []).append(full_precision(feat))
+        losses, negatives = [], []
+        for group in by_width.values():
+            feats = torch.stack(group)  # (F, B, D)
+            if self.normalize:
+                feats = F.normalize(feats, dim=-1)
+            loss, dist_an = batch_hard_triplet(feats, labels, self.margin, self.hard_factor)
+            losses.append(loss)
+            negatives.append(dist_an.flatten())
+        self.num_feats = len(output.feats)
+        self.negative_distance = torch.cat(negatives).mean()
+        return reduced(torch.cat(losses), self.reduction)
+
+    def collapsed(self, mean):
+        """Advice if the epoch's mean of this loss (unweighted) says that the embedding has collapsed, else None.
+
+        When all embeddings shrink to a point, every distance d goes to 0 and the loss comes to rest at the margin
+        (soft: ln 2), slightly above it: by about 2 * hard_factor * d with the harder-example factor, which the
+        tolerance of 1 % therefore adds. A healthy loss also passes the margin once, on its way down, but with
+        distances far larger than the margin; so the nearest negatives of the last batch must be close as well
+        (before the first batch the value alone decides).
+        """
+        level = math.log(2) if self.margin is None else self.margin
+        value = mean / self.num_feats if self.reduction == "sum" else mean
+        distance = 0.0 if self.negative_distance is None else float(self.negative_distance)
+        if abs(value - level) > 0.01 * level + 2 * self.hard_factor * distance or distance > 0.5 * level:
+            return None
+        return (
+            f"the triplet loss sits at {value:.4f}, which is {'ln 2' if self.margin is None else 'its margin'}: the "
+            f"embedding has collapsed to a point (nearest negatives are {distance:.2g} away) and will not recover by "
+            "itself. Start again with a learning rate 3 to 10 times lower or with warm-up, with pretrained weights, "
+            "with an ID loss (and BNNeck) beside the triplet loss, or with normalised features"
+        )
+
+
+class CenterLoss(nn.Module):
+    """Center loss (Wen et al. 2016, Eq. (2)) as in the BoT code: mean squared distance to the own identity's centre.
+
+    Reads the concatenation of output.feats, whose width must be `dim` (BoT: the one feature before the BNNeck).
+    `centers` (num_pids, dim) are drawn from N(0, 1) (michuanhaohao/reid-strong-baseline @3da7e6f,
+    layers/center_loss.py) and wait for their own plain SGD with step `sgd_lr` on the unweighted loss.
+
+    Two differences from the paper. The paper's loss has a factor 1/2 and sums over the batch; this one is the mean.
+    The paper moves a centre by alpha * sum(c - x) / (1 + n), n being the images of that identity in the batch; SGD on
+    the mean moves it by sgd_lr * 2 * sum(c - x) / B. With P x K = 16 x 4 and 0.5 that is 1/16 of the way to
+    the batch's own mean instead of 2/5.
+    """
+
+    needs = ("feats",)
+
+    def __init__(self, num_pids, dim, sgd_lr=0.5):
+        super().__init__()
+        self.centers = nn.Parameter(torch.randn(num_pids, dim))
+        self.sgd_lr = sgd_lr
+
+    def forward(self, output, labels):
+        feats = torch.cat(output.feats, dim=1)  # (B, sum of D_i)
+        if feats.shape[1] != self.centers.shape[1]:
+            raise ValueError(
+                f"CenterLoss has centres of width {self.centers.shape[1]}, but the model's feats have width "
+                f"{' + '.join(str(feat.shape[1]) for feat in output.feats)}; pass dim={feats.shape[1]}"
+            )
+        return center_distance(feats, self.centers, labels)
+
+
+class CosineClassifier(nn.Module):
+    """Base of the margin softmax losses: classifies output.embedding by its cosine to one weight vector per identity.
+
+    A subclass turns the cosine to the true class into a harder one; all cosines are multiplied by `scale`.
+    The weights are initialised as in tiny-baseline's ArcFace and train with the model's optimizer.
+    """
+
+    needs = ("embedding",)
+
+    def __init__(self, dim, num_pids, scale, margin, label_smoothing=0.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_pids, dim))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        self.scale = scale
+        self.margin = margin
+        self.label_smoothing = label_smoothing
+
+    def forward(self, output, labels):
+        embedding = output.embedding
+        if embedding.shape[1] != self.weight.shape[1]:
+            raise ValueError(
+                f"{type(self).__name__} has weights of width {self.weight.shape[1]}, but the model's embedding has "
+                f"width {embedding.shape[1]}; pass dim={embedding.shape[1]}"
+            )
+        with torch.autocast(embedding.device.type, enabled=False):
+            embedding, weight = full_precision(embedding), full_precision(self.weight)
+            cosine = F.linear(F.normalize(embedding), F.normalize(weight))  # (B, N)
+            logits = self.scale * self.with_margin(cosine, labels)
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+    def with_margin(self, cosine, labels):
+        """cosine (B, N) -> the same with the margin in the true class."""
+        raise NotImplementedError
+
+
+class ArcFace(CosineClassifier):
+    """ArcFace (Deng et al. 2019, Eq. (3)): cos(theta + m) for the true class.
+
+    Published values: s = 64, m = 0.5 for faces (paper, Sec. 3.1); s = 30, m = 0.5 for re-ID (tiny-baseline @a13a8a8,
+    loss/arcface.py), the defaults here.
+    """
+
+    def __init__(self, dim, num_pids, scale=30.0, margin=0.5, label_smoothing=0.0):
+        super().__init__(dim, num_pids, scale, margin, label_smoothing)
+
+    def with_margin(self, cosine, labels):
+        true = cosine.gather(1, labels[:, None])  # (B, 1)
+        return cosine.scatter(1, labels[:, None], arc_margin(true, self.margin))
+
+
+class CosFace(CosineClassifier):
+    """CosFace (Wang et al. 2018) and, with s = 30, AM-softmax (Wang et al. 2018b): cos(theta) - m for the true class.
+
+    Published values: s = 64, m = 0.35 (CosFace, the defaults); s = 30, m = 0.35 (AM-softmax); both for faces.
+    """
+
+    def __init__(self, dim, num_pids, scale=64.0, margin=0.35, label_smoothing=0.0):
+        super().__init__(dim, num_pids, scale, margin, label_smoothing)
+
+    def with_margin(self, cosine, labels):
+        true = cosine.gather(1, labels[:, None])  # (B, 1)
+        return cosine.scatter(1, labels[:, None], true - self.margin)
+
+
+class CircleSoftmax(CosineClassifier):
+    """Circle loss with class labels (Sun et al. 2020, Sec. 3), fast-reid's CircleSoftmax.
+
+    True class: a_p (cos - 1 + m), others: a_n (cos - m), with a_p = [1 + m - cos]+ and a_n = [cos + m]+ as constants.
+    Published values: s = 64, m = 0.35 (JDAI-CV/fast-reid @c9bc3ce, configs/Base-SBS.yml), the defaults.
+    """
+
+    def __init__(self, dim, num_pids, scale=64.0, margin=0.35, label_smoothing=0.0):
+        super().__init__(dim, num_pids, scale, margin, label_smoothing)
+
+    def with_margin(self, cosine, labels):
+        fixed = cosine.detach()
+        positive = (1 + self.margin - fixed).clamp(min=0) * (cosine - 1 + self.margin)  # (B, N)
+        negative = (fixed + self.margin).clamp(min=0) * (cosine - self.margin)  # (B, N)
+        return negative.scatter(1, labels[:, None], positive.gather(1, labels[:, None]))
+
+
+class CircleLoss(nn.Module):
+    """Circle loss on pairs (Sun et al. 2020) over the L2-normalised output.feats; `reduction` is over the feats.
+
+    Published values: m = 0.25, gamma = 128 for re-ID (paper, Sec. 4.1; also fast-reid @c9bc3ce, config/defaults.py).
+    """
+
+    needs = ("feats",)
+
+    def __init__(self, margin=0.25, gamma=128.0, reduction="mean"):
+        super().__init__()
+        self.margin = margin
+        self.gamma = gamma
+        self.reduction = check_reduction(reduction)
+
+    def forward(self, output, labels):
+        losses = [pairwise_circle_loss(feat, labels, self.margin, self.gamma) for feat in output.feats]
+        return reduced(torch.stack(losses), self.reduction)
+
+
+class RingLoss(nn.Module):
+    """Ring loss (Zheng et al. 2018): mean of (||f|| - R)^2 over the batch and output.feats, with R learned.
+
+    R starts at 1 and there is no factor 1/2, as in michuanhaohao/AlignedReID @fca9620, util/losses.py; the paper has
+    the factor 1/2 and starts R at the mean norm, which `radius` can do.
+    """
+
+    needs = ("feats",)
+
+    def __init__(self, radius=1.0):
+        super().__init__()
+        self.radius = nn.Parameter(torch.tensor(float(radius)))
+
+    def forward(self, output, labels):
+        norms = [torch.linalg.vector_norm(full_precision(feat), dim=-1) for feat in output.feats]
+        return (torch.cat(norms) - self.radius).square().mean()
+
+
+class FocalLoss(nn.Module):
+    """Focal loss (Lin et al. 2017) over each of output.logits; `reduction` is over the classifiers.
+
+    Published values: gamma = 2 with alpha = 0.25 (paper, Sec. 5.1; fast-reid @c9bc3ce, config/defaults.py). With one
+    alpha for all classes it is only a weight; set it as the weight in Criterion.
+    """
+
+    needs = ("logits",)
+
+    def __init__(self, gamma=2.0, reduction="mean"):
+        super().__init__()
+        if gamma < 0:
+            raise ValueError(f"gamma is {gamma}; it must be at least 0, the published value is 2")
+        self.gamma = gamma
+        self.reduction = check_reduction(reduction)
+
+    def forward(self, output, labels):
+        losses = [focal_loss(logits, labels, self.gamma) for logits in output.logits]
+        return reduced(torch.stack(losses), self.reduction)
+
+
+class WeightedRegularizedTriplet(nn.Module):
+    """Weighted-regularised triplet loss of AGW (Ye et al. 2021) over output.feats; no margin to choose.
+
+    AGW weighs it 1 beside the ID loss; fast-reid's Base-AGW.yml reaches it as a triplet loss of margin 0.
+    """
+
+    needs = ("feats",)
+
+    def __init__(self, normalize=False, reduction="mean"):
+        super().__init__()
+        self.normalize = normalize
+        self.reduction = check_reduction(reduction)
+
+    def forward(self, output, labels):
+        feats = [full_precision(feat) for feat in output.feats]
+        feats = [F.normalize(feat, dim=-1) if self.normalize else feat for feat in feats]
+        return reduced(torch.stack([weighted_regularized_triplet(feat, labels) for feat in feats]), self.reduction)
+
+
+class AlignedTriplet(nn.Module):
+    """Triplet loss on AlignedReID's local distance, with hard samples mined by the global one (Zhang et al. 2017).
+
+    Reads output.parts and, for mining, output.feats; the global triplet loss is a TripletLoss beside it.
+    Of a model that joins several networks for mutual learning, feats are their global features and parts their
+    parts one network after the other, (B, len(feats) * S, D); the loss is then summed over the networks, as each
+    has its own in huanghoujing/AlignedReID-Re-Production-Pytorch @2e2d454, script/experiment/train_ml.py.
+
+    normalize, normalize_parts: L2-normalise the global or the local features. The reproduction above has one switch
+    for both and reports results without; AlignedReID++ (michuanhaohao/AlignedReID @fca9620) normalises the parts only.
+    mine: "global", or "local" for hard samples by the local distance itself (its local_dist_own_hard_sample).
+    """
+
+    needs = ("feats", "parts")
+
+    def __init__(self, margin=0.3, normalize=False, normalize_parts=False, mine="global"):
+        super().__init__()
+        if mine not in ("global", "local"):
+            raise ValueError(f"mine is {mine!r}; choose 'global' or 'local'")
+        self.margin = margin
+        self.normalize = normalize
+        self.normalize_parts = normalize_parts
+        self.mine = mine
+
+    def forward(self, output, labels):
+        if output.parts.shape[1] % len(output.feats):
+            raise ValueError(
+                f"AlignedTriplet got {output.parts.shape[1]} parts for {len(output.feats)} global features; each "
+                "global feature needs the same number of parts"
+            )
+        members = zip(output.feats, output.parts.chunk(len(output.feats), dim=1), strict=True)
+        return sum(self.member_loss(feat, parts, labels) for feat, parts in members)
+
+    def member_loss(self, feat, parts, labels):
+        """feat (B, D), parts (B, S, D'), labels (B,) -> scalar."""
+        with torch.no_grad():
+            if self.mine == "local":
+                distances = aligned_distance(parts, parts, self.normalize_parts)  # (B, B)
+            else:
+                feat = full_precision(feat)
+                feat = F.normalize(feat, dim=-1) if self.normalize else feat
+                distances = euclidean_distance(feat, feat)  # (B, B)
+            furthest, nearest = hard_pairs(distances, labels)  # (B,) each
+        dist_ap = aligned_pair_distance(parts, parts[furthest], self.normalize_parts)  # (B,)
+        dist_an = aligned_pair_distance(parts, parts[nearest], self.normalize_parts)  # (B,)
+        return ranking_loss(dist_ap, dist_an, self.margin)
+
+
+def split_members(values, members, field):
+    """`values` of a model that joins `members` networks, cut into one tuple per network; ValueError if uneven."""
+    if len(values) % members:
+        raise ValueError(
+            f"mutual learning of {members} networks got {len(values)} {field}; expected those of the first network, "
+            "then as many of the next"
+        )
+    size = len(values) // members
+    return [values[i : i + size] for i in range(0, len(values), size)]
+
+
+def mutual(members, term):
+    """Sum over networks i of the mean over the others j of term(i's, j's), averaged over what each network has.
+
+    The sum over i and the mean over j are those of train_ml.py (see AlignedTriplet).
+    """
+    terms = [term(a, b) for own, other in itertools.permutations(members, 2) for a, b in zip(own, other, strict=True)]
+    return torch.stack(terms).sum() / ((len(members) - 1) * len(members[0]))
+
+
+class MutualKL(nn.Module):
+    """Classification mutual loss (Zhang et al. 2018, Deep mutual learning; AlignedReID, Sec. 3.3).
+
+    output.logits hold those of the first network, then those of the next. Each network is drawn to the class
+    probabilities of the others, which are constants for it: KL(p_other || p_own), mean over the batch.
+    """
+
+    needs = ("logits",)
+
+    def __init__(self, members=2):
+        super().__init__()
+        self.members = check_members(members)
+
+    def forward(self, output, labels):
+        return mutual(split_members(output.logits, self.members, "logits"), mutual_kl)
+
+
+class MutualDistance(nn.Module):
+    """Metric mutual loss (AlignedReID, Sec. 3.3): the distance matrices within the batch are drawn to each other.
+
+    1 / B^2 sum ([ZG(M1) - M2]^2 + [M1 - ZG(M2)]^2) on the euclidean distances M of output.feats, which hold those of
+    the first network, then those of the next; ZG stops the gradient, so each network sees the other as constant.
+    """
+
+    needs = ("feats",)
+
+    def __init__(self, members=2, normalize=False):
+        super().__init__()
+        self.members = check_members(members)
+        self.normalize = normalize
+
+    def forward(self, output, labels):
+        feats = [full_precision(feat) for feat in output.feats]
+        feats = [F.normalize(feat, dim=-1) if self.normalize else feat for feat in feats]
+        matrices = [euclidean_distance(feat, feat) for feat in feats]  # (B, B) each
+        return mutual(
+            split_members(matrices, self.members, "feats"), lambda own, other: (own - other.detach()).square().mean()
+        )
+
+
+def check_members(members):
+    if members < 2:
+        raise ValueError(f"mutual learning needs at least 2 networks, not {members}")
+    return members
+
+
+class DynamicBalance(nn.Module):
+    """Pyramid's multi-loss dynamic training (Zheng et al. 2019) of an ID and a triplet loss.
+
+    Yields the terms `id` and `triplet`; the triplet term is zero in the steps that train the ID loss alone.
+    In each training step, with both losses l:
+        k' = alpha * l + (1 - alpha) * k,   p = min(k', k) / k,   FL = -(1 - p)^gamma log p
+    and the step is ID only if FL_triplet / FL_id < sigma. Numbers and first step (p = 1/2 for both, hence both losses)
+    as in TencentYoutuResearch/PersonReID-Pyramid @63ffd64, src/train.py; k starts at 0 there, uncorrected, and here.
+
+    Where the released code divides by zero:
+    - FL_id = 0, since the running ID loss did not fall. `id_rising="both"` (default) reads the rule as
+      FL_triplet < sigma * FL_id, the limit of the ratio: both losses. The released code computes FL_id = -0.0; a
+      falling triplet loss then makes the ratio -inf, which is ID only, and one that did not fall makes it NaN, which
+      is both. `id_rising="id"` reproduces that.
+    - k = 0, since a loss was exactly zero from the first step: a crash there, FL = 0 here.
+    A loss that is not finite leaves the running means as they were, so that one bad step does not end the rule.
+
+    All of it is computed on the device, without waiting for it. State (`means`, `steps`, `id_only`) are buffers, which
+    state_dict carries, so a resumed run decides as the uninterrupted one. In eval mode nothing moves and both terms
+    are returned. `id_only` is also the paper's switch of sampler: when true, the next batch is to be drawn at random,
+    else P x K. The triplet loss of a random batch still enters its running mean; without that it could never return.
+    """
+
+    names = ("id", "triplet")
+    needs = ("logits", "feats")
+
+    def __init__(self, id_loss, triplet_loss, alpha=0.25, gamma=2.0, sigma=0.16, id_rising="both"):
+        super().__init__()
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alpha is {alpha}; it must be in (0, 1], the published value is 0.25")
+        if id_rising not in ("both", "id"):
+            raise ValueError(f"id_rising is {id_rising!r}; choose 'both' (the limit) or 'id' (as the released code)")
+        self.id_loss = id_loss
+        self.triplet_loss = triplet_loss
+        self.alpha, self.gamma, self.sigma = alpha, gamma, sigma
+        self.id_rising = id_rising
+        self.register_buffer("means", torch.zeros(2))  # running means k of the ID and the triplet loss
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("id_only", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, output, labels):
+        id_term, triplet_term = self.id_loss(output, labels), self.triplet_loss(output, labels)
+        if self.training:
+            self.update(torch.stack((id_term, triplet_term)).detach())
+            triplet_term = torch.where(self.id_only, 0, triplet_term)
+        return {"id": id_term, "triplet": triplet_term}
+
+    @torch.no_grad()
+    def update(self, losses):
+        """Advances the rule by one step: losses (2,) are the ID and the triplet loss."""
+        after = self.alpha * losses.to(self.means) + (1 - self.alpha) * self.means
+        after = torch.where(losses.isfinite().all(), after, self.means)
+        fl_id, fl_triplet = focal_measure(self.means, after, self.gamma)
+        id_only = fl_triplet < self.sigma * fl_id
+        if self.id_rising == "id":
+            id_only = id_only | ((fl_id == 0) & (fl_triplet > 0))
+        self.id_only.copy_(id_only & (self.steps > 0))
+        self.means.copy_(after)
+        self.steps += 1
+
+    def collapsed(self, mean):
+        """The triplet loss's advice, from its running mean: the logged term `mean` is zero in ID-only steps."""
+        return self.triplet_loss.collapsed(float(self.means[1]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Criterion
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Criterion(nn.Module):
+    """The weighted losses of a recipe: `Criterion(id=(1, IDLoss(0.1)), triplet=(1, TripletLoss(0.3)))`.
+
+    criterion(output, labels) -> {name: weight * loss}, scalars with their graph, in the order given. A loss that
+    yields several terms (DynamicBalance) names them itself in `loss.names`.
+    A weight must be positive and finite: a term that is not wanted is left out, so that what is listed is what trains.
+    """
+
+    def __init__(self, **losses):
+        super().__init__()
+        if not losses:
+            raise ValueError("Criterion has no loss; pass at least one, such as id=(1, IDLoss())")
+        self.weights = {}
+        self.losses = nn.ModuleDict()
+        for name, (weight, loss) in losses.items():
+            if not (weight > 0 and math.isfinite(weight)):
+                raise ValueError(f"the weight of the {name} loss is {weight}; it must be positive, or leave {name} out")
+            self.weights[name] = float(weight)
+            self.losses[name] = loss
+        names = [name for term in self.terms for name in self.names(term[0])]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two losses have a term of the same name among {', '.join(names)}; rename one")
+
+    @property
+    def terms(self):
+        """Tuple of (name, weight, loss) in order."""
+        return tuple((name, self.weights[name], loss) for name, loss in self.losses.items())
+
+    def names(self, name):
+        """Names of the terms that the loss called `name` yields."""
+        return getattr(self.losses[name], "names", None) or (name,)
+
+    def forward(self, output, labels):
+        if len(labels) != len(output.embedding):
+            raise ValueError(f"{len(output.embedding)} embeddings came with {len(labels)} labels")
+        terms = {}
+        for name, weight, loss in self.terms:
+            check_fields(name, loss, output)
+            value = loss(output, labels)
+            values = value if isinstance(value, dict) else {name: value}
+            terms.update({key: weight * term for key, term in values.items()})
+        return terms
+
+    @property
+    def id_only(self):
+        """True if the next batch may be random rather than P x K (DynamicBalance); always False without such a loss."""
+        return any(bool(getattr(loss, "id_only", False)) for loss in self.losses.values())
+
+    def collapsed(self, means):
+        """Advice of every loss that knows how it collapses, given the epoch's mean of each term as floats by name."""
+        advice = []
+        for name, weight, loss in self.terms:
+            if hasattr(loss, "collapsed"):
+                text = loss.collapsed(sum(means[key] for key in self.names(name)) / weight)
+                advice += [] if text is None else [text]
+        return advice
+
+
+def check_fields(name, loss, output):
+    """ValueError if a field that the loss reads is empty in this model's output."""
+    for field in getattr(loss, "needs", ()):
+        value = getattr(output, field)
+        if value is None or len(value) == 0:
+            raise ValueError(
+                f"the {name} loss ({type(loss).__name__}) reads output.{field}, which this model leaves empty"
+                + (" (in eval mode, or built with num_pids=0)" if field == "logits" else "")
+                + "; choose another loss for this model or another model for this loss"
+            )

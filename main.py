@@ -1,0 +1,946 @@
+"""One entry point: ``python main.py --mode train|test|visualize|extract``; ``--help`` lists the rest.
+
+Reads the command line, builds what a run needs from ``recipes``, ``datasets`` and ``loaders``, and hands it over.
+Below this file nobody sees ``args``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import json
+import sys
+import time
+from pathlib import Path
+
+try:
+    import torch
+    import torchvision  # noqa: F401  (a mismatched pair fails here, with a message that helps nobody)
+except (ImportError, RuntimeError, OSError) as mismatch:
+    sys.exit(
+        f"error: torch and torchvision cannot be imported together ({type(mismatch).__name__}: {mismatch}).\n"
+        "Found: a missing package, or a pair of different releases or builds, such as a CPU-only torch beside the "
+        "package index's torchvision.\nExpected: both from one index, as requirements.txt asks.\n"
+        "Do: python -m pip install -r requirements.txt; if nothing is missing: "
+        "python -m pip install --upgrade --force-reinstall torch torchvision"
+    )
+
+import numpy
+
+import checkpoints
+import datasets
+import evaluate
+import loaders
+import train
+import visualize
+from recipes import RECIPES, Recipe
+
+MODES = ("train", "test", "visualize", "extract")
+PICTURES = ("ranks", "batch", "curves", "actmap")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def yes_no(text: str) -> bool:
+    """`yes` or `no` as bool."""
+    if text.lower() not in ("yes", "no", "true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"expected yes or no, found '{text}'")
+    return text.lower() in ("yes", "true", "1")
+
+
+def margin_or_soft(text: str) -> float | None:
+    """A margin, or `soft` (None)."""
+    return None if text.lower() in ("soft", "none") else float(text)
+
+
+# Flags of recipe fields: group -> (field, type, help, other spellings). None as type is a yes|no switch.
+RECIPE_FLAGS = {
+    "network": [
+        ("backbone", str, "torchvision or timm name, or one of ours (osnet_x1_0, resnet50_ibn_a, ...)", "cnnbackbone"),
+        ("pretrained", str, "imagenet, none, or a weight file to start from", None),
+        ("stem_relu", None, "ReLU after the stem of a ResNet; no: as in released BoT weights", None),
+        ("last_stride", int, "stride of the last ResNet stage", None),
+        ("neck", str, "bnneck or none", None),
+        ("test_neck", str, "compare features after or before the neck", None),
+        ("fc_dims", int, "width of a Linear-BN-ReLU reduction, 0 for none", None),
+    ],
+    "images": [
+        ("image_size", int, "height and width in pixels", None),
+        ("interpolation", str, "bilinear or bicubic", None),
+        ("flip", float, "probability of a horizontal flip", None),
+        ("pad", int, "black border in pixels before the random crop", None),
+        ("translate", float, "probability of torchreid's enlarge-and-crop", None),
+        ("erase", float, "probability of random erasing", None),
+        ("erase_fill", str, "what is erased to: mean_raw, mean, black or pixel", None),
+        ("color_jitter", float, "probability of colour jitter", None),
+        ("random_patch", float, "probability of torchreid's random patch", None),
+    ],
+    "batches": [
+        ("p", int, "identities in a batch; 0: shuffled images", None),
+        ("k", int, "images of each identity", None),
+        ("batch_size", int, "images in a shuffled batch (with --p 0)", None),
+        ("steps", int, "iterations per epoch; published results depend on it", None),
+    ],
+    "optimisation": [
+        ("optimizer", str, ", ".join(train.OPTIMIZERS), None),
+        ("lr", float, "learning rate of new layers", "base_learning_rate"),
+        ("base_lr_mult", float, "learning rate of the backbone over --lr", None),
+        ("weight_decay", float, "L2 penalty", None),
+        ("momentum", float, "of SGD", None),
+        ("nesterov", None, "SGD with Nesterov momentum", None),
+        ("clip_grad", float, "largest gradient norm, 0 for no clipping", None),
+        ("epochs", int, "epochs in all", "total_train_epochs"),
+        ("fixbase_epochs", int, "epochs at the start that train new layers only", None),
+        ("schedule", str, ", ".join(train.SCHEDULES), None),
+        ("milestones", int, "epochs done when the rate drops", None),
+        ("gamma", float, "factor of a drop", None),
+        ("warmup_epochs", int, "epochs of linear warm-up", None),
+        ("warmup_factor", float, "where the warm-up starts", None),
+        ("eval_every", int, "epochs between evaluations, 0 for only the last", None),
+    ],
+    "losses": [
+        ("id_weight", float, "weight of the identity loss", None),
+        ("label_smoothing", float, "of the identity loss", None),
+        ("triplet_weight", float, "weight of the batch-hard triplet loss", None),
+        ("margin", margin_or_soft, "of the triplet loss, or soft", None),
+        ("hard_factor", float, "makes hard triplets harder", None),
+        ("triplet_normalize", None, "L2-normalise features in the triplet loss", None),
+        ("center_weight", float, "weight of the center loss", None),
+        ("center_lr", float, "learning rate of the centers", None),
+        ("arcface_scale", float, "s of ArcFace", None),
+        ("arcface_margin", float, "m of ArcFace, radians", None),
+    ],
+    "test": [("metric", str, "euclidean or cosine", None)],
+}
+LISTS = {"image_size": 2, "milestones": "+"}
+CHOICES = {
+    "neck": ("bnneck", "none"),
+    "test_neck": ("after", "before"),
+    "interpolation": ("bilinear", "bicubic"),
+    "optimizer": train.OPTIMIZERS,
+    "schedule": train.SCHEDULES,
+    "metric": ("euclidean", "cosine"),
+}
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=34, width=120)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose error for a misspelt flag names the nearest one."""
+
+    def error(self, message: str):
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        words = message.removeprefix("unrecognized arguments: ").split()
+        near = [m for w in words if w.startswith("--") for m in difflib.get_close_matches(w.split("=")[0], flags, n=1)]
+        hint = f" (did you mean {', '.join(near)}?)" if message.startswith("unrecognized") and near else ""
+        self.exit(2, f"error: {message}{hint}\nSee python main.py --help\n")
+
+
+def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
+    """All flags, with `recipe`'s own values as the defaults that --help shows."""
+    parser = Parser(
+        prog="main.py",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+        description="Train, test and visualize person re-identification models. With no data set path the built-in "
+        "synthetic set is made and used (a demonstration, not a benchmark).",
+        epilog=f"Defaults shown for recipe {recipe.name}: {recipe.title}. Recipes: {', '.join(RECIPES)}.",
+    )
+    add = parser.add_argument_group("run").add_argument
+    add("--mode", choices=MODES, default="train", help="what to do (default: train)")
+    add("--recipe", metavar="NAME", help="a row of recipes.py (default: bot; demo on the built-in set)")
+    add("--output_path", type=Path, metavar="DIR", help="where results go (default: runs/<recipe>_<training sets>)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    add("--seed", type=int, default=0, help="(default: 0)")
+    add("--amp", choices=("auto", "none", "bf16", "fp16"), default="auto",
+        help="mixed precision in training; auto: bf16 where the processor has it (default: auto)")  # fmt: skip
+    add("--channels_last", type=yes_no, nargs="?", const=True, default=True, metavar="yes|no",
+        help="memory format of images and weights (default: yes)")  # fmt: skip
+    add("--compile", action="store_true", help="torch.compile the network; pays in long runs only")
+    add("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice (default: 0)")
+    add("--workers", type=int, default=0, help="decoding threads, 0 for one per core (default: 0)")
+    add("--cache", choices=("auto", "ram", "gpu", "disk", "none"), default="auto",
+        help="where decoded training images are kept (default: auto)")  # fmt: skip
+    add("--cache_path", type=Path, metavar="DIR", help="folder of --cache disk (default: <output_path>/cache)")
+    add("--skip_bad_images", action="store_true", help="leave unreadable images out, named and counted")
+    add("--debug", action="store_true", help="show Python's traceback of an error")
+
+    add = parser.add_argument_group("data sets (paths as unpacked by you; nothing is ever downloaded)").add_argument
+    for name, entry in datasets.DATASETS.items():
+        spellings = [f"--{n}_path" for n in (name, *(a for a, to in datasets.ALIASES.items() if to == name))]
+        add(*dict.fromkeys(spellings), type=Path, metavar="DIR", dest=f"{name}_path", help=entry.title)
+    add("--train_dataset", nargs="+", metavar="NAME", help="sets to train on (default: each that has a path)")
+    add("--test_dataset", nargs="+", metavar="NAME", help="sets to test on (default: each that has a path)")
+    for name, option, default in dataset_options():
+        add(f"--{name}_{option}", type=yes_no if isinstance(default, bool) else type(default), nargs="?",
+            const=True if isinstance(default, bool) else None, default=default, metavar="yes|no"
+            if isinstance(default, bool) else "N", help=f"option of {name} (default: {default})")  # fmt: skip
+
+    for title, rows in RECIPE_FLAGS.items():
+        group = parser.add_argument_group(f"{title} (defaults of recipe {recipe.name})")
+        for field, kind, text, other in rows:
+            default = getattr(recipe, field)
+            default = "soft" if field == "margin" and default is None else default
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            options = {"dest": field, "default": argparse.SUPPRESS, "help": f"{text} ({shown})"}
+            if kind is None:
+                options |= {"type": yes_no, "nargs": "?", "const": True, "metavar": "yes|no"}
+            else:
+                options |= {"type": kind, "nargs": LISTS.get(field), "choices": CHOICES.get(field)}
+                if field not in CHOICES:
+                    options["metavar"] = {"image_size": ("H", "W")}.get(field, "X" if kind is not str else "NAME")
+            group.add_argument(*(f"--{n}" for n in (field, other) if n), **options)
+
+    add = parser.add_argument_group("training").add_argument
+    add("--resume", type=yes_no, nargs="?", const=True, default=True, metavar="yes|no",
+        help="go on from last.pt in the output folder if there is one (default: yes)")  # fmt: skip
+
+    add = parser.add_argument_group("testing").add_argument
+    add("--weights", type=Path, metavar="FILE", help="a checkpoint of ours or anybody's weight file")
+    add("--resume_test_epoch", type=int, metavar="N", help="test model_N.pt of the output folder")
+    add("--test_batch", type=int, default=128, help="images per batch in evaluation (default: 128)")
+    add("--flip_test", action="store_true", help="average the features of each image and its mirror image")
+    add("--rerank", action="store_true", help="report k-reciprocal re-ranking as well")
+    add("--rerank_k1", type=int, default=20, help="(default: 20)")
+    add("--rerank_k2", type=int, default=6, help="(default: 6)")
+    add("--rerank_lambda", type=float, default=0.3, help="(default: 0.3)")
+    add("--protocol", choices=("market1501", "cuhk03", "sysu", "none"), help="(default: the data set's)")
+    add("--max_rank", type=int, default=50, help="length of the CMC curve (default: 50)")
+    add("--memory_gb", type=float, help="memory for evaluation and re-ranking (default: from what is free)")
+
+    add = parser.add_argument_group("visualizing and extracting").add_argument
+    add("--resume_visualize_epoch", type=int, metavar="N", help="draw with model_N.pt of the output folder")
+    add("--vis", nargs="+", choices=PICTURES, default=PICTURES, help="what to draw (default: all)")
+    add("--top_k", type=int, default=10, help="gallery images per query (default: 10)")
+    add("--num_queries", type=int, default=20, help="queries to draw (default: 20)")
+    add("--order", choices=("worst", "best", "random", "given"), default="worst", help="which first (default: worst)")
+    add("--only", choices=("all", "right", "wrong"), default="all", help="queries whose first rank is (default: all)")
+    add("--show_junk", action="store_true", help="show what the protocol removes, in grey")
+    add("--query_image", type=Path, metavar="FILE", help="rank --gallery_path for one image, without labels")
+    add("--gallery_path", type=Path, metavar="DIR", help="folder of images, for --query_image and --mode extract")
+    return parser
+
+
+def dataset_options():
+    """(data set, option, default) of every option of a parser; `skip_bad` is --skip_bad_images for all."""
+    for name, entry in datasets.DATASETS.items():
+        for option, default in entry.options.items():
+            if option != "skip_bad":
+                yield name, option, default
+
+
+def named_recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3)
+        raise ValueError(
+            f"there is no recipe '{name}'"
+            + (f"; did you mean {' or '.join(near)}?" if near else ".")
+            + f" Recipes: {', '.join(RECIPES)}"
+        )
+    return RECIPES[name]
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
+    """Two passes: find the recipe, then read every flag against its defaults. Returns (args, recipe with overrides).
+
+    A checkpoint of ours given as --weights, or found in the output folder by test and visualize, brings its own
+    recipe; see ``resolve``.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe")
+    name = first.parse_known_args(argv)[0].recipe
+    any_path = any(word.split("=")[0] in path_flags() for word in argv)
+    recipe = named_recipe(name or ("bot" if any_path else "demo"))
+    args = build_parser(recipe).parse_args(argv)
+    args.recipe_given = name is not None
+    return args, recipe
+
+
+def path_flags() -> set[str]:
+    names = (*datasets.DATASETS, *datasets.ALIASES)
+    return {f"--{name}_path" for name in names if name != "synthetic"}
+
+
+def overrides(args: argparse.Namespace) -> dict:
+    """Recipe fields that the user set, as plain values."""
+    fields = {field for rows in RECIPE_FLAGS.values() for field, *_ in rows}
+    given = {name: value for name, value in vars(args).items() if name in fields}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def customised(recipe: Recipe, given: dict) -> Recipe:
+    """`recipe` with the user's values; ValueError where they contradict one another."""
+    if "batch_size" in given and given.get("p", recipe.p):
+        raise ValueError(
+            f"recipe {recipe.name} draws P x K = {recipe.p} x {recipe.k} images; give --p and --k, or --p 0 with "
+            "--batch_size for shuffled batches"
+        )
+    if given.get("p", recipe.p) and given.get("k", recipe.k) < 1:
+        raise ValueError(f"--p {given.get('p', recipe.p)} needs --k, the images of each identity (4 in most recipes)")
+    for field in ("epochs", "batch_size"):
+        if given.get(field, 1) < 1:
+            raise ValueError(f"--{field} must be at least 1, found {given[field]}")
+    if any(side < 8 for side in given.get("image_size", (8,))):
+        raise ValueError(f"--image_size is height and width in pixels, found {given['image_size']}")
+    recipe = recipe.with_(**given)
+    if recipe.pretrained == "none" and recipe.fixbase_epochs and not recipe.stages:
+        recipe = recipe.with_(fixbase_epochs=0)  # freezing protects pretrained layers; there are none
+    return recipe
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a run needs
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Run:
+    """Device and precision of a run, and where it writes."""
+
+    device: torch.device
+    amp: str
+    channels_last: bool
+    output: Path
+
+    def autocast(self):
+        """The context of the forward pass in training."""
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.amp == "none":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=kinds[self.amp])
+
+    def place(self, module: torch.nn.Module) -> torch.nn.Module:
+        module = module.to(self.device)
+        return module.to(memory_format=torch.channels_last) if self.channels_last else module
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used here ({reason}); try --device cpu") from None
+    return device
+
+
+def pick_amp(name: str, device: torch.device) -> str:
+    """`auto` is bf16 where the hardware multiplies it: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX."""
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "none"
+        return "bf16" if device.type == "cpu" and cpu_has_bf16() else "none"
+    if name == "fp16" and device.type == "cpu":
+        raise ValueError("--amp fp16 needs a GPU; on a CPU use --amp bf16 or none")
+    return name
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; without it autocast is slower than float32."""
+    capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
+    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return "AVX512" in capabilities and any(check() for check in checks if check)
+
+
+def data_paths(args) -> dict[str, Path | None]:
+    """Data set -> path for all that were given; the built-in set alone if none was."""
+    given = {name: getattr(args, f"{name}_path") for name in datasets.DATASETS if getattr(args, f"{name}_path")}
+    wanted = {datasets.canonical(n) for n in (args.train_dataset or []) + (args.test_dataset or [])}
+    if "synthetic" in wanted or not (given or wanted):
+        given.setdefault("synthetic", None)
+    for name in sorted(wanted - set(given)):
+        raise ValueError(f"data set {name} was asked for, but --{name}_path was not given")
+    return given
+
+
+def load_data(args) -> tuple[dict[str, datasets.Splits], list[str], list[str]]:
+    """All sets of the command line, parsed once; the names to train on and to test on."""
+    found = {}
+    for name, path in data_paths(args).items():
+        options = {option: getattr(args, f"{name}_{option}") for of, option, _ in dataset_options() if of == name}
+        if "skip_bad" in datasets.DATASETS[name].options:
+            options["skip_bad"] = args.skip_bad_images
+        found[name] = datasets.load_splits(name, path, **options)
+        print(found[name], flush=True)
+        if name == "synthetic":
+            print("The built-in set is a demonstration: its numbers say nothing about real data.")
+
+    def chosen(asked, has) -> list[str]:
+        if asked:
+            return list(dict.fromkeys(datasets.canonical(n) for n in asked))
+        return [name for name, splits in found.items() if has(splits)]
+
+    trains = chosen(args.train_dataset, lambda s: s.train)
+    tests = chosen(args.test_dataset, lambda s: s.query and s.gallery)
+    for name in trains:
+        if args.mode == "train" and not found[name].train:
+            raise ValueError(f"data set {name} has no training images; see its table above")
+    for name in tests:
+        if not (found[name].query and found[name].gallery):
+            raise ValueError(f"data set {name} has no query or no gallery images; see its table above")
+    return found, trains, tests
+
+
+def output_folder(args, recipe: Recipe, trains: list[str]) -> Path:
+    return args.output_path or Path("runs") / f"{recipe.name}_{'+'.join(trains or ['none'])}"
+
+
+def description_of(recipe: Recipe, given: dict, num_pids: int, trains: list[str], args, run: Run) -> dict:
+    """Plain values that rebuild the network and identify the run; kept in every checkpoint."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in sorted(given.items())}
+    return {
+        "recipe": recipe.name,
+        "overrides": plain,
+        "num_pids": num_pids,
+        "trained_on": trains,
+        "seed": args.seed,
+        "amp": run.amp,
+    }
+
+
+def build_network(recipe: Recipe, num_pids: int, run: Run, seed: int) -> torch.nn.Module:
+    """The network, drawn from `seed`, with the weights that `recipe.pretrained` names."""
+    torch.manual_seed(seed)
+    model = recipe.model(num_pids, pretrained=recipe.pretrained == "imagenet")
+    if recipe.pretrained not in ("imagenet", "none"):
+        print(checkpoints.import_weights(model, Path(recipe.pretrained)))
+    return run.place(model)
+
+
+def own_checkpoint(path: Path) -> dict | None:
+    """The checkpoint at `path` if this suite wrote it, else None: then ``import_weights`` says what it is."""
+    try:
+        state = checkpoints.load(path)
+    except ValueError:
+        return None
+    return state if checkpoints.is_ours(state) else None
+
+
+def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None):
+    """(model in eval mode, recipe, what it was trained on) from --weights, or from the output folder."""
+    path = args.weights
+    if path is None:
+        name = "model.pt" if epoch is None else f"model_{epoch}.pt"
+        path = run.output / name
+        if not path.exists():
+            have = ", ".join(sorted(p.name for p in run.output.glob("model*.pt"))) or "no model*.pt"
+            raise FileNotFoundError(
+                f"{path} does not exist; {run.output} holds {have}. Give --weights FILE, the --output_path of a run, "
+                "or train first with --mode train."
+            )
+    state = own_checkpoint(path)
+    if state is not None:
+        stored = {n: tuple(v) if isinstance(v, list) else v for n, v in state["overrides"].items()}
+        recipe = customised(named_recipe(state["recipe"]), stored | given)
+        model = recipe.model(state["num_pids"])
+        model.load_state_dict(state["model"])
+        print(f"{path}: recipe {recipe.name}, epoch {state['epoch']}, trained on {'+'.join(state['trained_on'])}")
+        return run.place(model).eval(), recipe, "+".join(state["trained_on"])
+    hints = checkpoints.recognise(path) or {}
+    if args.recipe_given:
+        hints = {name: value for name, value in hints.items() if name == "stem_relu"}
+    elif not hints:
+        raise ValueError(f"{path} does not say which network it belongs to; name it with --recipe and --backbone")
+    else:
+        recipe = named_recipe(hints.pop("recipe"))
+    recipe = customised(recipe, hints | given)
+    print(f"{path}: recipe {recipe.name}, backbone {recipe.backbone}")
+    model = recipe.model(0)
+    print(checkpoints.import_weights(model, path))
+    return run.place(model).eval(), recipe, path.stem
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation: a model and data sets in, metrics out
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Tester:
+    """Evaluates a model on data sets, keeping what does not change between evaluations."""
+
+    def __init__(self, args, recipe: Recipe, run: Run, splits: dict[str, datasets.Splits]):
+        self.args, self.recipe, self.run, self.splits = args, recipe, run, splits
+
+    def loader(self, samples) -> loaders.EvalLoader:
+        return loaders.EvalLoader(
+            samples,
+            image_size=self.recipe.image_size,
+            batch_size=self.args.test_batch,
+            device=self.run.device,
+            interpolation=self.recipe.interpolation,
+            mean=self.recipe.mean,
+            std=self.recipe.std,
+            workers=self.args.workers or None,
+            channels_last=self.run.channels_last,
+            skip_bad=self.args.skip_bad_images,
+        )
+
+    def features(self, model, samples, label: str, stop=None) -> Features:
+        """`Features` of `samples`, in order, without those that could not be read (--skip_bad_images)."""
+        loader = self.loader(samples)
+
+        def batches():
+            for batch in loader:
+                if stop is not None and stop.is_set():
+                    raise train.Interrupted("Stopped while evaluating; the same command goes on from the last epoch.")
+                yield batch
+
+        sized = Sized(batches(), len(loader), loader.num_images)
+        embeddings, parts = evaluate.extract(model, sized, flip=self.args.flip_test, progress=label)
+        return Features(tuple(loader.samples), embeddings, parts)
+
+    def __call__(self, model, stop=None) -> dict[str, dict]:
+        """{data set: metrics as plain values}; ``reranked`` inside where asked."""
+        model.eval()
+        return {name: self.one(model, name, splits, stop) for name, splits in self.splits.items()}
+
+    def query_and_gallery(self, model, name: str, splits: datasets.Splits, stop=None) -> tuple[Features, Features]:
+        return tuple(
+            self.features(model, samples, f"{subset} of {name}", stop)
+            for subset, samples in (("query", splits.query), ("gallery", splits.gallery))
+        )
+
+    def labels(self, query: Features, gallery: Features, protocol: str) -> evaluate.Labels:
+        """Who is on which image, under --protocol or the set's own."""
+        return evaluate.Labels(
+            query.pids,
+            gallery.pids,
+            query.camids,
+            gallery.camids,
+            self.args.protocol or protocol,
+            query_items=query.paths,
+            gallery_items=gallery.paths,
+        )
+
+    def one(self, model, name: str, splits: datasets.Splits, stop=None) -> dict:
+        began = time.perf_counter()
+        query, gallery = self.query_and_gallery(model, name, splits, stop)
+        seconds = time.perf_counter() - began
+        result = self.metrics(query, gallery, splits.protocol, rerank=None)
+        result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
+        if self.args.rerank:
+            options = {"k1": self.args.rerank_k1, "k2": self.args.rerank_k2, "lambda_value": self.args.rerank_lambda}
+            result["reranked"] = self.metrics(query, gallery, splits.protocol, rerank=options) | options
+        return result
+
+    def metrics(self, query: Features, gallery: Features, protocol: str, rerank: dict | None) -> dict:
+        ranks = evaluate.rank_features(
+            query.embeddings,
+            gallery.embeddings,
+            self.labels(query, gallery, protocol),
+            self.recipe.metric,
+            rerank=rerank,
+            memory_gb=self.args.memory_gb,
+        )
+        found = evaluate.summarize(ranks, self.args.max_rank)
+        cmc = [float(v) for v in found.cmc]
+        return {
+            "mAP": float(found.mAP),
+            "mINP": float(found.mINP),
+            **{f"rank{r}": cmc[min(r, len(cmc)) - 1] for r in (1, 5, 10)},
+            "num_query": len(query.samples),
+            "num_gallery": len(gallery.samples),
+            "num_valid": int(found.num_valid),
+            "cmc": cmc,
+        }
+
+
+@dataclasses.dataclass
+class Features:
+    """Samples with their embeddings (N, D) and parts (N, S, D) or None."""
+
+    samples: tuple[datasets.Sample, ...]
+    embeddings: torch.Tensor
+    parts: torch.Tensor | None
+
+    @property
+    def pids(self) -> list[int]:
+        return [sample.pid for sample in self.samples]
+
+    @property
+    def camids(self) -> list[int]:
+        return [sample.camid for sample in self.samples]
+
+    @property
+    def paths(self) -> list:
+        return [sample.path for sample in self.samples]
+
+
+class Sized:
+    """An iterable of batches with a length and a number of images, for progress bars."""
+
+    def __init__(self, batches, length: int, num_images: int):
+        self.batches, self.length, self.num_images = batches, length, num_images
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return self.length
+
+
+def table(results: dict[str, dict], trained_on: str, recipe: Recipe | None) -> str:
+    """The closing table; what others published stands in columns of its own."""
+    lines = [f"{'':<34}{'rank-1':>8}{'rank-5':>8}{'rank-10':>8}{'mAP':>8}{'mINP':>8}{'queries':>10}{'published':>18}"]
+    for name, metrics in results.items():
+        for label, values in ((f"{trained_on}2{name}", metrics), ("  re-ranked", metrics.get("reranked"))):
+            if values:
+                theirs = published(recipe, trained_on, name) if values is metrics else None
+                shown = f"{theirs.rank1:.1f} / {theirs.mAP:.1f}" if theirs else ""
+                numbers = "".join(f"{100 * values[k]:>8.2f}" for k in ("rank1", "rank5", "rank10", "mAP", "mINP"))
+                lines.append(f"{label:<34}{numbers}{values['num_valid']:>10}{shown:>18}")
+    for name in results:
+        theirs = published(recipe, trained_on, name)
+        if theirs:
+            lines.append(f"published for {name}: rank-1 / mAP, {theirs.source}")
+        if name == "synthetic":
+            lines.append("synthetic is the built-in demonstration set, not a benchmark.")
+    return "\n".join(lines)
+
+
+def published(recipe: Recipe | None, trained_on: str, name: str):
+    if recipe is None:
+        return None
+    return recipe.published.get(f"{trained_on}2{name}") or (recipe.published.get(name) if trained_on == name else None)
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Modes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def check_before_training(args, found, trains, tests) -> None:
+    """Everything that would end a run late is looked at before it starts."""
+    if not trains:
+        raise ValueError("there is nothing to train on: none of the given data sets has training images")
+    for name in tests:
+        splits = found[name]
+        protocol = args.protocol or splits.protocol
+        report = datasets.check_queries(splits.query, splits.gallery, protocol)
+        if report.num_valid < report.num_query:
+            print(
+                f"{name}: {report.num_valid:,} of {report.num_query:,} queries have a match in the gallery under "
+                f"protocol {protocol}; the others are skipped and counted."
+            )
+
+
+def mode_train(args, recipe: Recipe) -> None:
+    """Train, evaluate on every test set, and draw what the model does."""
+    began = time.perf_counter()
+    given = overrides(args)
+    found, trains, tests = load_data(args)
+    check_before_training(args, found, trains, tests)
+    recipe = customised(recipe, given)
+    run = make_run(args, recipe, trains)
+    loader, num_pids = training_data(args, recipe, run, [found[name] for name in trains])
+    description = description_of(recipe, given, num_pids, trains, args, run)
+    print_settings(recipe, given, run, num_pids, loader.num_images)
+    print(f"Training images: {loader.store.description}")
+    model = build_network(recipe, num_pids, run, args.seed)
+    torch.manual_seed(args.seed)  # the criterion's own weights do not depend on how the network drew its own
+    criterion = recipe.losses(num_pids).to(run.device)
+    tester = Tester(args, recipe, run, {name: found[name] for name in tests})
+    log = train.fit(
+        model,
+        criterion,
+        loader,
+        recipe,
+        output_path=run.output,
+        description=description,
+        device=run.device,
+        seed=args.seed,
+        resume=args.resume,
+        autocast=run.autocast,
+        scaler=torch.amp.GradScaler(run.device.type, enabled=run.amp == "fp16"),
+        forward=torch.compile(model) if args.compile else None,
+        evaluate=tester,
+    )
+    results = log[-1].get("metrics", {})
+    write_json(run.output / "metrics.json", results)
+    pictures = []
+    if args.num_queries:
+        what = ("ranks", "batch", "curves")
+        pictures = draw(args, recipe, run, model, {name: found[name] for name in tests}, log, what, loader)
+    if results:
+        print("\n" + table(results, "+".join(trains), recipe if not given else None))
+    print(f"\n{'weights':<14}{run.output / 'model.pt'}\n{'results':<14}{run.output / 'metrics.json'}")
+    for path in pictures:
+        print(f"{'pictures':<14}{path}")
+    print(f"{'time':<14}{time.perf_counter() - began:.0f} s in all")
+
+
+def training_data(args, recipe: Recipe, run: Run, parts, cache: str | None = None) -> tuple[loaders.TrainLoader, int]:
+    """(batches of the union of the training sets `parts`, number of identities)."""
+    samples = datasets.combine(parts)
+    labels, num_pids = datasets.relabel(samples)
+    loader = loaders.TrainLoader(
+        samples,
+        labels,
+        image_size=recipe.image_size,
+        interpolation=recipe.interpolation,
+        mean=recipe.mean,
+        std=recipe.std,
+        p=recipe.p or None,
+        k=recipe.k or None,
+        batch_size=None if recipe.p else recipe.batch_size,
+        steps=recipe.steps,
+        flip=recipe.flip,
+        pad=recipe.pad,
+        translate=recipe.translate,
+        erase=recipe.erase,
+        erase_fill=recipe.erase_fill,
+        color_jitter=recipe.color_jitter,
+        random_patch=recipe.random_patch,
+        device=run.device,
+        channels_last=run.channels_last,
+        seed=args.seed,
+        cache=cache or args.cache,
+        cache_dir=args.cache_path or run.output / "cache",
+        workers=args.workers or None,
+        skip_bad=args.skip_bad_images,
+    )
+    for path in loader.store.skipped[:5]:
+        print(f"left out: {path}")
+    return loader, num_pids
+
+
+def mode_test(args, recipe: Recipe) -> None:
+    """Evaluate weights, ours or anybody's, on every test set."""
+    found, trains, tests = load_data(args)
+    if not tests:
+        raise ValueError("there is nothing to test on: none of the given data sets has query and gallery images")
+    for name in tests:
+        datasets.check_queries(found[name].query, found[name].gallery, args.protocol or found[name].protocol)
+    given = overrides(args)
+    recipe = customised(recipe, given)
+    run = make_run(args, recipe, trains)
+    model, recipe, trained_on = load_for_test(args, recipe, given, run, args.resume_test_epoch)
+    results = Tester(args, recipe, run, {name: found[name] for name in tests})(model)
+    path = run.output / ("metrics.json" if args.weights is None else f"metrics_{args.weights.stem}.json")
+    write_json(path, results)
+    print("\n" + table(results, trained_on, recipe) + f"\n\nresults       {path}")
+
+
+def make_run(args, recipe: Recipe, trains: list[str]) -> Run:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    return Run(device, pick_amp(args.amp, device), args.channels_last, output_folder(args, recipe, trains))
+
+
+def print_settings(recipe: Recipe, given: dict, run: Run, num_pids: int, num_images: int) -> None:
+    print(f"\nRecipe {recipe.name}: {recipe.title}\n  {recipe.paper}")
+    for name, value in sorted(given.items()):
+        default = getattr(RECIPES[recipe.name], name)
+        print(f"  {name}: {value} (recipe: {default})" if value != default else f"  {name}: {value}")
+    batch = f"P x K = {recipe.p} x {recipe.k}" if recipe.p else f"{recipe.batch_size} shuffled images"
+    memory = "channels-last" if run.channels_last else "NCHW"
+    print(
+        f"  {num_images:,} images of {num_pids:,} identities, batches of {batch}, {recipe.epochs} epochs\n"
+        f"  {run.device}, {torch.get_num_threads()} threads, {run.amp if run.amp != 'none' else 'float32'}, {memory}; "
+        f"output in {run.output}\n",
+        flush=True,
+    )
+
+
+def mode_visualize(args, recipe: Recipe) -> None:
+    """Pictures of what a trained model does, or the ranking of a folder for one image."""
+    given = overrides(args)
+    if args.query_image is not None:
+        return rank_folder(args, recipe, given)
+    found, trains, tests = load_data(args)
+    recipe = customised(recipe, given)
+    run = make_run(args, recipe, trains)
+    model, recipe, _ = load_for_test(args, recipe, given, run, args.resume_visualize_epoch)
+    log_file = run.output / "log.jsonl"
+    log = [json.loads(line) for line in log_file.read_text(encoding="utf-8").splitlines()] if log_file.exists() else []
+    loader = None
+    if "batch" in args.vis and trains:
+        loader, _ = training_data(args, recipe, run, [found[name] for name in trains], cache="none")
+    pictures = draw(args, recipe, run, model, {name: found[name] for name in tests}, log, args.vis, loader)
+    print("\n" + "\n".join(f"{'pictures':<14}{path}" for path in pictures))
+
+
+def draw(args, recipe: Recipe, run: Run, model, tests: dict[str, datasets.Splits], log, what, loader) -> list[Path]:
+    """Write the pictures named in `what` below <output>/visualize; returns what to look at first: a page per set."""
+    folder, figures, pages = run.output / "visualize", {}, []
+    if "curves" in what and log:
+        figures["Training"] = visualize.curves(log, folder / "curves.png")
+    if "batch" in what and loader is not None:
+        images, _, _ = next(iter(loader.epoch(0)))
+        sheet = visualize.augmented_batch(images, recipe.mean, recipe.std, folder / "batch.png", k=recipe.k or 4)
+        figures["A training batch as the network sees it"] = sheet
+    tester = Tester(args, recipe, run, tests)
+    for name, splits in tests.items() if {"ranks", "actmap"} & set(what) else ():
+        query, gallery = tester.query_and_gallery(model, name, splits)
+        labels = tester.labels(query, gallery, splits.protocol)
+        ranks = evaluate.rank_features(query.embeddings, gallery.embeddings, labels, recipe.metric)
+        found = evaluate.summarize(ranks, args.max_rank)
+        ap = torch.full((len(query.samples),), torch.nan, dtype=torch.float64)
+        ap[ranks.query] = ranks.ap
+        extra = {"Cumulative matching": visualize.cmc_curve({name: found.cmc}, folder / name / "cmc.png")}
+        if "actmap" in what:
+            shown = list(ap.nan_to_num(2).argsort(stable=True)[: min(args.num_queries, 12)].tolist())
+            samples = [query.samples[i] for i in shown]
+            maps = torch.cat([feature_map(model, *batch) for batch in tester.loader(samples)])
+            sheet = visualize.activation_maps(maps, [s.path for s in samples], folder / name / "activation.png")
+            extra["Where the network answers: the worst queries"] = sheet
+        if "ranks" in what:
+            page = visualize.draw_ranks(
+                folder / name,
+                query.samples,
+                gallery.samples,
+                lambda i, q=query, g=gallery: evaluate.pairwise_distance(
+                    q.embeddings[i : i + 1], g.embeddings, recipe.metric
+                )[0],
+                ap=ap,
+                topk=args.top_k,
+                order=args.order,
+                only=args.only,
+                num=args.num_queries,
+                protocol=args.protocol or splits.protocol,
+                show_junk=args.show_junk,
+                title=f"{recipe.name} on {datasets.DATASETS[name].title}",
+                summary={"rank-1": found.cmc[0], "mAP": found.mAP, "mINP": found.mINP, "queries": found.num_valid},
+                figures=extra | figures,
+                seed=args.seed,
+            )
+            pages.append(page)
+    return pages or [folder]
+
+
+@torch.inference_mode()
+def feature_map(model, images: torch.Tensor, camids: torch.Tensor) -> torch.Tensor:
+    """The last map (B, C, h, w), h w > 1, that any module of `model` puts out: what activation maps are drawn from."""
+    last = []
+
+    def keep(module, inputs, output):
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+            last[:] = [output]
+
+    handles = [module.register_forward_hook(keep) for module in model.modules()]
+    try:
+        model.eval()(images, camids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not last:
+        raise ValueError(f"{type(model).__name__} has no spatial feature map to draw; leave actmap out of --vis")
+    return last[0].float().cpu()
+
+
+def rank_folder(args, recipe: Recipe, given: dict) -> None:
+    """Rank the images of --gallery_path for --query_image; nothing is known of who is on them."""
+    if not args.query_image.is_file():
+        raise FileNotFoundError(f"--query_image {args.query_image} is not a file")
+    if args.gallery_path is None:
+        raise ValueError("--query_image needs --gallery_path, the folder of images to rank")
+    recipe = customised(recipe, given)
+    run = make_run(args, recipe, list(data_paths(args)))
+    model, recipe, _ = load_for_test(args, recipe, given, run, args.resume_visualize_epoch)
+    tester = Tester(args, recipe, run, {})
+    query = tester.features(model, [datasets.Sample(str(args.query_image), 0, 0)], "query")
+    gallery = tester.features(model, folder_of_images(args.gallery_path), "gallery")
+    distances = evaluate.pairwise_distance(query.embeddings, gallery.embeddings, recipe.metric)
+    page = visualize.draw_ranks(
+        run.output / "visualize" / args.query_image.stem,
+        query.samples,
+        gallery.samples,
+        distances,
+        topk=args.top_k,
+        protocol="none",
+        labelled=False,
+        title=f"{args.query_image.name} in {args.gallery_path}",
+    )
+    print(f"\nnearest by {recipe.metric} distance (smaller is more alike):")
+    for index in distances[0].argsort()[: args.top_k].tolist():
+        print(f"  {distances[0, index]:.4f}  {gallery.samples[index].path}")
+    print(f"\npictures      {page}")
+
+
+def mode_extract(args, recipe: Recipe) -> None:
+    """Embeddings of every image under --gallery_path, as features.npy with paths.txt beside it."""
+    if args.gallery_path is None:
+        raise ValueError("--mode extract needs --gallery_path, a folder of images")
+    samples = folder_of_images(args.gallery_path)
+    given = overrides(args)
+    run = make_run(args, recipe, list(data_paths(args)))
+    model, recipe, _ = load_for_test(args, customised(recipe, given), given, run, None)
+    features = Tester(args, recipe, run, {}).features(model, samples, "features")
+    run.output.mkdir(parents=True, exist_ok=True)
+    numpy.save(run.output / "features.npy", features.embeddings.cpu().numpy())
+    (run.output / "paths.txt").write_text("".join(f"{path}\n" for path in features.paths), encoding="utf-8")
+    print(
+        f"\n{len(features.samples):,} embeddings of {features.embeddings.shape[1]} numbers, "
+        f"to be compared with {recipe.metric} distance\n"
+        f"features      {run.output / 'features.npy'}\npaths         {run.output / 'paths.txt'}"
+    )
+
+
+def folder_of_images(path: Path) -> list[datasets.Sample]:
+    """Every image under `path`, sorted, without labels."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"--gallery_path {path} is not a folder")
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
+    if not files:
+        raise FileNotFoundError(f"--gallery_path {path} holds no image ({', '.join(IMAGE_ENDINGS)})")
+    return [datasets.Sample(str(p), 0, 0) for p in files]
+
+
+ACTIONS = {"train": mode_train, "test": mode_test, "visualize": mode_visualize, "extract": mode_extract}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one mode; returns the exit status. A mistake of the user's ends in one message, not in a traceback."""
+    args, recipe = None, None
+    try:
+        args, recipe = parse(sys.argv[1:] if argv is None else argv)
+        ACTIONS[args.mode](args, recipe)
+        return 0
+    except train.Interrupted as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except (OSError, ValueError, RuntimeError, ImportError, MemoryError, FloatingPointError) as error:
+        if args is not None and args.debug:
+            raise
+        print(f"\nerror: {message_of(error)}", file=sys.stderr)
+        return 1
+
+
+def message_of(error: Exception) -> str:
+    """What a person needs to know of an error, memory above all."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return (
+            f"out of memory ({text.splitlines()[0][:160]}).\nSmaller: --p/--k or --batch_size and --image_size in "
+            "training, --test_batch and --memory_gb in testing; --cache none keeps no images in memory. The last "
+            "finished epoch is kept; the same command with smaller numbers needs another --output_path."
+        )
+    if isinstance(error, OSError) and error.filename and error.strerror and text.startswith("[Errno"):
+        return f"{error.filename}: {error.strerror}"
+    known = isinstance(error, (ValueError, OSError, FloatingPointError))
+    return text if known else f"{text}\n(Python's own report of where: add --debug)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

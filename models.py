@@ -1,0 +1,671 @@
+"""Person re-ID models, one class per paper, in the order of the papers.
+
+Every model takes images (B, 3, H, W), normalised as its backbone expects, and returns an `Output`, in training and in
+evaluation alike. Trunks come from `backbones.create`; networks with a trunk of their own are in `architectures.py`.
+
+All constructors are keyword-only and share
+    num_pids: training identities; 0 builds no classifiers (testing, or an ID loss that holds its own weights)
+    backbone, pretrained, last_stride, image_size: see `backbones.create`
+and set embedding_dim, feat_dims (widths of `Output.feats`) and num_pids.
+`renames` of a class are (their prefix, our prefix) pairs of weight names in released code; a name that neither matches
+one nor is one of ours belongs to the trunk, which released code often keeps at the root: put `base.` in front of it.
+"""
+import copy
+from collections import OrderedDict
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import backbones
+
+
+class Output(NamedTuple):
+    """What a model gives; the same type in train and eval mode.
+
+    embedding (B, D): what retrieval compares.
+    logits: tuple of (B, num_pids), one per identity classifier; () in eval mode and for models without classifiers.
+    feats: tuple of (B, D_i), what metric losses read; widths are the model's `feat_dims`.
+    parts (B, S, d): part features for a local distance, or None.
+    """
+    embedding: torch.Tensor
+    logits: tuple[torch.Tensor, ...] = ()
+    feats: tuple[torch.Tensor, ...] = ()
+    parts: torch.Tensor | None = None
+
+
+# -- pooling: (B, C, h, w) -> (B, C) ----------------------------------------------------------------------------------
+
+class AvgPool(nn.Module):
+    """Global average."""
+
+    def forward(self, x):
+        return x.mean(dim=(2, 3))
+
+
+class MaxPool(nn.Module):
+    """Global maximum."""
+
+    def forward(self, x):
+        return x.amax(dim=(2, 3))
+
+
+class AvgMaxPool(nn.Module):
+    """Sum of global average and maximum."""
+
+    def forward(self, x):
+        return x.mean(dim=(2, 3)) + x.amax(dim=(2, 3))
+
+
+class GeM(nn.Module):
+    """Generalised mean (mean x^p)^(1/p) with learned p (Radenovic et al., TPAMI 2019, Eq. 3); p = 1 is the average."""
+
+    def __init__(self, p=3.0, eps=1e-6):
+        super().__init__()
+        self.p = nn.Parameter(torch.full((1,), p))
+        self.eps = eps
+
+    def forward(self, x):
+        return x.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+
+
+POOLINGS = {"avg": AvgPool, "max": MaxPool, "avg+max": AvgMaxPool, "gem": GeM}
+
+
+# -- building blocks --------------------------------------------------------------------------------------------------
+
+def bn_neck(dim):
+    """BNNeck (Luo et al. 2019, section 3.6): batch norm without shift, so that the ID loss sees a centred feature."""
+    neck = nn.BatchNorm1d(dim)
+    neck.bias.requires_grad_(False)
+    return neck
+
+
+def linear_classifier(dim, num_pids, *, bias, std):
+    """Identity classifier with weights N(0, std^2), bias 0; None for num_pids = 0."""
+    if num_pids < 0:
+        raise ValueError(f"num_pids is {num_pids}; expected the number of training identities, or 0 for none.")
+    if num_pids == 0:
+        return None
+    classifier = nn.Linear(dim, num_pids, bias=bias)
+    nn.init.normal_(classifier.weight, std=std)
+    if bias:
+        nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+def linear_classifiers(count, dim, num_pids, *, bias=True, std=0.001):
+    """`count` identity classifiers, or an empty list for num_pids = 0."""
+    made = (linear_classifier(dim, num_pids, bias=bias, std=std) for _ in range(count))
+    return nn.ModuleList(c for c in made if c is not None)
+
+
+def reduction(dims, std=0.01):
+    """Linear, batch norm, ReLU per step of `dims`: torchreid's `fc` (torchreid/models/osnet.py at f8cd150)."""
+    layers = []
+    for dim_in, dim_out in zip(dims[:-1], dims[1:], strict=True):
+        linear = nn.Linear(dim_in, dim_out)
+        nn.init.normal_(linear.weight, std=std)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.BatchNorm1d(dim_out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def conv_reduction(dim_in, dim_out, *, bias):
+    """1x1 convolution, batch norm, ReLU."""
+    conv = nn.Conv2d(dim_in, dim_out, 1, bias=bias)
+    backbones.kaiming_fan_out(conv)
+    return nn.Sequential(conv, nn.BatchNorm2d(dim_out), nn.ReLU(inplace=True))
+
+
+def choose(option, value, choices):
+    """choices[value], or an error that lists them."""
+    if value not in choices:
+        raise ValueError(f"{option} is '{value}'; expected one of {', '.join(sorted(choices))}.")
+    return choices[value]
+
+
+def check_rows(feature_map, parts, method):
+    """ValueError if a map (B, C, h, w) is too low to be cut into `parts` stripes."""
+    rows = feature_map.shape[2]
+    if rows < parts:
+        raise ValueError(f"{method} cuts the feature map into {parts} stripes, but it has {rows} rows. Use a larger "
+                         "image_size (384 128) or a backbone with a finer last map (last_stride=1).")
+
+
+def resnet_trunk(backbone, method, **options):
+    """A ResNet whose stages are children, for methods that read inside them; ValueError for another backbone."""
+    base = backbones.create(backbone, **options)
+    if not isinstance(base, nn.Sequential) or not hasattr(base, "layer4"):
+        raise ValueError(f"{method} reads inside the stages of a ResNet, which backbone '{backbone}' does not "
+                         "have. Use resnet50, another ResNet or ResNeXt of torchvision, or a resnet*_ibn_*.")
+    return base
+
+
+def before_layer4(base, images):
+    """The output of `layer3` of a ResNet."""
+    x = images
+    for name, stage in base.named_children():
+        if name == "layer4":
+            break
+        x = stage(x)
+    return x
+
+
+# -- plain classification baseline ------------------------------------------------------------------------------------
+
+class Softmax(nn.Module):
+    """Backbone, pooling, optional reduction, classifier: the baseline of torchreid and of every OSNet.
+
+    `osnet_x0_25` is backbone="osnet_x0_25", fc_dims=(512,); `resnet50_fc512` the same with last_stride=1.
+    embedding = feats[0] (B, D): after the reduction, which ends in a ReLU.
+    """
+    renames = ()  # torchreid's names, once the trunk is put under base.
+
+    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, fc_dims=(),
+                 pooling="avg", image_size=None):
+        super().__init__()
+        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
+        self.global_pool = choose("pooling", pooling, POOLINGS)()
+        dims = (self.base.out_channels, *(fc_dims or ()))
+        self.fc = reduction(dims)
+        self.classifier = linear_classifier(dims[-1], num_pids, bias=True, std=0.01)
+        self.num_pids = num_pids
+        self.embedding_dim = dims[-1]
+        self.feat_dims = (dims[-1],)
+
+    def forward(self, images, camids=None):
+        feature = self.fc(self.global_pool(self.base(images)))  # (B, D)
+        classify = self.training and self.classifier is not None
+        return Output(feature, (self.classifier(feature),) if classify else (), (feature,))
+
+
+# -- Zhang, Luo, Fan, Xiang, Sun, et al. AlignedReID: Surpassing Human-Level Performance in Person Re-Identification. --
+# -- arXiv:1711.08184, 2017. Released reproduction: huanghoujing/AlignedReID-Re-Production-Pytorch at 2e2d454. ---------
+
+class AlignedReID(nn.Module):
+    """A global feature and one local feature per row of the map (figure 2); compared by shortest-path distance.
+
+    embedding = feats[0] (B, C), global average; parts (B, h, 128): each row pooled, 1x1, batch norm, ReLU.
+    local_pooling: "max" over the row as the paper has it, or "avg" as the released reproduction.
+    The paper supervises parts with a triplet loss and classifies the global feature; num_pids=0 drops the ID loss.
+    """
+    renames = (("fc.", "classifier."),)
+
+    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, local_dim=128,
+                 local_pooling="max", image_size=None):
+        super().__init__()
+        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
+        dim = self.base.out_channels
+        self.row_max = choose("local_pooling", local_pooling, {"max": True, "avg": False})
+        self.local_conv = nn.Conv2d(dim, local_dim, 1)
+        self.local_bn = nn.BatchNorm2d(local_dim)
+        self.classifier = linear_classifier(dim, num_pids, bias=True, std=0.001)
+        self.num_pids = num_pids
+        self.embedding_dim = dim
+        self.feat_dims = (dim,)
+
+    def forward(self, images, camids=None):
+        feature_map = self.base(images)  # (B, C, h, w)
+        feature = feature_map.mean(dim=(2, 3))  # (B, C)
+        rows = feature_map.amax(3, keepdim=True) if self.row_max else feature_map.mean(3, keepdim=True)  # (B, C, h, 1)
+        local = F.relu(self.local_bn(self.local_conv(rows)))  # (B, d, h, 1)
+        classify = self.training and self.classifier is not None
+        logits = (self.classifier(feature),) if classify else ()
+        return Output(feature, logits, (feature,), local.squeeze(3).transpose(1, 2))
+
+
+class AlignedReIDPlusPlus(nn.Module):
+    """AlignedReID++ (Luo et al., Pattern Recognition 2019; michuanhaohao/AlignedReID, models/ResNet.py at fca9620).
+
+    Parts are the L2-normalised maxima of each row (DMLI distance): while training after batch norm, ReLU and a 1x1 to
+    128 channels, at test time straight from the map, (B, h, C), as the released code does.
+    """
+    renames = (("base.0.", "base.conv1."), ("base.1.", "base.bn1."),
+               *((f"base.{i + 3}.", f"base.layer{i}.") for i in (1, 2, 3, 4)))
+
+    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, local_dim=128,
+                 image_size=None):
+        super().__init__()
+        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
+        dim = self.base.out_channels
+        self.bn = nn.BatchNorm2d(dim)
+        self.conv1 = nn.Conv2d(dim, local_dim, 1)
+        self.classifier = linear_classifier(dim, num_pids, bias=True, std=0.001)
+        self.num_pids = num_pids
+        self.embedding_dim = dim
+        self.feat_dims = (dim,)
+
+    def forward(self, images, camids=None):
+        feature_map = self.base(images)  # (B, C, h, w)
+        feature = feature_map.mean(dim=(2, 3))  # (B, C)
+        rows = F.relu(self.bn(feature_map)) if self.training else feature_map
+        rows = rows.amax(dim=3, keepdim=True)  # (B, C, h, 1)
+        if self.training:
+            rows = self.conv1(rows)  # (B, d, h, 1)
+        parts = F.normalize(rows.squeeze(3), dim=1).transpose(1, 2)  # (B, h, d or C)
+        classify = self.training and self.classifier is not None
+        return Output(feature, (self.classifier(feature),) if classify else (), (feature,), parts)
+
+
+class Mutual(nn.Module):
+    """Several networks that learn from each other (AlignedReID, section 3.3; Zhang et al., Deep Mutual Learning, CVPR
+    2018).
+
+    While training, logits and feats are those of the first network, then those of the next, and parts are joined along
+    S, (B, members * S, d). In eval mode the first network answers alone, as the paper tests.
+    """
+    renames = ()
+
+    def __init__(self, members):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        if len(self.members) < 2:
+            raise ValueError(f"Mutual learning needs at least two networks, got {len(self.members)}.")
+        self.num_pids = self.members[0].num_pids
+        self.embedding_dim = self.members[0].embedding_dim
+        self.feat_dims = tuple(dim for member in self.members for dim in member.feat_dims)
+
+    def forward(self, images, camids=None):
+        if not self.training:
+            return self.members[0](images, camids)
+        outputs = [member(images, camids) for member in self.members]
+        parts = None if outputs[0].parts is None else torch.cat([o.parts for o in outputs], dim=1)
+        return Output(outputs[0].embedding, sum((o.logits for o in outputs), ()),
+                      sum((o.feats for o in outputs), ()), parts)
+
+
+# -- Yu, Chang, Song, Xiang, Hospedales. The Devil is in the Middle: Exploiting Mid-level Representations for ----------
+# -- Cross-Domain Instance Matching. arXiv:1711.08106, 2017. Names: torchreid/models/resnetmid.py at f8cd150. ----------
+
+class ResNet50M(nn.Module):
+    """The last block's feature beside a fusion of the two before it: embedding = feats[0] = (1024 + 2048).
+
+    Any ResNet with at least three blocks in its last stage may be the backbone.
+    """
+    renames = ()
+
+    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, fusion_dim=1024,
+                 image_size=None):
+        super().__init__()
+        self.base = resnet_trunk(backbone, "ResNet50M", pretrained=pretrained, last_stride=last_stride,
+                                 image_size=image_size)
+        if len(self.base.layer4) != 3:
+            raise ValueError(f"ResNet50M fuses the three blocks of the last stage; '{backbone}' has "
+                             f"{len(self.base.layer4)}.")
+        dim = self.base.out_channels
+        self.fc_fusion = reduction((2 * dim, fusion_dim))
+        self.embedding_dim = fusion_dim + dim
+        self.feat_dims = (self.embedding_dim,)
+        self.classifier = linear_classifier(self.embedding_dim, num_pids, bias=True, std=0.01)
+        self.num_pids = num_pids
+
+    def forward(self, images, camids=None):
+        x = before_layer4(self.base, images)
+        pooled = []
+        for block in self.base.layer4:
+            x = block(x)
+            pooled.append(x.mean(dim=(2, 3)))  # (B, C)
+        mid = self.fc_fusion(torch.cat(pooled[:2], dim=1))  # (B, 1024)
+        feature = torch.cat((mid, pooled[2]), dim=1)  # (B, 3072)
+        classify = self.training and self.classifier is not None
+        return Output(feature, (self.classifier(feature),) if classify else (), (feature,))
+
+
+# -- Sun, Zheng, Yang, Tian, Wang. Beyond Part Models: Person Retrieval with Refined Part Pooling (and a Strong --------
+# -- Convolutional Baseline). ECCV 2018. Released code: syfafterzy/PCB_RPP_for_reID at e29cf54. ------------------------
+
+class PCB(nn.Module):
+    """Part-based Convolutional Baseline: the map cut into `parts` stripes g_i, each reduced to h_i and classified.
+
+    embedding: the g_i, L2-normalised each and concatenated (parts * C; order: channel, then part), or with
+    test_feature="after" the h_i likewise (parts * reduced_dim).
+    feats = (h_1, ..., h_p). logits: one per part.
+    shared_reduction: one 1x1 for all stripes (released code, torchreid) or, False, one each, which
+        huanghoujing/beyond-part-models found better (README there: 92.9 against 90.9 rank-1 on Market-1501).
+    dropout acts on g_i before the reduction (released code: 0.5).
+    """
+    renames = (("conv5.layers.", "reduction.0."),  # torchreid, torchreid/models/pcb.py at f8cd150
+               ("local_conv.", "reduction.0.0."), ("feat_bn2d.", "reduction.0.1."),  # syfafterzy
+               *((f"instance{i}.", f"classifier.{i}.") for i in range(6)), ("local_mask.", "part_classifier."),
+               ("local_conv_list.", "reduction."), ("fc_list.", "classifier."))  # huanghoujing/beyond-part-models
+
+    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=1, parts=6, reduced_dim=256,
+                 shared_reduction=True, dropout=0.5, test_feature="before", image_size=None):
+        super().__init__()
+        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
+        dim = self.base.out_channels
+        self.parts = parts
+        self.reduced = choose("test_feature", test_feature, {"before": False, "after": True})
+        count = 1 if shared_reduction else parts
+        self.reduction = nn.ModuleList(conv_reduction(dim, reduced_dim, bias=not shared_reduction)
+                                       for _ in range(count))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = linear_classifiers(parts, reduced_dim, num_pids)
+        self.num_pids = num_pids
+        self.embedding_dim = parts * (reduced_dim if self.reduced else dim)
+        self.feat_dims = (reduced_dim,) * parts
+
+    def pool(self, feature_map):
+        """(B, C, h, w) -> (B, C, parts, 1): the mean of each stripe."""
+        return F.adaptive_avg_pool2d(feature_map, (self.parts, 1))
+
+    def reduce(self, g):
+        """(B, C, parts, 1) -> h (B, d, parts, 1)."""
+        if len(self.reduction) == 1:
+            return self.reduction[0](g)
+        return torch.cat([reduce(g[:, :, i:i + 1]) for i, reduce in enumerate(self.reduction)], dim=2)
+
+    def forward(self, images, camids=None):
+        feature_map = self.base(images)  # (B, C, h, w)
+        check_rows(feature_map, self.parts, type(self).__name__)
+        g = self.pool(feature_map)  # (B, C, p, 1)
+        h = self.reduce(self.dropout(g)).squeeze(3)  # (B, d, p)
+        feats = h.unbind(dim=2)
+        logits = ()
+        if self.training:
+            logits = tuple(classify(h_i) for classify, h_i in zip(self.classifier, feats, strict=False))
+        compared = h if self.reduced else g.squeeze(3)  # (B, C or d, p)
+        return Output(F.normalize(compared, dim=1).flatten(1), logits, feats)
+
+
+class RPP(PCB):
+    """PCB with refined part pooling: a part classifier W assigns every column vector f of the map to the parts.
+
+    Three stages (section 3.4): PCB as it is; `part_classifier` alone with the rest frozen; everything. The pooling is
+    the uniform one until `begin_stage(1)` (or later) is called, and the choice is part of the state dict.
+    mask_dim: W reads f averaged over channel groups to this width and centred over the map, as the released code
+        (reid/models/resnet_rpp.py); None: f itself, as Eq. (3) of the paper.
+    """
+
+    def __init__(self, *, mask_dim=256, **options):
+        super().__init__(**options)
+        self.mask_dim = mask_dim
+        self.part_classifier = nn.Conv2d(mask_dim or self.base.out_channels, self.parts, 1)
+        backbones.kaiming_fan_out(self.part_classifier)
+        self.register_buffer("refined", torch.tensor(False))
+
+    def begin_stage(self, stage):
+        """stage: index of the training stage that begins; 0 pools uniformly, all others by the part classifier."""
+        self.refined.fill_(stage > 0)
+
+    def assign(self, feature_map):
+        """P(P_i | f) at every position, (B, parts, h, w), summing to 1 over the parts; Eq. (3)."""
+        f = feature_map
+        if self.mask_dim:
+            f = self.dropout(f).unflatten(1, (self.mask_dim, -1)).mean(dim=2)  # (B, mask_dim, h, w)
+            f = f - f.mean(dim=(2, 3), keepdim=True)
+        return self.part_classifier(f).softmax(dim=1)
+
+    def pool(self, feature_map):
+        uniform = super().pool(feature_map)
+        weights = self.assign(feature_map).flatten(2)  # (B, p, h*w)
+        # Mean over all positions times the number of parts: the scale of a stripe's mean.
+        refined = feature_map.flatten(2) @ weights.transpose(1, 2) * (self.parts / weights.shape[2])  # (B, C, p)
+        return torch.where(self.refined, refined.unsqueeze(3), uniform)  # no branch: nothing waits for the device
+
+
+# -- Wang, Yuan, Chen, Li, Zhou. Learning Discriminative Features with Multiple Granularities for Person --------------
+# -- Re-Identification. ACM Multimedia 2018. Layout: fast-reid, fastreid/modeling/meta_arch/mgn.py at c9bc3ce. ---------
+
+class MGN(nn.Module):
+    """Three branches from the first block of stage 3 on: global, global + 2 stripes, global + 3 stripes (figure 3).
+
+    Each of the 8 features is pooled, reduced to 256-d without bias, batch-normalised without shift and classified;
+    embedding is their concatenation, global ones first (8 * 256). The branches with stripes keep stride 1 in stage 4.
+    feats are what the triplet loss of fast-reid reads: three global features, then the two and the three stripes of a
+    branch concatenated (256, 256, 256, 512, 768). logits: b1, b2, b21, b22, b3, b31, b32, b33.
+    metric_neck: "after" if feats are taken behind the batch norm (fast-reid's configuration), "before" otherwise.
+    global_stride: stride of the first branch's stage 4, 2 in the paper and 1 in fast-reid.
+    pooling: "max" in the paper, "gem" in fast-reid.
+    """
+    renames = tuple((f"{name}_head.{theirs}", f"heads.{i}.{ours}")
+                    for i, name in enumerate(("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33"))
+                    for theirs, ours in (("bottleneck.0.", "reduction."), ("bottleneck.1.", "neck."),
+                                         ("pool_layer.", "global_pool."), ("weight", "classifier.weight")))
+
+    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, global_stride=2, reduced_dim=256,
+                 pooling="max", metric_neck="after", image_size=None):
+        super().__init__()
+        whole = resnet_trunk(backbone, "MGN", pretrained=pretrained, image_size=image_size)
+        dim = whole.out_channels
+        stage3, stage4 = whole.layer3, whole.layer4
+        kept = OrderedDict((k, m) for k, m in whole.named_children() if k not in ("layer3", "layer4"))
+        self.backbone = nn.Sequential(*kept.values(), stage3[0])
+        branch = nn.Sequential(stage3[1:], stage4)
+        fine = copy.deepcopy(branch)
+        backbones.remove_stride(fine[1], backbone)
+        self.b1 = fine if global_stride == 1 else branch
+        self.b2, self.b3 = copy.deepcopy(fine), copy.deepcopy(fine)
+        self.heads = nn.ModuleList(_MGNHead(dim, reduced_dim, num_pids, pooling) for _ in range(8))
+        self.num_pids = num_pids
+        self.embedding_dim = 8 * reduced_dim
+        self.feats_after = choose("metric_neck", metric_neck, {"after": True, "before": False})
+        self.feat_dims = (reduced_dim,) * 3 + (2 * reduced_dim, 3 * reduced_dim)
+
+    def forward(self, images, camids=None):
+        x = self.backbone(images)
+        m1, m2, m3 = self.b1(x), self.b2(x), self.b3(x)  # (B, C, h, w)
+        check_rows(m3, 3, "MGN")
+        maps = (m1, m2, m3, *m2.tensor_split(2, dim=2), *m3.tensor_split(3, dim=2))
+        reduced, necks, logits = zip(*(head(m) for head, m in zip(self.heads, maps, strict=True)), strict=True)
+        read = necks if self.feats_after else reduced
+        feats = (*read[:3], torch.cat(read[3:5], dim=1), torch.cat(read[5:], dim=1))
+        classify = self.training and self.num_pids > 0
+        order = (0, 1, 3, 4, 2, 5, 6, 7)  # by branch
+        return Output(torch.cat(necks, dim=1), tuple(logits[i] for i in order) if classify else (), feats)
+
+
+class _MGNHead(nn.Module):
+    def __init__(self, dim, reduced_dim, num_pids, pooling):
+        super().__init__()
+        self.global_pool = choose("pooling", pooling, POOLINGS)()
+        self.reduction = nn.Conv2d(dim, reduced_dim, 1, bias=False)
+        nn.init.kaiming_normal_(self.reduction.weight, mode="fan_in")
+        self.neck = nn.BatchNorm2d(reduced_dim)
+        self.neck.bias.requires_grad_(False)
+        self.classifier = linear_classifier(reduced_dim, num_pids, bias=False, std=0.01)
+
+    def forward(self, x):
+        reduced = self.reduction(self.global_pool(x)[:, :, None, None])
+        neck = self.neck(reduced).flatten(1)
+        classify = self.training and self.classifier is not None
+        return reduced.flatten(1), neck, self.classifier(neck) if classify else None
+
+
+# -- Zheng, Deng, Sun, Jiang, Guo, Yu, Huang, Ji. Pyramidal Person Re-IDentification via Multi-Loss Dynamic Training. --
+# -- CVPR 2019. Released code: TencentYoutuResearch/PersonReID-Pyramid at 63ffd64, src/models/. ------------------------
+
+class Pyramid(nn.Module):
+    """Every run of 1, 2, ..., p neighbouring stripes is a branch: p (p + 1) / 2 = 21 for p = 6, from fine to coarse.
+
+    Branch: average + maximum over its rows, 1x1 to 128-d, batch norm, ReLU; classified after dropout.
+    feats: the branches; embedding: their concatenation (21 * 128 = 2,688).
+    """
+    renames = (("pyramid_conv_list0.", "reduction."), ("pyramid_fc_list0.", "classifier."))
+
+    def __init__(self, *, num_pids, backbone="resnet101", pretrained=False, last_stride=1, parts=6, branch_dim=128,
+                 dropout=0.2, image_size=None):
+        super().__init__()
+        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
+        self.parts = parts
+        branches = parts * (parts + 1) // 2
+        self.reduction = nn.ModuleList(conv_reduction(self.base.out_channels, branch_dim, bias=True)
+                                       for _ in range(branches))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = linear_classifiers(branches, branch_dim, num_pids)
+        self.num_pids = num_pids
+        self.embedding_dim = branches * branch_dim
+        self.feat_dims = (branch_dim,) * branches
+
+    def pool(self, feature_map):
+        """(B, C, h, w) -> list of (B, C), average + maximum of each branch.
+
+        The sum and maximum of k + 1 stripes come from those of k, so that the map is read once.
+        """
+        stripes = feature_map.unflatten(2, (self.parts, -1))  # (B, C, p, h/p, w)
+        first_mean, first_max = stripes.mean(dim=(3, 4)), stripes.amax(dim=(3, 4))  # (B, C, p)
+        total, highest = first_mean, first_max
+        pooled = []
+        for k in range(1, self.parts + 1):
+            pooled += (total / k + highest).unbind(dim=2)
+            total = total[:, :, :-1] + first_mean[:, :, k:]
+            highest = torch.maximum(highest[:, :, :-1], first_max[:, :, k:])
+        return pooled
+
+    def forward(self, images, camids=None):
+        feature_map = self.base(images)  # (B, C, h, w)
+        rows = feature_map.shape[2]
+        if rows % self.parts:
+            raise ValueError(f"Pyramid cuts the feature map into {self.parts} equal stripes, but it has {rows} rows. "
+                             f"Use an image height that is a multiple of {self.parts * images.shape[2] // rows}.")
+        pooled = self.pool(feature_map)
+        feats = tuple(reduce(x[:, :, None, None]).flatten(1) for reduce, x in zip(self.reduction, pooled, strict=True))
+        logits = ()
+        if self.training:
+            logits = tuple(fc(self.dropout(x)) for fc, x in zip(self.classifier, feats, strict=False))
+        return Output(torch.cat(feats, dim=1), logits, feats)
+
+
+# -- Luo, Gu, Liao, Lai, Jiang. Bag of Tricks and a Strong Baseline for Deep Person Re-Identification. CVPRW 2019. ----
+
+class BagOfTricks(nn.Module):
+    """Last stride 1 and the BNNeck: the triplet loss reads f_t, the ID loss f_i = BN(f_t) (figure 5).
+
+    feats = (f_t,) before the neck; embedding = f_i, or f_t with test_neck="before".
+    metric_neck="after" makes feats = (f_i,), as fast-reid's SBS has it.
+    neck: "bnneck" (classifier without bias, N(0, 0.001^2)) or "none" (one feature for all, torch's default classifier).
+    Weight names are those of michuanhaohao/reid-strong-baseline, modeling/baseline.py at 3da7e6f. Its trained plain
+    ResNets need stem_relu=False (see `backbones.create`).
+    """
+    renames = ()
+
+    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=1, pooling="avg",
+                 neck="bnneck", test_neck="after", metric_neck="before", image_size=None, stem_relu=True):
+        super().__init__()
+        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size,
+                                     stem_relu=stem_relu)
+        dim = self.base.out_channels
+        self.global_pool = choose("pooling", pooling, POOLINGS)()
+        has_neck = choose("neck", neck, {"bnneck": True, "none": False})
+        self.embed_after = choose("test_neck", test_neck, {"after": True, "before": False})
+        self.feats_after = choose("metric_neck", metric_neck, {"after": True, "before": False})
+        self.bottleneck = bn_neck(dim) if has_neck else nn.Identity()
+        # With no neck the released code keeps nn.Linear's own initialisation; its std is 1/sqrt(3 dim).
+        std = 0.001 if has_neck else (3 * dim) ** -0.5
+        self.classifier = linear_classifier(dim, num_pids, bias=not has_neck, std=std)
+        self.num_pids = num_pids
+        self.embedding_dim = dim
+        self.feat_dims = (dim,)
+
+    def forward(self, images, camids=None):
+        f_t = self.global_pool(self.base(images))  # (B, D)
+        f_i = self.bottleneck(f_t)  # (B, D)
+        classify = self.training and self.classifier is not None
+        logits = (self.classifier(f_i),) if classify else ()
+        return Output(f_i if self.embed_after else f_t, logits, (f_i if self.feats_after else f_t,))
+
+
+# -- Ye, Shen, Lin, Xiang, Shao, Hoi. Deep Learning for Person Re-Identification: A Survey and Outlook. TPAMI 2021. ----
+
+class AGW(BagOfTricks):
+    """BagOfTricks with non-local blocks and generalised-mean pooling (section 4.1; mangye16/ReID-Survey at 38f5912).
+
+    non_local: blocks after the last n residual blocks of each stage, (0, 2, 3, 0) for ResNet-50.
+    fast-reid's SBS is the same network with metric_neck="after" at 384 x 128; (0, 2, 9, 0) for its ResNet-101.
+    """
+
+    def __init__(self, *, backbone="resnet50", pooling="gem", non_local=(0, 2, 3, 0), **options):
+        super().__init__(backbone=backbone, pooling=pooling, **options)
+        if not isinstance(self.base, nn.Sequential) or not hasattr(self.base, "layer4"):
+            raise ValueError(f"AGW puts non-local blocks into the stages of a ResNet, which backbone '{backbone}' does "
+                             "not have. Use a ResNet or ResNeXt of torchvision, or a resnet*_ibn_*.")
+        self.base = backbones.NonLocalResNet(self.base, non_local)
+
+
+# -- He, Luo, Wang, Wang, Li, Jiang. TransReID: Transformer-based Object Re-Identification. ICCV 2021. ----------------
+# -- Released code: damo-cv/TransReID at dec5504, model/. -------------------------------------------------------------
+
+class TransReID(nn.Module):
+    """A vision transformer with overlapping patches, camera embeddings (SIE) and the jigsaw branch (JPM).
+
+    backbone: a plain vision transformer of timm with a class token. stride: of the patches, 12 overlaps, 16 does not.
+    num_cameras: cameras of the training set, camids 0 to num_cameras - 1; 0 drops SIE. A camid outside that range, or
+        camids=None, takes the mean of the camera embeddings: what a test set with other cameras should pass.
+    sie_weight: lambda in Eq. (4), 3.0 for the released person models.
+    jpm: four local features beside the global one; embedding = [f_g, f_1/4, ..., f_4/4] (5 D), else f_g (D).
+    test_neck: "before" (released configuration) or "after" the batch norms. feats: before them, one logit each.
+    """
+    renames = ()
+    groups, shift, parts = 2, 5, 4  # of JPM: shuffle groups, shift, groups of patches (config/defaults.py)
+
+    def __init__(self, *, num_pids, backbone="vit_base_patch16_224", pretrained=False, image_size=(256, 128), stride=12,
+                 num_cameras=0, sie_weight=3.0, jpm=True, drop_path=0.1, test_neck="before"):
+        super().__init__()
+        self.base = backbones.vision_transformer(backbone, pretrained=pretrained, image_size=image_size, stride=stride,
+                                                 drop_path=drop_path)
+        dim = self.base.embed_dim
+        self.sie_weight = sie_weight
+        if num_cameras:
+            self.base.sie_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cameras, 1, dim), std=0.02))
+        self.jpm = jpm
+        if jpm:  # the last block is split into a global and a shared local one; the trunk keeps the others
+            last = nn.Sequential(self.base.blocks[-1], self.base.norm)
+            self.b1, self.b2 = last, copy.deepcopy(last)
+            self.base.blocks, self.base.norm = self.base.blocks[:-1], nn.Identity()
+        count = 1 + self.parts if jpm else 1
+        for i in range(count):
+            self.add_module(self._name("bottleneck", i), bn_neck(dim))
+            self.add_module(self._name("classifier", i), linear_classifier(dim, num_pids, bias=False, std=0.001))
+        self.embed_after = choose("test_neck", test_neck, {"after": True, "before": False})
+        self.num_pids = num_pids
+        self.embedding_dim = count * dim
+        self.feat_dims = (dim,) * count
+
+    @staticmethod
+    def _name(kind, i):
+        return f"{kind}_{i}" if i else kind
+
+    def tokens(self, images, camids):
+        """(B, 3, H, W), (B,) or None -> tokens (B, 1 + N, D) behind the trunk's blocks; Eq. (4)."""
+        base = self.base
+        patches = base.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
+        x = torch.cat((base.cls_token.expand(len(images), -1, -1), patches), dim=1)
+        if x.shape[1] != base.pos_embed.shape[1]:
+            raise ValueError(f"TransReID was built for {base.pos_embed.shape[1] - 1} patches, images of "
+                             f"{images.shape[2]}x{images.shape[3]} give {patches.shape[1]}; pass their image_size.")
+        x = x + base.pos_embed
+        if hasattr(base, "sie_embed"):
+            x = x + self.sie_weight * self.camera_embedding(camids)
+        return base.norm(base.blocks(base.norm_pre(x)))
+
+    def camera_embedding(self, camids):
+        """(B,) -> (B, 1, D); the mean over the training cameras for None and for unknown cameras."""
+        embeddings = self.base.sie_embed  # (cameras, 1, D)
+        mean = embeddings.mean(dim=0, keepdim=True)
+        if camids is None:
+            return mean
+        known = (camids >= 0) & (camids < len(embeddings))
+        own = embeddings[camids.clamp(0, len(embeddings) - 1)]
+        return torch.where(known[:, None, None], own, mean)
+
+    def jigsaw(self, x):
+        """JPM, section 3.2: tokens (B, 1 + N, D) -> four local features (B, D)."""
+        token, patches = x[:, :1], x[:, 1:].roll(1 - self.shift, dims=1)
+        if patches.shape[1] % self.groups:
+            patches = torch.cat((patches, patches[:, -2:-1]), dim=1)
+        shuffled = patches.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        length = (x.shape[1] - 1) // self.parts
+        chunks = [shuffled[:, i * length:(i + 1) * length] for i in range(self.parts)]
+        return [self.b2(torch.cat((token, chunk), dim=1))[:, 0] for chunk in chunks]
+
+    def forward(self, images, camids=None):
+        x = self.tokens(images, camids)
+        feats = [self.b1(x)[:, 0], *self.jigsaw(x)] if self.jpm else [x[:, 0]]  # (B, D) each
+        necks = [getattr(self, self._name("bottleneck", i))(f) for i, f in enumerate(feats)]
+        logits = ()
+        if self.training and self.num_pids:
+            logits = tuple(getattr(self, self._name("classifier", i))(f) for i, f in enumerate(necks))
+        first, *others = necks if self.embed_after else feats
+        return Output(torch.cat((first, *(f / self.parts for f in others)), dim=1), logits, tuple(feats))

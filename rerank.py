@@ -1,0 +1,630 @@
+"""Exact k-reciprocal re-ranking in bounded memory, on CPU and GPU from one source.
+
+Zhong, Zheng, Cao, Li: Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017, as released in
+zhunzhong07/person-re-ranking@278f2c7, python-version/re_ranking_ranklist.py. The released code holds three to five
+dense N x N matrices (N = Q + G). Here nothing of that size exists: distances come in tiles, each used for its rows and
+for its columns; neighbourhoods are index lists; the vectors V of Eq. (7) and (11) are sparse.
+
+"Exact" means: the result is that of the released algorithm run on float64 distances, to float32 rounding. Which point
+is the k-th neighbour is decided in float32 where float32 can decide it, and by the float64 distance of the original
+features where it cannot, so the result does not depend on the tile size, the BLAS or the device. Points at exactly
+equal distance are ranked by index (queries first), which is the released algorithm with a stable argsort. A point with
+a duplicate of lower index is therefore second in its own list.
+"""
+
+import contextlib
+import os
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+GIB = 2**30
+SPARE = 8  # neighbours kept beyond the last one needed, so that near ties can be settled among them
+
+
+class Neighbours(NamedTuple):
+    """The nearest points of every point, itself included, in the order (distance, index)."""
+
+    index: torch.Tensor  # (N, K) int64
+    dist: torch.Tensor  # (N, K) squared distance
+    scale: torch.Tensor  # (N,) largest squared distance of each point, the normaliser of the released code
+
+
+class Sparse(NamedTuple):
+    """Rows of a sparse (N, N) matrix, CSR without order inside a row."""
+
+    start: torch.Tensor  # (N + 1,) int64
+    col: torch.Tensor  # (nnz,) int64
+    value: torch.Tensor  # (nnz,)
+
+
+# ---------------------------------------------------------------- public functions
+
+
+def k_reciprocal(query, gallery, k1=20, k2=6, lambda_value=0.3, memory_gb=None):
+    """Re-ranked distance of every query to every gallery image, from features.
+
+    Args:
+        query (Q, D), gallery (G, D): features on one device. float32 is used as given, float16 and bfloat16 are
+            computed in float32, float64 in float64. Normalise them first if the recipe compares by cosine.
+        k1, k2, lambda_value: paper section 4.1: neighbours of the k-reciprocal sets, neighbours of the query
+            expansion, weight of the original distance.
+        memory_gb: working memory beyond the features and the result; None takes up to 4, at most half of what is free.
+
+    Returns:
+        (Q, G): (1 - lambda) * Jaccard distance + lambda * squared euclidean distance / its row maximum.
+
+    Raises:
+        ValueError: shapes or devices that do not fit, values that are not finite, k1 or k2 < 1, lambda outside [0, 1].
+    """
+    _check_parameters(k1, k2, lambda_value)
+    points = _Features(query, gallery, memory_gb)
+    final = points.new_empty(points.num_query, points.num_all - points.num_query)  # (Q, G)
+    for _ in _stream(points, k1, k2, lambda_value, final):
+        pass
+    return final
+
+
+def k_reciprocal_from_distances(q_g, q_q, g_g, k1=20, k2=6, lambda_value=0.3, memory_gb=None):
+    """Re-ranked distance from given distances, squared inside as the released code does.
+
+    Args:
+        q_g (Q, G), q_q (Q, Q), g_g (G, G): distances, not squared, of any metric (AlignedReID's local distance).
+        k1, k2, lambda_value, memory_gb: as in `k_reciprocal`.
+
+    Returns:
+        (Q, G)
+    """
+    _check_parameters(k1, k2, lambda_value)
+    points = _Distances(q_g, q_q, g_g, memory_gb)
+    final = points.new_empty(points.num_query, points.num_all - points.num_query)  # (Q, G)
+    for _ in _stream(points, k1, k2, lambda_value, final):
+        pass
+    return final
+
+
+def iter_k_reciprocal(query, gallery, k1=20, k2=6, lambda_value=0.3, memory_gb=None):
+    """`k_reciprocal` in blocks of queries, for when (Q, G) is not to be held: yields (start, stop, (stop - start, G)).
+
+    A yielded block is only valid until the next one is asked for. The (Q, G) distances are computed once and kept where
+    half of `memory_gb` has room for them, otherwise computed a second time, block by block.
+    """
+    _check_parameters(k1, k2, lambda_value)
+    points = _Features(query, gallery, memory_gb)
+    shape = (points.num_query, points.num_all - points.num_query)
+    keep = shape[0] * shape[1] * points.sq.element_size() <= points.memory / 2
+    yield from _stream(points, k1, k2, lambda_value, points.new_empty(*shape) if keep else None)
+
+
+# ---------------------------------------------------------------- the algorithm, in the order of the paper
+
+
+def _stream(points, k1, k2, lambda_value, final):
+    """All steps; yields finished query blocks, which are rows of `final` (Q, G) where that is given."""
+    near = _neighbours(points, min(max(k1 + 1, k2), points.num_all), {k1 + 1, _half(k1) + 1, k2}, keep=final)
+    v = _expand_queries(_encode(points, near, k1), near, k2)
+    column = _columns(v, points.num_query)
+    for start, stop in points.query_blocks():
+        block = points.query_gallery(start, stop) if final is None else final[start:stop]  # (b, G) squared distance
+        for lo, hi in _even_blocks(v, column, start, stop):
+            part = block[lo - start : hi - start]
+            part.div_(near.scale[lo:hi, None]).clamp_(min=0).mul_(lambda_value)
+            part.add_(_jaccard(_shared(v, column, lo, hi, block.shape[1])), alpha=1 - lambda_value)  # Eq. (12)
+        yield start, stop, block
+
+
+def _half(k1):
+    """The smaller neighbourhood of section 3.2 as the released code rounds it: half to even."""
+    return round(k1 / 2)
+
+
+def _encode(points, near, k1):
+    """Sparse V of Eq. (7): exp(-d) on the expanded k-reciprocal set R*(i, k1) of Eq. (4), each row summing to 1."""
+    num_all, device = points.num_all, points.device
+    wide, narrow = min(k1 + 1, num_all), min(_half(k1) + 1, num_all)
+    place = _place_of_self(near.index[:, :wide])  # (N, wide)
+    mutual = place < wide  # R(i, k1), Eq. (3)
+    close = place[:, :narrow] < narrow  # R(c, k1 / 2)
+    step = points.set_rows()
+    rank = torch.full((step, num_all), -1, dtype=torch.int32, device=device)
+    claim = torch.empty_like(rank)
+    sets = [
+        _expanded_sets(near, mutual, close, start, min(start + step, num_all), rank, claim)
+        for start in range(0, num_all, step)
+    ]
+    row, col, dist = (torch.cat(x) for x in zip(*sets, strict=True))
+    far = dist.isnan().nonzero()[:, 0]
+    dist[far] = points.pairs(row[far], col[far])
+    weight = torch.exp(-dist.clamp(min=0) / near.scale[row])
+    total = torch.bincount(row, weight.double(), minlength=num_all)
+    start = _starts(torch.bincount(row, minlength=num_all))
+    return Sparse(start, col, (weight / total[row]).to(weight.dtype))
+
+
+def _place_of_self(index):
+    """place[i, a]: at which place of the list of j = index[i, a] point i stands, or K where it does not."""
+    num_all, k = index.shape
+    places = torch.arange(k, device=index.device)
+    out = torch.empty_like(index)
+    step = max(1, 2**22 // k**2)
+    for start in range(0, num_all, step):
+        i = torch.arange(start, min(start + step, num_all), device=index.device)
+        out[i] = torch.where(index[index[i]] == i[:, None, None], places, k).amin(2)  # (b, K, K)
+    return out
+
+
+def _expanded_sets(near, mutual, close, start, stop, rank, claim):
+    """R*(i, k1) of Eq. (4) for start <= i < stop, as entries (i, j, squared distance) in row order.
+
+    A candidate c of R(i, k1) brings its R(c, k1/2) when more than two thirds of that lie in R(i, k1). The distance is
+    NaN where j is not in the list of i. `rank`, `claim` (rows, N) are working memory; `rank` is all -1 between calls.
+    """
+    lists, num_all, narrow = near.index[start:stop], rank.shape[1], close.shape[1]
+    mutual, dist = mutual[start:stop], near.dist[start:stop]
+    places = torch.arange(lists.shape[1], dtype=torch.int32, device=lists.device).expand(len(lists), -1)
+    rank[: len(lists)].scatter_(1, lists, places)  # rank[i, j]: place of j in the list of i
+    rank, claim = rank.view(-1), claim.view(-1)
+
+    i, a = mutual.nonzero(as_tuple=True)  # (P,) i counts from start
+    c = lists[i, a]  # (P,) candidates
+    inside = close[c]  # (P, narrow) j in R(c, k1/2)
+    key = i[:, None] * num_all + near.index[c, :narrow]  # (P, narrow) pair (i, j)
+    r = rank[key].long()
+    listed = (r >= 0) & (r < mutual.shape[1])
+    shared = inside & listed & mutual[i[:, None], torch.where(listed, r, 0)]  # j in R(i, k1) as well
+    accepted = 3 * shared.sum(1) > 2 * inside.sum(1)
+
+    new = inside & ~shared & accepted[:, None]
+    key, r = key[new], r[new]
+    entry = torch.arange(len(key), dtype=torch.int32, device=key.device)
+    claim[key] = entry  # several candidates may bring the same j: one of them keeps the claim
+    first = claim[key] == entry
+    key, r = key[first], r[first]
+    new_row, new_col = key // num_all, key % num_all
+    new_dist = dist[new_row, r.clamp(min=0)].masked_fill_(r < 0, float("nan"))
+    rank.view(-1, num_all)[: len(lists)].scatter_(1, lists, -1)
+
+    row = torch.cat([i, new_row])
+    order = _argsort(row * len(row) + torch.arange(len(row), device=row.device))
+    return (
+        row[order] + start,
+        torch.cat([c, new_col])[order],
+        torch.cat([dist[i, a], new_dist])[order],
+    )
+
+
+def _expand_queries(v, near, k2):
+    """Local query expansion, Eq. (11): V of a point becomes the mean of V over its k2 nearest, itself included."""
+    if k2 == 1:
+        return v
+    index = near.index[:, :k2]  # (N, k2), or (N, N) of fewer points
+    return (_mean_rows_scipy if index.device.type == "cpu" else _mean_rows_torch)(v, index)
+
+
+def _mean_rows_scipy(v, index):
+    from scipy.sparse import csr_matrix
+
+    num_all, k2 = index.shape
+    start = np.arange(0, num_all * k2 + 1, k2)
+    pick = csr_matrix((np.full(num_all * k2, 1 / k2, v.value.numpy().dtype), index.flatten().numpy(), start))
+    pick.resize(num_all, num_all)
+    mean = pick @ csr_matrix((v.value.numpy(), v.col.numpy(), v.start.numpy()), shape=(num_all, num_all))
+    start, col = mean.indptr.astype(np.int64), mean.indices.astype(np.int64)
+    return Sparse(torch.from_numpy(start), torch.from_numpy(col), torch.from_numpy(mean.data))
+
+
+def _mean_rows_torch(v, index):
+    num_all, k2 = index.shape
+    length = v.start.diff()[index]  # (N, k2)
+    row = _repeat(torch.arange(num_all, device=index.device), length.sum(1))
+    at = _ranges(v.start[index.flatten()], length.flatten())
+    key, place = torch.unique(row * num_all + v.col[at], return_inverse=True)
+    value = v.value.new_zeros(len(key)).index_add_(0, place, v.value[at] / k2)
+    return Sparse(_starts(torch.bincount(key // num_all, minlength=num_all)), key % num_all, value)
+
+
+def _columns(v, num_query):
+    """The gallery rows of V by column: for each j the gallery images i with V[i, j] > 0, i counting from 0."""
+    num_all = len(v.start) - 1
+    first = v.start[num_query]
+    col, value = v.col[first:], v.value[first:]
+    row = _repeat(torch.arange(num_all - num_query, device=col.device), v.start[num_query:].diff())
+    order = _argsort(col * (num_all - num_query) + row)
+    return Sparse(_starts(torch.bincount(col, minlength=num_all)), row[order], value[order])
+
+
+def _even_blocks(v, column, start, stop):
+    """Parts of start:stop small enough that what `_shared` writes down for one stays in cache (CPU) or memory (GPU)."""
+    j = v.col[v.start[start] : v.start[stop]]
+    work = int((column.start[j + 1] - column.start[j]).sum()) + 1
+    limit = 2**16 if j.device.type == "cpu" else 2**25
+    step = max(1, (stop - start) * limit // work)
+    return [(s, min(s + step, stop)) for s in range(start, stop, step)]
+
+
+def _shared(v, column, start, stop, num_gallery):
+    """s[q, i] = sum over j of min(V[q, j], V[i, j]) for queries start:stop and all gallery images i, (b, G).
+
+    Only where both are above 0 is there anything to add: query by query, down the columns of its entries.
+    """
+    lo, hi = v.start[start], v.start[stop]
+    j, value = v.col[lo:hi], v.value[lo:hi]
+    row = _repeat(torch.arange(stop - start, device=j.device), v.start[start : stop + 1].diff())
+    first, length = column.start[j], column.start[j + 1] - column.start[j]
+    at = _ranges(first, length)
+    low = torch.minimum(_repeat(value, length), column.value[at])
+    key = _repeat(row * num_gallery, length).add_(column.col[at])
+    return value.new_zeros((stop - start) * num_gallery).index_add_(0, key, low).view(-1, num_gallery)
+
+
+def _jaccard(shared):
+    """Eq. (10). Both vectors sum to 1, so the sum of the maxima is 2 - s."""
+    return 1 - shared / (2 - shared)
+
+
+# ---------------------------------------------------------------- ragged arrays
+
+
+def _starts(count):
+    """Exclusive prefix sums with the total at the end: row starts from row lengths."""
+    return F.pad(count.cumsum(0), (1, 0))
+
+
+def _repeat(x, times):
+    """x[0] times[0] times, x[1] times[1] times, ... (NumPy is several times faster at it than torch on the CPU)."""
+    if x.device.type == "cpu":
+        return torch.from_numpy(np.repeat(x.numpy(), times.numpy()))
+    return torch.repeat_interleave(x, times)
+
+
+def _ranges(first, length):
+    """first[0], first[0] + 1, ... (length[0] of them), first[1], ..."""
+    shift = _repeat(first - _starts(length)[:-1], length)
+    return shift.add_(torch.arange(len(shift), device=shift.device))
+
+
+def _argsort(key):
+    """NumPy sorts with vector instructions, several times faster than torch on the CPU."""
+    return torch.from_numpy(np.argsort(key.numpy())) if key.device.type == "cpu" else key.argsort()
+
+
+# ---------------------------------------------------------------- neighbours
+
+
+def _neighbours(points, k, bounds, keep=None):
+    """The k nearest of every point and its largest distance.
+
+    Distances come in square tiles; a tile of block I against block J serves the points of I with its rows and, where
+    distances are symmetric, those of J with its columns, so that only the upper half of the matrix is computed.
+    `keep` (Q, G) receives the squared distances of queries to gallery on the way.
+    """
+    num_all, num_query = points.num_all, points.num_query
+    width = min(k + SPARE, num_all)
+    blocks = points.blocks(width)
+    nearest = [_Nearest(stop - start, width) for start, stop in blocks]
+    scale = points.new_zeros(num_all)
+    for i, rows in enumerate(blocks):
+        distances = points.products(rows)
+        for j in range(i if points.symmetric else 0, len(blocks)):
+            cols = blocks[j]
+            d = distances(cols)  # (b, c)
+            if keep is not None and rows[0] < num_query < cols[1]:
+                skip = max(num_query - cols[0], 0)
+                queries = d[: num_query - rows[0], skip:]
+                keep[rows[0] : rows[1], cols[0] + skip - num_query : cols[1] - num_query] = queries
+            nearest[i].add(d, cols[0], by_row=True)
+            _raise_to(scale[slice(*rows)], d.amax(1))
+            if points.symmetric and i != j:
+                nearest[j].add(d, rows[0], by_row=False)
+                _raise_to(scale[slice(*cols)], d.amax(0))
+        nearest[i].squeeze()
+    index = torch.cat([n.index for n in nearest]).long()
+    dist = torch.cat([n.dist for n in nearest])
+    index, dist = _settle(points, index, dist, bounds, k)
+    scale = torch.where(scale > 0, scale, 1)  # of equal points only: distances stay 0, the released code divides 0 / 0
+    return Neighbours(index[:, :k].contiguous(), dist[:, :k].contiguous(), scale)
+
+
+def _raise_to(largest, values):
+    torch.maximum(largest, values, out=largest)
+
+
+class _Nearest:
+    """The `width` nearest so far for one block of points, sorted, and a pool of what has come below their bound since.
+
+    The first tile is ranked in full. Of later tiles only distances below the bound of their point, that is its
+    width-th distance at the last ranking, are looked at: about width * (new / old) of them per point.
+    """
+
+    def __init__(self, num_points, width):
+        self.num_points, self.width = num_points, width
+        self.index = self.dist = self.bound = None  # (b, width), (b, width), (b,)
+        self.pool, self.pooled = [], 0
+
+    def add(self, d, first, by_row):
+        """Distances d (b, n), or (n, b) when not `by_row`, to the points first, first + 1, ..."""
+        if self.bound is None:
+            self.dist, index = (d if by_row else d.T.contiguous()).topk(self.width, 1, largest=False)
+            self.index = index.int() + first
+        else:
+            row, col = _below(d, self.bound[:, None] if by_row else self.bound)
+            dist = d[row, col]
+            point, other = (row, col) if by_row else (col, row)
+            self.pool.append((point, other.int() + first, dist))
+            self.pooled += len(dist)
+            if self.pooled > 2 * self.dist.numel():
+                self.squeeze()
+        if self.pooled == 0:
+            self.bound = self.dist[:, -1].contiguous()
+
+    def squeeze(self):
+        """Rank the pool into the lists."""
+        if not self.pooled:
+            return
+        device = self.dist.device
+        point, other, dist = (torch.cat(x) for x in zip(*self.pool, strict=True))
+        mine = torch.arange(self.num_points, device=device).repeat_interleave(self.width)
+        point = torch.cat([mine, point])
+        dist = torch.cat([self.dist.flatten(), dist])
+        other = torch.cat([self.index.flatten(), other])
+        order = _order_by_row(point, dist)
+        start = _starts(torch.bincount(point, minlength=self.num_points))[:-1]
+        take = order[start[:, None] + torch.arange(self.width, device=device)]
+        self.index, self.dist = other[take], dist[take]
+        self.pool, self.pooled = [], 0
+
+
+def _below(d, bound):
+    """Row and column of each d < bound."""
+    if d.device.type != "cpu":
+        return (d < bound).nonzero(as_tuple=True)
+    # NumPy compares several times faster than torch does on the CPU; few entries are below, so look at 8 at a time.
+    mask = d.numpy() < bound.numpy()
+    flat = mask.reshape(-1)
+    whole = len(flat) // 8 * 8
+    word = np.flatnonzero(flat[:whole].view(np.uint64))
+    hit = np.flatnonzero(flat[:whole].reshape(-1, 8)[word])
+    at = np.concatenate([word[hit >> 3] * 8 + (hit & 7), whole + np.flatnonzero(flat[whole:])])
+    row = at // d.shape[1]
+    return torch.from_numpy(row), torch.from_numpy(at - row * d.shape[1])
+
+
+def _order_by_row(row, dist):
+    """Permutation that sorts by (row, dist)."""
+    if dist.dtype == torch.float32:
+        return _argsort((row << 32) | dist.clamp(min=0).view(torch.int32))  # bits of floats >= 0 are in their order
+    order = dist.argsort()
+    return order[row[order].argsort(stable=True)]
+
+
+def _settle(points, index, dist, bounds, k):
+    """Put lists into the order (float64 distance, index) wherever float32 leaves open who is inside a bound.
+
+    A list can be wrong at bound b only when its b-th and next distance are closer than twice their rounding error. The
+    spare places at its end show whether all who may belong inside are listed; if not, the list is made anew.
+    """
+    num_all, width = points.num_all, index.shape[1]
+    error = 2 * points.error(index, dist)[:, None]  # (N, 1)
+    inner = torch.tensor([b - 1 for b in sorted(bounds) if b < width], dtype=torch.int64, device=index.device)
+    unsure = (dist.diff(dim=1)[:, inner] <= error).any(1)
+    lost = (dist[:, -1:] - dist[:, k - 1 : k] <= error)[:, 0] if width < num_all else torch.zeros_like(unsure)
+    for i in (unsure & ~lost).nonzero()[:, 0].split(256):
+        near = index[i].sort(1)[0]  # ties stay in this order
+        exact = points.pairs(i.repeat_interleave(width), near.flatten(), exact=True).view(near.shape)
+        exact, order = exact.sort(dim=1, stable=True)
+        index[i], dist[i] = near.gather(1, order), exact.to(dist.dtype)
+    for i in lost.nonzero()[:, 0].tolist():
+        everyone = torch.arange(num_all, device=index.device)
+        exact, order = points.pairs(torch.full_like(everyone, i), everyone, exact=True).sort(stable=True)
+        index[i], dist[i] = order[:width], exact[:width].to(dist.dtype)
+    return index, dist
+
+
+# ---------------------------------------------------------------- where distances come from
+
+
+class _Features:
+    """Squared euclidean distances between features, in tiles."""
+
+    symmetric = True
+
+    def __init__(self, query, gallery, memory_gb):
+        query, gallery = _check_features(query), _check_features(gallery)
+        if query.shape[1] != gallery.shape[1]:
+            raise ValueError(f"query has {query.shape[1]} dimensions, gallery {gallery.shape[1]}: they must agree")
+        if query.device != gallery.device:
+            raise ValueError(f"query is on {query.device}, gallery on {gallery.device}: put both on one device")
+        self.query, self.gallery = query, gallery
+        self.device = query.device
+        self.num_query, self.num_all = len(query), len(query) + len(gallery)
+        self.memory = _memory(memory_gb, self.device)
+        # Distances do not change when the mean is subtracted; their rounding error shrinks with the norms.
+        self.x = torch.cat([query, gallery])  # (N, D)
+        self.x -= self.x.mean(0)
+        self.sq = self.x.square().sum(1)  # (N,)
+# oneDNN's float32 product is twice as fast as MKL's on AMD processors and as fast on Intel's.
+        self.onednn = (
+            self.device.type == "cpu" and self.sq.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        )
+
+    def new_empty(self, *shape):
+        return self.sq.new_empty(shape)
+
+    def new_zeros(self, *shape):
+        return self.sq.new_zeros(shape)
+
+    def new_full(self, shape, value):
+        return self.sq.new_full(shape, value)
+
+    def blocks(self, width):
+        step = max(width, 1024 if self.device.type == "cpu" else 8192)
+        return [(s, min(s + step, self.num_all)) for s in range(0, self.num_all, step)]
+
+    def products(self, rows):
+        """Squared distances of a block of rows to any block of columns: |y|^2 - 2 x y in one product, then |x|^2."""
+        r = slice(*rows)
+        left = self.x[r] * -2
+        if self.onednn:
+            left = left.to_mkldnn()
+
+        def distances(cols):
+            c = slice(*cols)
+            with _full_precision(self.device):
+                d = F.linear(left, self.x[c], self.sq[c])  # (b, c)
+            return (d.to_dense() if self.onednn else d).add_(self.sq[r, None])
+
+        return distances
+
+    def query_gallery(self, start, stop):
+        return self.products((start, stop))((self.num_query, self.num_all))
+
+    def query_blocks(self):
+        row = (self.num_all - self.num_query) * 16  # bytes of a row of (Q, G) with what is made on the way
+        step = max(1, int(min(self.memory / 8 / row, 256 if self.device.type == "cpu" else 4096)))
+        return [(s, min(s + step, self.num_query)) for s in range(0, self.num_query, step)]
+
+    def set_rows(self):
+        step = self.memory / 8 / (8 * self.num_all)
+        return max(1, int(min(step, 256 if self.device.type == "cpu" else 8192, self.num_all)))
+
+    def error(self, index, dist):
+        """Bound of the rounding error of the distances in each list, (N,).
+
+        A dot product of D terms rounds to within about sqrt(D) eps / 2 of the product of the norms; the largest seen
+        in 4 million distances of 2048 dimensions is half of this bound.
+        """
+        largest = self.sq.sqrt()[index].amax(1) * self.sq.sqrt()  # (N,)
+        return self.x.shape[1] ** 0.5 * torch.finfo(self.sq.dtype).eps * largest
+
+    def pairs(self, i, j, exact=False):
+        """Squared distances of point pairs (P,); exact: in float64 from the features as given."""
+        out = torch.empty(len(i), dtype=torch.float64 if exact else self.sq.dtype, device=self.device)
+        step = 256 if self.device.type == "cpu" else 2**16
+        for s in range(0, len(i), step):
+            at = slice(s, s + step)
+            if exact:
+                out[at] = (self._original(i[at]) - self._original(j[at])).square_().sum(1)
+            elif self.device.type == "cpu":  # NumPy's einsum makes no array of products
+                a, b = self.x[i[at]].numpy(), self.x[j[at]].numpy()
+                out[at] = self.sq[i[at]] + self.sq[j[at]] - 2 * torch.from_numpy(np.einsum("nd,nd->n", a, b))
+            else:
+                out[at] = (self.x[i[at]] - self.x[j[at]]).square_().sum(1)
+        return out
+
+    def _original(self, i):
+        inside = i < self.num_query
+        out = self.gallery[(i - self.num_query).clamp(min=0)]
+        out[inside] = self.query[i[inside]]
+        return out.double()
+
+
+class _Distances:
+    """Squares of given distances; the released code's matrix is the transpose of what it is given."""
+
+    symmetric = False
+
+    def __init__(self, q_g, q_q, g_g, memory_gb):
+        q_g, q_q, g_g = (_check_features(x) for x in (q_g, q_q, g_g))
+        q, g = q_g.shape
+        if q_q.shape != (q, q) or g_g.shape != (g, g):
+            raise ValueError(
+                f"distances do not fit: q_g {tuple(q_g.shape)} wants q_q ({q}, {q}) and g_g ({g}, {g}), "
+                f"found {tuple(q_q.shape)} and {tuple(g_g.shape)}"
+            )
+        self.q_g, self.q_q, self.g_g = q_g, q_q, g_g
+        self.device, self.num_query, self.num_all = q_g.device, q, q + g
+        self.memory = _memory(memory_gb, self.device)
+
+    new_empty = lambda self, *shape: self.q_g.new_empty(shape)  # noqa: E731
+    new_zeros = lambda self, *shape: self.q_g.new_zeros(shape)  # noqa: E731
+    new_full = lambda self, shape, value: self.q_g.new_full(shape, value)  # noqa: E731
+    query_blocks = _Features.query_blocks
+    set_rows = _Features.set_rows
+
+    blocks = _Features.blocks
+
+    def products(self, rows):
+        q, (r, e) = self.num_query, rows
+        parts = []
+        if r < q:
+            parts.append(torch.cat([self.q_q[:, r : min(e, q)].T, self.q_g[r : min(e, q)]], 1))
+        if e > q:
+            r, e = max(r, q) - q, e - q
+            parts.append(torch.cat([self.q_g[:, r:e].T, self.g_g[:, r:e].T], 1))
+        strip = torch.cat(parts).square_()
+        return lambda cols: strip[:, slice(*cols)].contiguous()
+
+    def query_gallery(self, start, stop):
+        return self.q_g[start:stop].square()
+
+    def error(self, index, dist):
+        return torch.finfo(dist.dtype).eps * dist[:, -1]
+
+    def pairs(self, i, j, exact=False):
+        q = self.num_query
+        d = torch.where(
+            i < q,
+            torch.where(
+                j < q,
+                self.q_q[j.clamp(max=q - 1), i.clamp(max=q - 1)],
+                self.q_g[i.clamp(max=q - 1), (j - q).clamp(min=0)],
+            ),
+            torch.where(
+                j < q,
+                self.q_g[j.clamp(max=q - 1), (i - q).clamp(min=0)],
+                self.g_g[(j - q).clamp(min=0), (i - q).clamp(min=0)],
+            ),
+        )
+        return (d.double() if exact else d).square()
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _check_parameters(k1, k2, lambda_value):
+    if int(k1) != k1 or k1 < 1:
+        raise ValueError(f"k1 must be an integer of at least 1, found {k1}")
+    if int(k2) != k2 or k2 < 1:
+        raise ValueError(f"k2 must be an integer of at least 1 (1: no query expansion), found {k2}")
+    if not 0 <= lambda_value <= 1:
+        raise ValueError(f"lambda_value must lie in [0, 1] (1: the original distance alone), found {lambda_value}")
+
+
+def _check_features(x):
+    x = torch.as_tensor(x).detach()
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"expected a matrix with at least one row and column, found shape {tuple(x.shape)}")
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    bad = (~torch.isfinite(x).all(1)).nonzero()[:, 0]
+    if len(bad):
+        raise ValueError(f"{len(bad)} rows hold NaN or infinite values, the first is row {int(bad[0])}")
+    return x
+
+
+@contextlib.contextmanager
+def _full_precision(device):
+    """No autocast and no TF32 or bfloat16 inside float32 products: either would move neighbours."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _memory(memory_gb, device):
+    if memory_gb is not None:
+        if memory_gb <= 0:
+            raise ValueError(f"memory_gb must be positive, found {memory_gb}")
+        return memory_gb * GIB
+    free = 8 * GIB
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = min(free, 8 * GIB)
+    return free / 2

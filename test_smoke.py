@@ -1,0 +1,297 @@
+"""The modes end to end on small built-in data; ``python test_smoke.py`` runs the whole suite under pytest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+TINY = ["--epochs", "3", "--steps", "6", "--p", "4", "--k", "2", "--image_size", "64", "32", "--warmup_epochs", "0"]
+TINY += ["--num_queries", "3", "--top_k", "4", "--amp", "none"]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """A small built-in set: 12 + 10 identities, 3 cameras."""
+    import synthetic
+
+    folder = tmp_path_factory.mktemp("data") / "synthetic"
+    return synthetic.make(
+        folder, num_train_pids=12, num_test_pids=10, num_cameras=3, num_distractors=4, num_junk=4, progress=False
+    )
+
+
+def run(*words) -> int:
+    import main
+
+    return main.main([str(word) for word in words])
+
+
+def train_tiny(data: Path, output: Path, *more) -> int:
+    return run("--mode", "train", "--recipe", "demo", "--market_path", data, "--output_path", output, *TINY, *more)
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory) -> Path:
+    """The output folder of a finished tiny run."""
+    output = tmp_path_factory.mktemp("trained")
+    assert train_tiny(data, output) == 0
+    return output
+
+
+def weights_of(path: Path) -> dict:
+    import torch
+
+    return torch.load(path, weights_only=True)["model"]
+
+
+def same(a: dict, b: dict) -> bool:
+    import torch
+
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The three modes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_train_writes_everything_a_reader_of_the_readme_expects(trained):
+    log = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [1, 2, 3]
+    assert log[-1]["loss"] < log[0]["loss"]
+    metrics = json.loads((trained / "metrics.json").read_text())["market"]
+    assert {"mAP", "mINP", "rank1", "rank5", "rank10", "num_query", "num_gallery", "num_valid"} <= metrics.keys()
+    assert 0 < metrics["mAP"] <= metrics["rank10"] <= 1
+    for name in ("model.pt", "last.pt", "model_3.pt"):
+        assert (trained / name).stat().st_size > 0
+    for name in ("curves.png", "batch.png", "market/index.html", "market/cmc.png"):
+        assert (trained / "visualize" / name).stat().st_size > 0
+    assert len(list((trained / "visualize" / "market" / "ranks").glob("*.png"))) == 3
+
+
+def test_test_mode_repeats_the_result_without_model_flags(trained, data, capsys):
+    words = ("--market_path", data, "--weights", trained / "model.pt", "--output_path", trained)
+    assert run("--mode", "test", *words) == 0
+    again = json.loads((trained / "metrics_model.json").read_text())["market"]
+    first = json.loads((trained / "metrics.json").read_text())["market"]
+    assert again["mAP"] == pytest.approx(first["mAP"], abs=1e-6)
+    assert "market2market" in capsys.readouterr().out
+
+
+def test_rerank_reports_the_same_keys_once_more(trained, data):
+    words = ("--market_path", data, "--weights", trained / "model.pt", "--output_path", trained)
+    assert run("--mode", "test", *words, "--rerank", "--rerank_k1", 5, "--rerank_k2", 2, "--flip_test") == 0
+    metrics = json.loads((trained / "metrics_model.json").read_text())["market"]
+    assert {"mAP", "mINP", "rank1", "num_valid"} <= metrics["reranked"].keys()
+    assert metrics["reranked"]["mAP"] != metrics["mAP"]
+
+
+def test_visualize_one_image_against_a_folder(trained, data, tmp_path, capsys):
+    image = next((data / "query").iterdir())
+    words = ("--weights", trained / "model.pt", "--output_path", tmp_path)
+    assert run("--mode", "visualize", "--query_image", image, "--gallery_path", data / "bounding_box_test", *words) == 0
+    assert len(list(tmp_path.rglob("*.png"))) == 1
+
+
+def test_extract_writes_one_row_per_image(trained, data, tmp_path):
+    import numpy
+
+    words = ("--weights", trained / "model.pt", "--output_path", tmp_path, "--gallery_path", data / "query")
+    assert run("--mode", "extract", *words) == 0
+    features, paths = numpy.load(tmp_path / "features.npy"), (tmp_path / "paths.txt").read_text().splitlines()
+    assert len(features) == len(paths) == len(list((data / "query").iterdir()))
+
+
+def test_train_on_two_sets_and_test_on_both(data, tmp_path):
+    words = ("--recipe", "demo", "--market_path", data, "--own_path", data, "--output_path", tmp_path)
+    assert run("--mode", "train", *words, *TINY, "--epochs", 1, "--num_queries", 0) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text()).keys() == {"market", "own"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Resume
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_died_in_mid_epoch_ends_bit_for_bit_like_one_that_did_not(trained, data, tmp_path, monkeypatch):
+    import train
+
+    step, calls = train.backward_and_step, []
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == 9:  # the third iteration of the second epoch
+            raise MemoryError("killed by the test")
+        return step(*arguments)
+
+    monkeypatch.setattr(train, "backward_and_step", dies)
+    assert train_tiny(data, tmp_path) == 1
+    monkeypatch.undo()
+    assert train_tiny(data, tmp_path) == 0
+    assert same(weights_of(tmp_path / "model.pt"), weights_of(trained / "model.pt"))
+    ours, theirs = (
+        [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_second", "metrics")} for line in
+         (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (tmp_path, trained)
+    )  # fmt: skip
+    assert ours == theirs
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_sigterm_ends_with_a_message_and_the_same_command_goes_on(trained, data, tmp_path):
+    command = [sys.executable, "main.py", "--mode", "train", "--recipe", "demo", "--market_path", data]
+    command = [str(word) for word in (*command, "--output_path", tmp_path, *TINY, "--num_queries", "0")]
+    slow = [*command, "--steps", "400"]  # long enough to be interrupted, in a folder of its own
+    slow[slow.index(str(tmp_path))] = str(tmp_path / "slow")
+    process = subprocess.Popen(slow, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    time.sleep(12)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "same command goes on" in errors and "Traceback" not in errors
+
+
+def test_a_folder_of_another_run_is_not_overwritten(trained, data, capsys):
+    before = (trained / "last.pt").read_bytes()
+    assert train_tiny(data, trained, "--lr", "0.5") == 1
+    message = capsys.readouterr().err
+    assert "other settings" in message and "lr" in message and "--output_path" in message
+    assert (trained / "last.pt").read_bytes() == before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mistakes: one clear message, a non-zero exit, nothing lost
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def fails(capsys, *words) -> str:
+    """The one message of a command that must fail."""
+    status = run(*words)
+    message = capsys.readouterr().err
+    assert status not in (0, None)
+    assert message.count("error:") == 1 and "Traceback" not in message
+    return message
+
+
+def test_wrong_path(capsys, tmp_path):
+    message = fails(capsys, "--mode", "train", "--market_path", tmp_path / "nowhere", "--output_path", tmp_path / "o")
+    assert "nowhere" in message
+
+
+def test_empty_folder(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    message = fails(capsys, "--mode", "test", "--market_path", tmp_path / "empty", "--output_path", tmp_path / "o")
+    assert "bounding_box_train" in message
+
+
+def test_unknown_recipe_names_the_nearest(capsys, data):
+    assert "osnet_x0_25" in fails(capsys, "--recipe", "osnet_x025", "--market_path", data)
+
+
+def test_truncated_image_is_named_before_training(capsys, data, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    broken = sorted((copy / "bounding_box_train").iterdir())[3]
+    broken.write_bytes(broken.read_bytes()[:400])
+    message = fails(
+        capsys, "--mode", "train", "--recipe", "demo", "--market_path", copy, "--output_path", tmp_path / "o", *TINY
+    )
+    assert broken.name in message and "--skip_bad_images" in message
+    assert not (tmp_path / "o" / "last.pt").exists()
+    words = ("--mode", "train", "--recipe", "demo", "--market_path", copy, "--output_path", tmp_path / "o", *TINY)
+    assert run(*words, "--skip_bad_images", "--epochs", 1, "--num_queries", 0) == 0
+
+
+def test_queries_without_a_match_are_reported_before_training(capsys, data, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    for image in (copy / "bounding_box_test").iterdir():
+        if not image.name.startswith(("-1", "0000")):
+            image.unlink()
+    message = fails(
+        capsys, "--mode", "train", "--recipe", "demo", "--market_path", copy, "--output_path", tmp_path / "o", *TINY
+    )
+    assert "gallery" in message and not (tmp_path / "o" / "last.pt").exists()
+
+
+def test_checkpoint_of_another_architecture(capsys, data, tmp_path):
+    import torch
+    import torchvision
+
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), tmp_path / "other.pth")
+    words = ("--mode", "test", "--market_path", data, "--recipe", "osnet_x0_25", "--output_path", tmp_path)
+    assert "other.pth" in fails(capsys, *words, "--weights", tmp_path / "other.pth")
+
+
+def test_corrupt_checkpoint(capsys, trained, data, tmp_path):
+    whole = (trained / "model.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    words = ("--mode", "test", "--market_path", data, "--output_path", tmp_path)
+    assert "half.pt" in fails(capsys, *words, "--weights", tmp_path / "half.pt")
+
+
+def test_full_disk_while_saving_keeps_the_last_checkpoint(capsys, data, tmp_path, monkeypatch):
+    import errno
+
+    import torch
+
+    assert train_tiny(data, tmp_path, "--num_queries", 0, "--eval_every", 0) == 0
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    other = tmp_path / "full"
+    message = fails(
+        capsys, "--mode", "train", "--recipe", "demo", "--market_path", data, "--output_path", other, *TINY
+    )
+    assert "space" in message.lower()
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 3
+
+
+def test_out_of_memory_says_what_to_make_smaller(capsys, data, tmp_path, monkeypatch):
+    import train
+
+    def no_memory(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(train, "backward_and_step", no_memory)
+    message = fails(
+        capsys, "--mode", "train", "--recipe", "demo", "--market_path", data, "--output_path", tmp_path, *TINY
+    )
+    assert "--p" in message and "--image_size" in message
+
+
+def test_batch_size_that_contradicts_p_and_k(capsys, data, tmp_path):
+    words = ("--mode", "train", "--recipe", "bot", "--market_path", data, "--output_path", tmp_path)
+    assert "--p 0" in fails(capsys, *words, "--batch_size", 32)
+
+
+def test_misspelt_flag_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("--mode", "train", "--label_smoothin", "0.1")
+    assert stopped.value.code == 2 and "--label_smoothing" in capsys.readouterr().err
+
+
+def test_help_shows_the_defaults_of_the_recipe(capsys):
+    for recipe, rate in (("bot", "0.00035"), ("softmax", "0.0003")):
+        with pytest.raises(SystemExit):
+            run("--recipe", recipe, "--help")
+        assert f"({rate})" in capsys.readouterr().out
+
+
+if __name__ == "__main__":
+    workers = str(min(4, os.cpu_count() or 1))  # test processes, one thread each (conftest.py)
+    sys.exit(pytest.main(["-q", "-n", workers, "--dist", "loadscope", str(ROOT), *sys.argv[1:]]))

@@ -1,0 +1,376 @@
+"""Backbones: names, maps, strides, weight names, errors. Nothing here needs the network."""
+import urllib.error
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+import backbones
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def randomise(module, seed=0):
+    """Norm layers away from the identity, so that a test sees whether they are there."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in module.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5, generator=generator)
+        elif value.dim() == 1 and value.is_floating_point():
+            value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    return module.eval()
+
+
+# -- the networks of torchvision and timm --------------------------------------------------------------------------
+
+FAMILIES = ("resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5",
+            "efficientnet_b0", "regnet_y_400mf", "mnasnet0_5", "swin_t", "squeezenet1_1")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_torchvision_map_is_what_the_own_classifier_reads(name):
+    whole = randomise(torchvision.models.get_model(name, weights=None))
+    net = backbones.create(name).eval()
+    state = {k: v for k, v in whole.state_dict().items() if k in net.state_dict()}
+    assert state.keys() == net.state_dict().keys()  # published files load under their own names
+    net.load_state_dict(state)
+    read = []
+    head = nn.Conv2d if name.startswith("squeezenet") else nn.Linear
+    first = next(m for child, m in whole.named_children() if child in ("fc", "classifier", "head"))
+    first = first if isinstance(first, head) else next(m for m in first if isinstance(m, head))
+    first.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        whole(images)
+        out = net(images)
+    assert out.shape[1] == net.out_channels
+    pooled = out if name.startswith("squeezenet") else out.mean(dim=(2, 3))
+    torch.testing.assert_close(pooled, read[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "legacy_seresnet18"])
+def test_timm_convolutional_map(name):
+    net = backbones.create(name).eval()
+    with torch.no_grad():
+        out = net(torch.randn(2, 3, 64, 32))
+    assert out.shape[:2] == (2, net.out_channels) and out.dim() == 4
+
+
+def test_timm_vision_transformer_tokens_become_a_map_in_reading_order():
+    net = backbones.create("test_vit", image_size=(64, 32)).eval()
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        out = net(images)
+        tokens = net.forward_features(images)
+    assert out.shape == (2, net.out_channels, 4, 2)
+    prefix = net.num_prefix_tokens
+    for row in range(4):
+        for column in range(2):
+            torch.testing.assert_close(out[:, :, row, column], tokens[:, prefix + 2 * row + column])
+
+
+def test_timm_channels_last_output_is_turned():
+    net = backbones.create("swin_tiny_patch4_window7_224", image_size=(64, 64)).eval()
+    assert net.out_channels == 768
+    with torch.no_grad():
+        assert net(torch.randn(1, 3, 64, 64)).shape == (1, 768, 2, 2)
+
+
+def test_replaced_forward_survives_a_copy():
+    import copy
+    net = randomise(backbones.create("legacy_seresnet18"))
+    twin = copy.deepcopy(net)
+    nn.init.zeros_(net.layer0.conv1.weight)
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(net(images), twin(images))  # the copy runs its own weights
+
+
+def test_vision_transformer_patches_overlap_and_positions_follow():
+    net = backbones.vision_transformer("test_vit", image_size=(64, 32), stride=12)
+    assert net.pos_embed.shape[1] == 1 + 5 * 2  # (64 - 16) // 12 + 1 by (32 - 16) // 12 + 1
+    assert net.patch_embed.proj(torch.zeros(1, 3, 64, 32)).shape[2:] == (5, 2)
+
+
+# -- last stride ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "resnet50_ibn_a", "resnet50_ibn_b",
+                                  "se_resnet50", "se_resnext50", "senet154", "resnet50d"])
+def test_last_stride_doubles_the_map_and_keeps_the_names(name):
+    with torch.device("meta"):
+        coarse, fine = backbones.create(name), backbones.create(name, last_stride=1)
+        images = torch.empty(1, 3, 256, 128)
+        assert coarse(images).shape[2:] == (8, 4)
+        assert fine(images).shape[2:] == (16, 8)
+    assert coarse.state_dict().keys() == fine.state_dict().keys()
+
+
+def test_last_stride_error_says_why():
+    with pytest.raises(ValueError, match="no fourth residual stage.*last_stride=2"):
+        backbones.create("densenet121", last_stride=1)
+    with pytest.raises(ValueError, match="last_stride is 3"):
+        backbones.create("resnet18", last_stride=3)
+
+
+def test_stem_relu_can_be_left_out():
+    net = randomise(backbones.create("resnet18", stem_relu=False))
+    seen = []
+    net.maxpool.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].min()))
+    with torch.no_grad():
+        net(torch.randn(1, 3, 32, 32))
+    assert seen[0] < 0
+    with pytest.raises(ValueError, match="no stem ReLU"):
+        backbones.create("densenet121", stem_relu=False)
+
+
+# -- ResNet-IBN -------------------------------------------------------------------------------------------------------
+
+def test_ibn_a_is_in_the_first_norm_of_the_first_three_stages():
+    net = backbones.create("resnet50_ibn_a")
+    for stage, expected in ((net.layer1, True), (net.layer2, True), (net.layer3, True), (net.layer4, False)):
+        assert all(isinstance(block.bn1, backbones.IBN) is expected for block in stage)
+    assert isinstance(net.bn1, nn.BatchNorm2d)
+    assert "layer1.0.bn1.IN.weight" in net.state_dict() and "layer1.0.bn1.BN.running_var" in net.state_dict()
+
+
+def test_ibn_normalises_each_half_in_its_own_way():
+    ibn = backbones.IBN(6)
+    x = torch.randn(4, 6, 5, 3)
+    out = ibn(x)
+    for b in range(4):
+        for c in range(3):
+            channel = x[b, c]
+            expected = (channel - channel.mean()) / (channel.var(correction=0) + 1e-5).sqrt()
+            torch.testing.assert_close(out[b, c], expected, rtol=1e-4, atol=1e-5)
+    for c in range(3, 6):
+        channel = x[:, c]
+        expected = (channel - channel.mean()) / (channel.var(correction=0) + 1e-5).sqrt()
+        torch.testing.assert_close(out[:, c], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ibn_b_normalises_after_the_sum_of_the_last_block():
+    net = backbones.create("resnet50_ibn_b")
+    assert isinstance(net.bn1, nn.InstanceNorm2d)
+    has_in = [[hasattr(block, "IN") for block in stage] for stage in (net.layer1, net.layer2, net.layer3, net.layer4)]
+    assert has_in == [[False] * 2 + [True], [False] * 3 + [True], [False] * 6, [False] * 3]
+    block = net.layer1[-1].train()
+    seen = []
+    block.IN.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    out = block(torch.randn(2, 256, 6, 4))
+    torch.testing.assert_close(out, seen[0].relu())
+
+
+# -- networks written here against the state dict's own arithmetic ----------------------------------------------------
+
+def oracle_norm(state, name, x):
+    if name + ".running_mean" not in state:
+        return F.instance_norm(x, weight=state[name + ".weight"], bias=state[name + ".bias"])
+    return F.batch_norm(x, *(state[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")))
+
+
+def oracle_conv_norm(state, name, x, stride=1, relu=True):
+    weight = state[name + ".conv.weight"]
+    x = F.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
+    if name + ".bn.weight" in state:
+        x = oracle_norm(state, name + ".bn", x)
+    return x.relu() if relu else x
+
+
+def oracle_os_block(state, name, x):
+    """Figure 4 of the OSNet paper, spelt out from weight names alone."""
+    y = oracle_conv_norm(state, f"{name}.conv1", x)
+    ain = f"{name}.conv2.0.layers.0.conv1.weight" in state
+    total = 0
+    for t in range(1, 5):
+        z = y
+        for i in range(t):
+            lite = f"{name}.conv2{'abcd'[t - 1]}" + (f".{i}" if t > 1 else "")
+            if ain:
+                lite = f"{name}.conv2.{t - 1}.layers.{i}"
+            z = F.conv2d(z, state[lite + ".conv1.weight"])
+            z = F.conv2d(z, state[lite + ".conv2.weight"], padding=1, groups=z.shape[1])
+            z = oracle_norm(state, lite + ".bn", z).relu()
+        gate = z.mean(dim=(2, 3), keepdim=True)
+        gate = F.conv2d(gate, state[f"{name}.gate.fc1.weight"], state[f"{name}.gate.fc1.bias"]).relu()
+        gate = F.conv2d(gate, state[f"{name}.gate.fc2.weight"], state[f"{name}.gate.fc2.bias"]).sigmoid()
+        total = total + gate * z
+    total = oracle_conv_norm(state, f"{name}.conv3", total, relu=False)
+    inside = f"{name}.conv3.bn.weight" not in state
+    if inside:
+        total = oracle_norm(state, f"{name}.IN", total)
+    if f"{name}.downsample.conv.weight" in state:
+        x = oracle_conv_norm(state, f"{name}.downsample", x, relu=False)
+    total = total + x
+    if f"{name}.IN.weight" in state and not inside:
+        total = oracle_norm(state, f"{name}.IN", total)
+    return total.relu()
+
+
+def oracle_osnet(state, x):
+    x = F.max_pool2d(oracle_conv_norm(state, "conv1", x, stride=2), 3, 2, 1)
+    for stage in (2, 3, 4):
+        x = oracle_os_block(state, f"conv{stage}.1", oracle_os_block(state, f"conv{stage}.0", x))
+        for transition in (f"conv{stage}.2.0", f"pool{stage}.0"):
+            if transition + ".conv.weight" in state:
+                x = F.avg_pool2d(oracle_conv_norm(state, transition, x), 2)
+    return oracle_conv_norm(state, "conv5", x)
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25", "osnet_ibn_x1_0", "osnet_ain_x0_25"])
+def test_osnet_against_its_weight_names(name):
+    net = randomise(backbones.create(name))
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), oracle_osnet(net.state_dict(), images), rtol=1e-4, atol=1e-5)
+
+
+def test_where_the_osnet_variants_normalise_instances():
+    def instance_norms(name):
+        return {k for k, m in backbones.create(name).named_modules() if isinstance(m, nn.InstanceNorm2d)}
+    assert instance_norms("osnet_x0_25") == set()
+    assert instance_norms("osnet_ibn_x1_0") == {"conv1.bn", "conv2.0.IN", "conv2.1.IN"}
+    assert instance_norms("osnet_ain_x0_25") == {"conv1.bn", "conv2.0.IN", "conv2.1.IN", "conv3.1.IN", "conv4.0.IN"}
+
+
+def test_channel_shuffle_interleaves_the_groups():
+    unit = backbones.ShuffleUnit(12, 12, 1, 3)
+    x = torch.arange(12.0)[None, :, None, None]
+    shuffled = x.unflatten(1, (unit.groups, -1)).transpose(1, 2).flatten(1, 2).flatten()
+    assert shuffled.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+
+
+def test_nasnet_shifted_pooling_starts_at_the_first_pixel():
+    """TensorFlow pads an even size only below and right, so windows start at pixel 0, 2, 4, ..."""
+    x = torch.rand(1, 2, 8, 6)
+    pool = backbones._Shifted(nn.MaxPool2d(3, 2, padding=1))
+    expected = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2)
+    torch.testing.assert_close(pool(x), expected)
+
+
+# Trainable numbers without classifier, and widths, printed by torchreid (f8cd150) for the same networks.
+TORCHREID = {
+    "resnet18": (11176512, 512), "resnet50": (23508032, 2048), "resnext50_32x4d": (22979904, 2048),
+    "se_resnet50": (26039024, 2048), "se_resnext50_32x4d": (25510896, 2048), "densenet121": (6953856, 1024),
+    "densenet161": (26472000, 2208), "inceptionresnetv2": (54306464, 1536), "inceptionv4": (41142816, 1536),
+    "xception": (20806952, 2048), "mobilenetv2_x1_0": (2224960, 1280), "mobilenetv2_x1_4": (4291604, 1792),
+    "shufflenet": (904728, 960), "shufflenet_v2_x1_0": (1253604, 1024), "squeezenet1_0": (735424, 512),
+    "squeezenet1_1": (722496, 512), "nasnsetmobile": (4232978, 1056), "resnet50_ibn_a": (23508032, 2048),
+    "resnet50_ibn_b": (23509568, 2048),
+}
+
+
+@pytest.mark.parametrize("name", TORCHREID)
+def test_size_is_that_of_torchreid(name):
+    with torch.device("meta"):
+        net = backbones.create(name)
+    assert (parameters(net), net.out_channels) == TORCHREID[name]
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet101", "resnet152", "resnext101_32x8d", "resnext101_32x4d",
+                                  "se_resnet101", "se_resnext101_32x4d", "densenet169", "densenet201", "dpn92",
+                                  "shufflenet_v2_x0_5", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "inception_v3",
+                                  "resnet18_ibn_a", "resnet34_ibn_a", "resnet101_ibn_a", "osnet_ain_x0_5"])
+def test_name_gives_a_map(name):
+    assert name in backbones.available()
+    with torch.device("meta"):
+        net = backbones.create(name)
+        assert net(torch.empty(2, 3, 256, 128)).shape[:2] == (2, net.out_channels)
+
+
+@pytest.mark.parametrize("name", ["shufflenet", "mobilenetv2_x1_0", "nasnetamobile", "osnet_ain_x0_25"])
+def test_every_parameter_of_a_network_written_here_gets_a_gradient(name):
+    net = backbones.create(name)
+    net(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_non_local_blocks_start_as_the_identity_and_sit_at_the_end_of_their_stages():
+    net = backbones.create("resnet18").eval()
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        plain = net(images)
+        added = backbones.NonLocalResNet(net, (0, 1, 2, 0)).eval()
+        torch.testing.assert_close(added(images), plain)
+    order = []
+    for name, module in added.named_modules():
+        if name.count(".") == 1:
+            module.register_forward_hook(lambda *_, name=name: order.append(name))
+    with torch.no_grad():
+        added(images)
+    assert order == ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "NL_2.0", "layer3.0", "NL_3.0", "layer3.1",
+                     "NL_3.1", "layer4.0", "layer4.1"]
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+def test_unknown_name_suggests():
+    with pytest.raises(ValueError, match="Unknown backbone 'resnet51'.*resnet50"):
+        backbones.create("resnet51")
+
+
+def test_network_without_a_map_is_an_error():
+    with pytest.raises(ValueError, match="vit_b_16.*cannot be used"):
+        backbones.create("vit_b_16")
+    with pytest.raises(ValueError, match="not a plain vision transformer"):
+        backbones.vision_transformer("test_resnet")
+    with pytest.raises(ValueError, match="not a vision transformer of timm"):
+        backbones.vision_transformer("resnet50")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    def refuse(*args, **options):
+        raise urllib.error.URLError("no network")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    return tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize(("name", "file"), [("resnet50", "resnet50-0676ba61.pth"),  # V1, not V2
+                                            ("resnet50_ibn_a", "resnet50_ibn_a-d9d0bb7b.pth"),
+                                            ("nasnetamobile", "nasnetamobile-7e03cead.pth"),
+                                            ("osnet_x0_25", "osnet_x0_25_imagenet.pth")])
+def test_missing_imagenet_weights_name_file_and_folder(offline, name, file):
+    with pytest.raises(RuntimeError) as error:
+        backbones.create(name, pretrained=True)
+    for part in (name, file, str(offline), "--pretrained FILE"):
+        assert part in str(error.value)
+
+
+def test_missing_timm_weights_say_what_to_do(offline, monkeypatch):
+    import timm
+    make = timm.create_model
+
+    def refuse(name, pretrained=False, **options):
+        if pretrained:
+            raise OSError("no network")
+        return make(name, **options)
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(RuntimeError, match="test_resnet.*--pretrained FILE"):
+        backbones.create("test_resnet", pretrained=True)
+
+
+def test_weights_of_a_network_without_any_are_an_error(offline):
+    with pytest.raises(RuntimeError, match="none published"):
+        backbones.create("resnet152_ibn_a", pretrained=True)
+
+
+def test_imagenet_file_put_into_the_cache_is_loaded(offline):
+    offline.mkdir()
+    source = randomise(backbones.create("osnet_x0_25"))
+    state = {f"module.{k}": v for k, v in source.state_dict().items()} | {"module.classifier.bias": torch.zeros(1000)}
+    torch.save(state, offline / "osnet_x0_25_imagenet.pth")
+    net = backbones.create("osnet_x0_25", pretrained=True)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name])
+
+
+def test_wrong_imagenet_file_is_refused(offline):
+    offline.mkdir()
+    torch.save(backbones.create("osnet_x0_5").state_dict(), offline / "osnet_x0_25_imagenet.pth")
+    with pytest.raises(RuntimeError, match="does not hold 'osnet_x0_25'.*of another shape.*Delete it"):
+        backbones.create("osnet_x0_25", pretrained=True)

@@ -1,0 +1,733 @@
+"""Checkpoints: atomic writing, and the import of each foreign format from files made here."""
+
+import builtins
+import errno
+import json
+import os
+import pickle
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+from collections import Counter, OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import checkpoints
+
+
+class Block(nn.Module):
+    def __init__(self, width, ibn=False):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        if ibn:
+            halves = {"IN": nn.InstanceNorm2d(width // 2, affine=True), "BN": nn.BatchNorm2d(width // 2)}
+            self.bn1 = nn.ModuleDict(halves)
+
+
+class Backbone(nn.Module):
+    """The names of a torchvision ResNet, `blocks` blocks in each layer."""
+
+    def __init__(self, blocks=1, width=4, ibn=False, num_classes=0):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(2)
+        for i in range(1, 5):
+            setattr(self, f"layer{i}", nn.Sequential(*(Block(width, ibn) for _ in range(blocks))))
+        if num_classes:
+            self.fc = nn.Linear(width, num_classes)
+
+
+class Net(nn.Module):
+    """The names of our BagOfTricks: base, bottleneck, classifier."""
+
+    def __init__(self, num_pids=5, blocks=1, width=4, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.base = Backbone(blocks, width)
+        self.bottleneck = nn.BatchNorm1d(width)
+        self.classifier = nn.Linear(width, num_pids, bias=False)
+        for buffer in self.buffers():  # running statistics that differ from those of a new network
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 1.5)
+
+
+def backbone_of(state):
+    return {key[len("base.") :]: value for key, value in state.items() if key.startswith("base.")}
+
+
+def assert_equal_states(model, other, but=()):
+    theirs = other.state_dict()
+    for key, value in model.state_dict().items():
+        assert key.startswith(tuple(but)) or torch.equal(value, theirs[key]), key
+
+
+# ============ save and load ============
+
+
+def test_round_trip_of_everything_plain(tmp_path):
+    state = {
+        "format": checkpoints.FORMAT,
+        "epoch": 3,
+        "nested": [{"lr": 0.1, "on": True, "none": None}, (1, "two")],
+        "optimizer": {"state": {0: {"step": torch.tensor(2.0)}}},
+        "model": OrderedDict(a=nn.Parameter(torch.randn(3)), b=torch.arange(4)),
+    }
+    checkpoints.save(tmp_path / "new_folder" / "last.pt", state)
+    back = checkpoints.load(tmp_path / "new_folder" / "last.pt")
+    assert checkpoints.is_ours(back) and not checkpoints.is_ours({"model": {}}) and not checkpoints.is_ours(3)
+    assert back["nested"] == state["nested"] and back["optimizer"]["state"][0]["step"] == 2
+    assert torch.equal(back["model"]["a"], state["model"]["a"]) and type(back["model"]["a"]) is torch.Tensor
+    assert os.listdir(tmp_path / "new_folder") == ["last.pt"]
+
+
+@pytest.mark.parametrize(
+    "value", [np.float64(1.0), np.zeros(2), {1, 2}, Counter(a=1), torch.device("cpu"), torch.Size([1]), object(), b"x"]
+)
+def test_save_names_the_key_of_what_is_not_plain(tmp_path, value):
+    with pytest.raises(ValueError, match=r"state\['train'\]\[1\]"):
+        checkpoints.save(tmp_path / "x.pt", {"train": [1, value]})
+    assert not os.listdir(tmp_path)
+
+
+def test_save_writes_a_view_without_its_storage(tmp_path):
+    checkpoints.save(tmp_path / "x.pt", {"view": torch.zeros(1_000_000)[:10]})
+    assert (tmp_path / "x.pt").stat().st_size < 10_000
+
+
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_at_replace_keeps_the_old_file(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path / "last.pt", {"epoch": 1})
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(RuntimeError, match=r"could not write .*last\.pt: No space left.*bytes free.*free some space"):
+        checkpoints.save(tmp_path / "last.pt", {"epoch": 2})
+    assert checkpoints.load(tmp_path / "last.pt") == {"epoch": 1} and os.listdir(tmp_path) == ["last.pt"]
+
+
+@pytest.mark.parametrize("state", [{"x": torch.zeros(100_000)}, {"x": [torch.zeros(9) for _ in range(500)]}])
+def test_full_disk_while_writing_keeps_the_old_file(tmp_path, monkeypatch, state):
+    """A file whose write fails after some KB: torch reports it as a RuntimeError about a position, or as OSError."""
+    checkpoints.save(tmp_path / "last.pt", {"epoch": 1})
+    real_open = builtins.open
+
+    def short_open(name, mode="r", *args, **kwargs):
+        file = real_open(name, mode, *args, **kwargs)
+        return ShortFile(file) if mode == "wb" else file
+
+    class ShortFile:
+        def __init__(self, file):
+            self.file, self.room = file, 5_000
+
+        def write(self, data):
+            self.room -= len(memoryview(data).cast("B"))
+            return self.file.write(data) if self.room > 0 else no_space()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+    monkeypatch.setattr(checkpoints, "open", short_open, raising=False)
+    with pytest.raises(RuntimeError, match="No space left"):
+        checkpoints.save(tmp_path / "last.pt", state)
+    assert checkpoints.load(tmp_path / "last.pt") == {"epoch": 1} and os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_real_file_size_limit(tmp_path):
+    """The system itself refuses the write (EFBIG), as it would a full disk."""
+    old_limit, old_handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old_limit[1]))
+    try:
+        with pytest.raises(RuntimeError, match="could not write"):
+            checkpoints.save(tmp_path / "last.pt", {"x": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
+        signal.signal(signal.SIGXFSZ, old_handler)
+    assert not os.listdir(tmp_path)
+
+
+def test_interrupt_while_saving_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(tmp_path / "last.pt", {"epoch": 1})
+    assert not os.listdir(tmp_path)
+
+
+def test_load_tells_what_is_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint file at .*none\.pt"):
+        checkpoints.load(tmp_path / "none.pt")
+    with pytest.raises(ValueError, match="is a folder"):
+        checkpoints.load(tmp_path)
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(ValueError, match="is empty"):
+        checkpoints.load(tmp_path / "empty.pt")
+
+    checkpoints.save(tmp_path / "good.pt", {"x": torch.zeros(10_000)})
+    good = (tmp_path / "good.pt").read_bytes()
+    (tmp_path / "bad.pt").write_bytes(good[: len(good) // 2])
+    with pytest.raises(ValueError, match=r"bad\.pt is truncated"):
+        checkpoints.load(tmp_path / "bad.pt")
+    (tmp_path / "bad.pt").write_bytes(good[:20_000] + bytes([good[20_000] ^ 8]) + good[20_001:])
+    with pytest.raises(ValueError, match=r"bad\.pt is truncated, damaged"):  # one bit of one weight
+        checkpoints.load(tmp_path / "bad.pt")
+
+    torch.save(Net(), tmp_path / "whole.pt")
+    with pytest.raises(ValueError, match="--weights"):
+        checkpoints.load(tmp_path / "whole.pt")
+    torch.save([1], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="expected a dict"):
+        checkpoints.load(tmp_path / "list.pt")
+
+
+# ============ formats ============
+
+LEGACY = {"_use_new_zipfile_serialization": False}
+
+
+def torchreid(net):
+    state = {f"module.{k}": v for k, v in backbone_of(net.state_dict()).items()}
+    state |= {"module.classifier.weight": net.classifier.weight.detach()}
+    return {"state_dict": state, "epoch": 60, "rank1": np.float64(0.9), "optimizer": {"state": {0: torch.zeros(3)}}}
+
+
+def bot_nested(net):
+    return {"model": net.state_dict(), "optimizer": {"state": {}}}
+
+
+def fastreid(net, head="heads.weight"):
+    state = {f"backbone.{k}": v for k, v in backbone_of(net.state_dict()).items()}
+    state |= {f"heads.bottleneck.0.{k}": v for k, v in net.bottleneck.state_dict().items()}
+    state |= {head: net.classifier.weight.detach(), "pixel_mean": torch.zeros(1, 3, 1, 1)}
+    return {"model": state, "iteration": 7}
+
+
+def fastreid_old(net):
+    return fastreid(net, "heads.classifier.weight")
+
+
+def fastreid_numpy(net):
+    return {"model": {key: value.numpy() for key, value in fastreid(net)["model"].items()}}
+
+
+def wangguanan(net, relu=()):
+    base = net.base
+    stem = [base.conv1, base.bn1, *relu, base.maxpool]
+    sequence = nn.Sequential(*stem, base.layer1, base.layer2, base.layer3, base.layer4)
+    state = {f"resnet_conv.{k}": v for k, v in sequence.state_dict().items()}
+    state |= {f"classifier.bn.{k}": v for k, v in net.bottleneck.state_dict().items()}
+    return state | {"classifier.classifier.weight": net.classifier.weight.detach()}
+
+
+def wangguanan_relu(net):
+    return wangguanan(net, [nn.ReLU()])
+
+
+def light_reid(net):
+    state = {f"backbone.{k}": v for k, v in backbone_of(net.state_dict()).items()}
+    state |= {f"head.bn.{k}": v for k, v in net.bottleneck.state_dict().items()}
+    return state | {"head.classifier.weight": net.classifier.weight.detach()}
+
+
+def boxmot(net):
+    return {"ema_state_dict": Net(seed=9).state_dict(), "state_dict": net.state_dict(), "model_name": "tiny"}
+
+
+def ema_only(net):
+    return {"model_ema": net.state_dict(), "epoch": 3}
+
+
+def aligned(net):
+    return {"state_dicts": [net.state_dict(), {"state": {}}], "ep": 3, "scores": None}
+
+
+def separate(net):
+    return {"backbone": backbone_of(net.state_dict()), "bottleneck": net.bottleneck.state_dict()}
+
+
+def compiled(net):
+    return {f"_orig_mod.module.{key}": value for key, value in net.state_dict().items()}
+
+
+def lightning(net):
+    return {"state_dict": {f"model.{key}": value for key, value in net.state_dict().items()}, "hyper_parameters": {}}
+
+
+def ours(net):
+    return {"format": checkpoints.FORMAT, "recipe": "bot", "model": net.state_dict()}
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    ("make", "name", "absent"),
+    [
+        (torchreid, "torchreid", ("bottleneck",)),
+        (bot_nested, "BoT strong baseline", ()),
+        (fastreid, "fast-reid", ()),
+        (fastreid_old, "fast-reid", ()),
+        (fastreid_numpy, "fast-reid", ()),
+        (wangguanan, "wangguanan", ()),
+        (wangguanan_relu, "wangguanan (stem with ReLU)", ()),
+        (light_reid, "light-reid", ()),
+        (boxmot, "BoT strong baseline", ()),
+        (ema_only, "BoT strong baseline", ()),
+        (aligned, "BoT strong baseline", ()),
+        (separate, "unlisted names", ("classifier",)),
+        (compiled, "BoT strong baseline", ()),
+        (lightning, "BoT strong baseline", ()),
+        (ours, "checkpoint of this suite", ()),
+    ],
+)
+def test_each_format_loads_every_tensor(tmp_path, make, name, absent, options):
+    source, model = Net(seed=1), Net(seed=2)
+    torch.save(make(source), tmp_path / "weights.pth", **options)
+    report = checkpoints.import_weights(model, tmp_path / "weights.pth")
+    assert_equal_states(model, source, absent)
+    assert report.format.split("; ")[0].startswith(name)
+    assert {key.split(".")[0] for key in report.missing} == set(absent)
+    assert {key for key, _ in report.skipped} <= {"pixel_mean"}
+    assert report.complete == ("bottleneck" not in absent)
+    assert set(report.loaded) >= {key for key in model.state_dict() if key.startswith("base.")}
+
+
+def test_other_identities_are_skipped_with_the_reason(tmp_path):
+    torch.save(Net(num_pids=7, seed=1).state_dict(), tmp_path / "w.pth")
+    model = Net(num_pids=5, seed=2)
+    before = model.classifier.weight.clone()
+    report = checkpoints.import_weights(model, tmp_path / "w.pth")
+    assert report.skipped == [("classifier.weight", "classifier for 7 identities, this model has 5")]
+    assert torch.equal(model.classifier.weight, before) and report.missing == ["classifier.weight"] and report.complete
+    text = str(report)
+    assert "w.pth" in text and "7 identities" in text and "missing  classifier.weight" in text
+
+    del model.classifier  # as a model for tests only
+    assert "no such classifier" in checkpoints.import_weights(model, tmp_path / "w.pth").skipped[0][1]
+
+
+def test_model_without_a_prefix_takes_names_with_one_and_the_reverse(tmp_path):
+    net, bare = Net(seed=1), Backbone()
+    torch.save({k: v for k, v in net.state_dict().items() if k.startswith("base.")}, tmp_path / "w.pth")
+    report = checkpoints.import_weights(bare, tmp_path / "w.pth")
+    assert not report.missing and torch.equal(bare.layer4[0].conv1.weight, net.base.layer4[0].conv1.weight)
+
+    imagenet = Backbone(num_classes=1000)
+    torch.save(imagenet.state_dict(), tmp_path / "imagenet.pth")
+    report = checkpoints.import_weights(net, tmp_path / "imagenet.pth")
+    assert torch.equal(net.base.conv1.weight, imagenet.conv1.weight) and not report.complete
+    assert [name for name, _ in report.skipped] == ["fc.weight", "fc.bias"] and "1000 classes" in report.skipped[0][1]
+
+
+def test_counters_of_batchnorm_may_be_absent(tmp_path):
+    state = {k: v for k, v in Net(seed=1).state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth")
+    report = checkpoints.import_weights(Net(), tmp_path / "old.pth")
+    assert report.missing == [] and report.skipped == []
+
+
+def test_half_precision_and_non_contiguous_tensors(tmp_path):
+    source, model = Net(seed=1), Net(seed=2)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in source.state_dict().items()}
+    state["base.layer1.0.conv1.weight"] = state["base.layer1.0.conv1.weight"].transpose(0, 1).clone().transpose(0, 1)
+    state["classifier.weight"] = torch.cat([torch.zeros(2, 4), state["classifier.weight"].float()])[2:]  # an offset
+    torch.save(state, tmp_path / "w.pth")
+    checkpoints.import_weights(model, tmp_path / "w.pth")
+    assert torch.equal(model.base.layer1[0].conv1.weight, source.base.layer1[0].conv1.weight.half().float())
+    assert torch.equal(model.classifier.weight, source.classifier.weight.half().float())
+    assert model.classifier.weight.dtype == torch.float32
+
+
+def test_safetensors(tmp_path):
+    source, model = Net(seed=1), Net(seed=2)
+    codes = {torch.float32: "F32", torch.int64: "I64"}
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for key, value in source.state_dict().items():
+        raw = value.numpy().tobytes()
+        offsets = [len(data), len(data) + len(raw)]
+        header[key] = {"dtype": codes[value.dtype], "shape": list(value.shape), "data_offsets": offsets}
+        data += raw
+    text = json.dumps(header).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    assert checkpoints.import_weights(model, tmp_path / "w.safetensors").format.endswith("safetensors")
+    assert_equal_states(model, source)
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data[:-9])
+    with pytest.raises(ValueError, match="truncated"):
+        checkpoints.import_weights(model, tmp_path / "w.safetensors")
+
+
+def test_plain_pickle_of_arrays(tmp_path):
+    """The converted backbones of fast-reid are pickles of numpy arrays, without torch.save."""
+    source, model = Net(seed=1), Net(seed=2)
+    with open(tmp_path / "w.pkl", "wb") as file:
+        pickle.dump({"model": {k: v.numpy() for k, v in source.state_dict().items()}}, file, protocol=2)
+    checkpoints.import_weights(model, tmp_path / "w.pkl")
+    assert_equal_states(model, source)
+
+
+def python2(value) -> bytes:
+    """A protocol 2 pickle as Python 2 wrote it: str as SHORT_BINSTRING, which Python 3 reads only as latin1."""
+    from pickletools import genops
+
+    data, out, last = pickle.dumps(value, 2), b"", None
+    for opcode, argument, position in genops(data):
+        if last is not None:
+            out += data[last:position]
+            last = None
+        if opcode.name == "BINUNICODE" and len(argument) < 256:
+            raw = argument.encode("latin1")
+            out += b"U" + bytes([len(raw)]) + raw
+        else:
+            last = position
+    return out + data[last:]
+
+
+def test_python_2_pickle(tmp_path):
+    source, model = Net(seed=1), Net(seed=2)
+    state = {key: value.numpy() for key, value in source.state_dict().items()}
+    (tmp_path / "w.pth.tar").write_bytes(python2({"state_dict": state, "arch": "r\xe9seau"}))
+    assert b"\xe9" in (tmp_path / "w.pth.tar").read_bytes()
+    checkpoints.import_weights(model, tmp_path / "w.pth.tar")
+    assert_equal_states(model, source)
+
+
+# ============ whole pickled modules, never executed ============
+
+BASELINE = '''
+import torch
+from torch import nn
+
+open("imported", "a").write("x")
+
+class Baseline(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Sequential()
+        self.base.conv1 = nn.Conv2d(3, 4, 3, bias=False)
+        self.base.bn1 = nn.BatchNorm2d(4)
+        for i in range(1, 5):
+            block = nn.Sequential()
+            block.conv1, block.bn1 = nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4)
+            setattr(self.base, f"layer{i}", nn.Sequential(block))
+        self.bottleneck = nn.BatchNorm1d(4)
+        self.classifier = nn.Linear(4, 5, bias=False)
+        self.extra = {"a": object, "f": torch.relu}
+        for buffer in self.buffers():
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 1.5)
+
+    def __setstate__(self, state):
+        open("executed", "w").write("x")
+        super().__setstate__(state)
+'''
+
+WRITE = """
+import torch
+from modeling.baseline import Baseline
+net = Baseline()
+torch.save(net, "zip.pth")
+torch.save(net, "legacy.pth", _use_new_zipfile_serialization=False)
+torch.save({"model": net, "epoch": 3}, "nested.pth")
+torch.save(net.state_dict(), "state.pth")
+"""
+
+
+@pytest.fixture(scope="module")
+def baseline_files(tmp_path_factory):
+    """Files of a class that exists only in another process: reid-strong-baseline's ``modeling.baseline.Baseline``."""
+    folder = tmp_path_factory.mktemp("baseline")
+    (folder / "modeling").mkdir()
+    (folder / "modeling" / "__init__.py").touch()
+    (folder / "modeling" / "baseline.py").write_text(textwrap.dedent(BASELINE))
+    subprocess.run([sys.executable, "-c", textwrap.dedent(WRITE)], cwd=folder, check=True, timeout=120)
+    (folder / "imported").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "nested.pth"])
+def test_whole_pickled_baseline(baseline_files, name, monkeypatch):
+    monkeypatch.chdir(baseline_files)
+    monkeypatch.syspath_prepend(str(baseline_files))  # it could be imported; it must not be
+    model, truth = Net(), torch.load("state.pth", weights_only=True)
+    report = checkpoints.import_weights(model, name)
+    assert "pickled modeling.baseline.Baseline" in report.format and not report.missing and not report.skipped
+    assert all(torch.equal(value, truth[key]) for key, value in model.state_dict().items())
+    assert "modeling" not in sys.modules and not os.path.exists("imported") and not os.path.exists("executed")
+
+
+def test_a_module_that_holds_itself(tmp_path):
+    source, model = Net(seed=1), Net(seed=2)
+    source.base.layer1._modules["me"] = source.base.layer1
+    source.base.layer2._modules["root"] = source
+    torch.save(source, tmp_path / "w.pth")
+    report = checkpoints.import_weights(model, tmp_path / "w.pth")
+    assert not report.skipped and not report.missing
+    assert torch.equal(model.base.layer2[0].conv1.weight, source.base.layer2[0].conv1.weight)
+
+
+class Attack:
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def attacks(marker):
+    command = f"touch {marker}"
+    yield Attack(os.system, command)
+    yield Attack(eval, f"__import__('os').system({command!r})")
+    yield Attack(exec, f"open({str(marker)!r}, 'w').close()")
+    yield Attack(subprocess.Popen, ["touch", str(marker)])
+    yield Attack(getattr, "text", "upper")
+    yield Attack(builtins.__import__, "os")
+
+
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("way", ["zip", "legacy", "pickle"])
+def test_a_malicious_pickle_runs_nothing(tmp_path, number, way):
+    marker = tmp_path / "marker"
+    attack = list(attacks(marker))[number]
+    source = Net(seed=1)
+    for content in (attack, {"model": source.state_dict(), "extra": attack}):
+        path = tmp_path / "w.pth"
+        if way == "pickle":
+            path.write_bytes(pickle.dumps(content if content is attack else {"extra": attack}))
+        else:
+            torch.save(content, path, **(LEGACY if way == "legacy" else {}))
+        if way == "pickle" or content is attack:
+            with pytest.raises(ValueError, match=r"w\.pth holds no weights"):
+                checkpoints.import_weights(Net(), path)
+            with pytest.raises(ValueError, match=r"w\.pth"):
+                checkpoints.load(path)
+        else:
+            model = Net(seed=2)
+            checkpoints.import_weights(model, path)
+            assert_equal_states(model, source)
+    assert not marker.exists()
+
+
+def test_a_file_cannot_change_what_the_next_one_meets(tmp_path):
+    """BUILD can set attributes on what find_class hands out; that must end with the file."""
+    raw = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}(X\x0c\x00\x00\x00__defaults__N" + b"ub."
+    (tmp_path / "w.pth").write_bytes(raw)
+    with pytest.raises(ValueError, match=r"w\.pth"):
+        checkpoints.read_weights(tmp_path / "w.pth")
+    torch.save(Net().state_dict(), tmp_path / "good.pth")
+    assert checkpoints.read_weights(tmp_path / "good.pth").tensors
+
+
+def test_a_tensor_may_not_reach_outside_of_its_storage(tmp_path):
+    class Far:
+        def __reduce__(self):
+            storage = torch.zeros(4).storage()
+            return torch._utils._rebuild_tensor_v2, (storage, 0, (1000,), (1,), False, OrderedDict())
+
+    with pytest.warns(UserWarning, match="TypedStorage"):
+        torch.save({"x": Far()}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="outside of its storage"):
+        checkpoints.read_weights(tmp_path / "w.pth")
+
+
+# ============ what is refused ============
+
+
+def test_damaged_and_foreign_files(tmp_path):
+    model, path = Net(), tmp_path / "w.pth"
+    with pytest.raises(FileNotFoundError, match="no weight file"):
+        checkpoints.import_weights(model, tmp_path / "none.pth")
+    for options in ({}, LEGACY):
+        torch.save(Net(width=16).state_dict(), path, **options)
+        good = path.read_bytes()
+        for length in (1, 60, len(good) // 2, len(good) - 5):
+            path.write_bytes(good[:length])
+            with pytest.raises(ValueError, match=r"w\.pth is truncated, damaged"):
+                checkpoints.import_weights(model, path)
+    for content, words in [
+        (b"<!DOCTYPE html><html>Google Drive - Virus scan warning", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+        (b"nothing of the kind", "no weight file"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            checkpoints.import_weights(model, path)
+    for value in ({"epoch": 3, "model": {}}, [], {"optimizer": {"state": {0: torch.zeros(3)}}}):
+        torch.save(value, path)
+        with pytest.raises(ValueError, match="holds no weights"):
+            checkpoints.import_weights(model, path)
+
+
+def test_archives_ask_to_be_unpacked(tmp_path):
+    import tarfile
+    import zipfile
+
+    (tmp_path / "readme").write_text("x")
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.write(tmp_path / "readme", "model/weights.pth")
+    with pytest.raises(ValueError, match=r"model/weights\.pth.*unpack"):
+        checkpoints.read_weights(tmp_path / "a.pth")
+    with tarfile.open(tmp_path / "a.pth.tar", "w") as archive:
+        archive.add(tmp_path / "readme")
+    with pytest.raises(ValueError, match="tar archive"):
+        checkpoints.read_weights(tmp_path / "a.pth.tar")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Net(width=8),  # the same names, other widths
+        Net(blocks=2),  # holds every tensor of the model and more, as ResNet-101 does of ResNet-50
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 5)),
+        nn.ModuleDict({"base": Backbone(ibn=True), "bottleneck": nn.BatchNorm1d(4)}),
+        nn.ModuleDict({"bottleneck": nn.BatchNorm1d(4), "classifier": nn.Linear(4, 5, bias=False)}),
+    ],
+    ids=["wider", "deeper", "unrelated", "ibn", "head only"],
+)
+def test_another_architecture_is_refused_and_the_model_left_alone(tmp_path, other):
+    torch.save(other.state_dict(), tmp_path / "w.pth")
+    model = Net(seed=2)
+    with pytest.raises(ValueError, match=r"w\.pth is a checkpoint of another architecture.*--recipe and --backbone"):
+        checkpoints.import_weights(model, tmp_path / "w.pth")
+    assert_equal_states(model, Net(seed=2))
+
+
+def test_one_other_shape_is_skipped_with_both_shapes(tmp_path):
+    state = Net(seed=1, blocks=2).state_dict()
+    state["base.conv1.weight"] = torch.zeros(4, 1, 3, 3)
+    torch.save(state, tmp_path / "w.pth")
+    report = checkpoints.import_weights(Net(blocks=2), tmp_path / "w.pth")
+    assert report.skipped == [("base.conv1.weight", "shape (4, 1, 3, 3), this model has (4, 3, 3, 3)")]
+    assert report.missing == ["base.conv1.weight"] and not report.complete
+
+
+def test_non_finite_weights_are_refused(tmp_path):
+    state = Net(seed=1).state_dict()
+    state["bottleneck.weight"] = torch.full((4,), float("nan"))
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"NaN.*bottleneck\.weight"):
+        checkpoints.import_weights(Net(), tmp_path / "w.pth")
+
+
+# ============ position embeddings ============
+
+
+class Vit(nn.Module):
+    def __init__(self, rows, columns, known_grid=True):
+        super().__init__()
+        self.base = nn.Module()
+        self.base.cls_token = nn.Parameter(torch.randn(1, 1, 8))
+        self.base.pos_embed = nn.Parameter(torch.randn(1, rows * columns + 1, 8))
+        self.base.patch_embed = nn.Conv2d(3, 8, 4)
+        if known_grid:
+            self.base.patch_embed.grid_size = (rows, columns)
+        self.base.blocks = nn.Sequential(*(nn.Linear(8, 8) for _ in range(8)))
+
+
+@pytest.mark.parametrize("known_grid", [True, False])
+def test_position_embedding_of_another_grid_is_resized(tmp_path, known_grid):
+    source, model = Vit(14, 14), Vit(16, 8, known_grid)
+    with torch.no_grad():  # a plane: bicubic interpolation (a = -0.75) nearly keeps it, away from the border
+        rows, columns = torch.meshgrid(torch.arange(14.0), torch.arange(14.0), indexing="ij")
+        source.base.pos_embed[0, 1:, 0] = ((rows + 0.5) / 14).flatten()
+        source.base.pos_embed[0, 1:, 1] = ((columns + 0.5) / 14).flatten()
+    torch.save(source.state_dict(), tmp_path / "vit.pth")
+    report = checkpoints.import_weights(model, tmp_path / "vit.pth")
+    assert report.resized == [("base.pos_embed", "position embedding of 14x14 patches to 16x8")]
+    assert "base.pos_embed" in report.loaded and not report.missing and "14x14" in str(report)
+    grid = model.base.pos_embed.detach()[0, 1:].reshape(16, 8, 8)
+    assert torch.allclose(grid[4:12, 3, 0], (torch.arange(4.0, 12) + 0.5) / 16, atol=5e-3)
+    assert torch.allclose(grid[8, 2:6, 1], (torch.arange(2.0, 6) + 0.5) / 8, atol=5e-3)
+    assert torch.equal(model.base.pos_embed[0, 0], source.base.pos_embed[0, 0])  # the class token's own
+
+
+# ============ recognise ============
+
+
+def resnet_shapes(blocks, third, width=64, ibn=False, groups_width=64):
+    """Names and shapes (one element each, expanded) that `recognise` looks at."""
+    state = {"conv1.weight": (64, 3, 7, 7), "bn1.weight": (64,)}
+    for layer, count in enumerate(blocks, 1):
+        for i in range(count):
+            state[f"layer{layer}.{i}.conv1.weight"] = (width, 64, 1, 1)
+            state[f"layer{layer}.{i}.conv2.weight"] = (width, groups_width, 3, 3)
+            if third:
+                state[f"layer{layer}.{i}.conv3.weight"] = (256, width, 1, 1)
+            state[f"layer{layer}.{i}.bn1.{'IN.' if ibn else ''}weight"] = (32,)
+    return state
+
+
+def osnet_shapes(width, ain=False, ibn=False):
+    state = {"conv1.conv.weight": (width, 3, 7, 7), "conv5.conv.weight": (width, width, 1, 1)}
+    state["conv2.0.conv2.0.layers.0.conv1.weight" if ain else "conv2.0.conv2a.conv1.weight"] = (4, 4, 1, 1)
+    if ain or ibn:
+        state["conv2.0.IN.weight"] = (width,)
+    return state | {"fc.0.weight": (512, width), "classifier.weight": (751, 512)}
+
+
+NECK = {"bottleneck.running_mean": (2048,), "bottleneck.weight": (2048,), "classifier.weight": (751, 2048)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        (osnet_shapes(16), {"recipe": "osnet_x0_25"}),
+        (osnet_shapes(32), {"recipe": "osnet_x0_5"}),
+        (osnet_shapes(48), {"recipe": "osnet_x0_75"}),
+        (osnet_shapes(64), {"recipe": "osnet_x1_0"}),
+        (osnet_shapes(64, ibn=True), {"recipe": "osnet_ibn_x1_0"}),
+        (osnet_shapes(64, ain=True), {"recipe": "osnet_ain_x1_0"}),
+        (osnet_shapes(16, ain=True), {"recipe": "osnet_ain_x0_25"}),
+        (osnet_shapes(64) | NECK, {"recipe": "bot", "backbone": "osnet_x1_0"}),
+        (resnet_shapes((2, 2, 2, 2), False), {"recipe": "softmax", "backbone": "resnet18"}),
+        (resnet_shapes((3, 4, 6, 3), False) | NECK, {"recipe": "bot", "backbone": "resnet34", "stem_relu": True}),
+        (resnet_shapes((3, 4, 6, 3), True) | NECK, {"recipe": "bot", "backbone": "resnet50", "stem_relu": True}),
+        (resnet_shapes((3, 4, 23, 3), True), {"recipe": "softmax", "backbone": "resnet101"}),
+        (resnet_shapes((3, 8, 36, 3), True), {"recipe": "softmax", "backbone": "resnet152"}),
+        (
+            resnet_shapes((3, 4, 6, 3), True, ibn=True) | NECK,
+            {"recipe": "bot", "backbone": "resnet50_ibn_a", "stem_relu": True},
+        ),
+        (resnet_shapes((3, 4, 6, 3), True, 128, groups_width=4), {"recipe": "softmax", "backbone": "resnext50_32x4d"}),
+        (resnet_shapes((3, 4, 6, 3), True) | {"NL_2.0.g.weight": (1,)}, None),
+        (resnet_shapes((1, 1, 1, 1), True), None),
+        ({"something.weight": (3, 3)}, None),
+    ],
+)
+def test_recognise(tmp_path, shapes, expected):
+    state = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.pth")
+    assert checkpoints.recognise(tmp_path / "w.pth") == expected
+    bot = {(name if name in NECK else f"base.{name}"): value for name, value in state.items()}
+    torch.save(bot, tmp_path / "w.pth")
+    if expected and expected["recipe"] == "bot":
+        # reid-strong-baseline's own names: its plain ResNets miss the stem's ReLU, its IBN-a does not
+        plain = expected["backbone"] in ("resnet34", "resnet50")
+        assert checkpoints.recognise(tmp_path / "w.pth") == expected | ({"stem_relu": False} if plain else {})
+
+
+@pytest.mark.parametrize(("ibn", "backbone"), [(False, "resnet50"), (True, "resnet50_ibn_a")])
+def test_recognise_through_fast_reid_and_wangguanan_names(ibn, backbone):
+    shapes = resnet_shapes((3, 4, 6, 3), True, ibn=ibn)
+    tensors = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+    fast = {f"backbone.{name}": value for name, value in tensors.items()}
+    fast |= {"heads.bottleneck.0.running_mean": torch.zeros(2048), "heads.weight": torch.zeros(702, 2048)}
+    expected = {"recipe": "bot", "backbone": backbone}
+    assert checkpoints.recognise_tensors(fast) == expected | {"stem_relu": True}
+    index = {"conv1": 0, "bn1": 1, "layer1": 3, "layer2": 4, "layer3": 5, "layer4": 6}
+    wang = {f"resnet_conv.{index[name.split('.')[0]]}.{name.split('.', 1)[1]}": v for name, v in tensors.items()}
+    wang |= {"classifier.bn.running_mean": torch.zeros(2048)}
+    assert checkpoints.recognise_tensors(wang) == expected | {"stem_relu": False}

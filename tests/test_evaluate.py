@@ -1,0 +1,615 @@
+"""evaluate.py against slow oracles in plain Python, ties included."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import evaluate
+
+SEEDS = range(40)
+
+
+# ---------------------------------------------------------------- oracles
+
+
+def kept_images(q, qp, gp, qc, gc, protocol, same_item):
+    """Gallery indices that query q sees."""
+    rules = {
+        "market1501": lambda g: not (gp[g] == qp[q] and gc[g] == qc[q]),
+        "cuhk03": lambda g: not (gp[g] == qp[q] and gc[g] == qc[q]),
+        "sysu": lambda g: not (qc[q] == 3 and gc[g] == 2),
+        "none": lambda g: True,
+    }
+    return [g for g in range(len(gp)) if rules[protocol](g) and not same_item(q, g)]
+
+
+def oracle(d, qp, gp, qc, gc, protocol, max_rank, drawn=None, own=None, same_item=lambda q, g: False):
+    """(per-query AP, INP and list of first ranks, index of valid queries): sorts whole rows, wrong before right."""
+    result = []
+    for q in range(len(qp)):
+        kept = kept_images(q, qp, gp, qc, gc, protocol, same_item)
+        order = sorted(kept, key=lambda g: (d[q][g], gp[g] == qp[q]))
+        ranks = [r for r, g in enumerate(order, 1) if gp[g] == qp[q]]
+        if not ranks:
+            continue
+        ap = sum(j / r for j, r in enumerate(ranks, 1)) / len(ranks)
+        inp = len(ranks) / ranks[-1]
+        if protocol == "sysu":
+            first = [first_of_identities(d[q], kept, gp, qp[q])]
+        elif protocol == "cuhk03":
+            hits = [g for g in order if gp[g] == qp[q]]
+            first = []
+            for shot, u in zip(drawn, own[:, q], strict=True):
+                mine = d[q][hits[int(u * len(hits))]]
+                first.append(1 + sum(d[q][g] <= mine for g in shot if gp[g] != qp[q]))
+        else:
+            first = [ranks[0]]
+        result.append((q, ap, inp, first))
+    return result
+
+
+def first_of_identities(row, kept, gp, own):
+    """Walk down the sorted list, counting every identity when it is first met."""
+    seen = []
+    for g in sorted(kept, key=lambda g: (row[g], gp[g] == own)):
+        if gp[g] not in seen:
+            seen.append(gp[g])
+    return seen.index(own) + 1
+
+
+def problem(seed, queries=9, gallery=40, pids=6, cameras=4, levels=7):
+    """Few distance levels, so that ties are everywhere; pid -1 and 0 included, some queries without any match."""
+    rng = np.random.default_rng(seed)
+    qp, gp = rng.integers(-1, pids, queries), rng.integers(-1, pids - 1, gallery)
+    qc, gc = rng.integers(1, cameras + 1, queries), rng.integers(1, cameras + 1, gallery)
+    d = rng.integers(0, levels, (queries, gallery)).astype(np.float32)
+    return d, qp, gp, qc, gc
+
+
+def assert_equal_to_oracle(metrics, expected, max_rank):
+    assert metrics.num_valid == len(expected)
+    np.testing.assert_allclose(metrics.ap, [ap for _, ap, _, _ in expected], rtol=1e-12)
+    assert metrics.mAP == pytest.approx(np.mean([ap for _, ap, _, _ in expected]), rel=1e-12)
+    assert metrics.mINP == pytest.approx(np.mean([inp for _, _, inp, _ in expected]), rel=1e-12)
+    first = np.array([first for _, _, _, first in expected])
+    cmc = [(first <= k).mean() for k in range(1, max_rank + 1)]
+    assert metrics.cmc.shape == (max_rank,)
+    np.testing.assert_allclose(metrics.cmc, cmc, rtol=1e-12)
+
+
+# ---------------------------------------------------------------- metrics
+
+
+@pytest.mark.parametrize("protocol", ["market1501", "cuhk03", "sysu", "none"])
+def test_metrics_equal_the_oracle_ties_included(protocol):
+    for seed in SEEDS:
+        d, qp, gp, qc, gc = problem(seed, levels=(2, 7, 1000)[seed % 3])
+        labels = evaluate.Labels(qp, gp, qc, gc, protocol, seed=seed)
+        drawn = None if labels.drawn is None else labels.drawn.numpy()
+        own = None if labels.own is None else labels.own.numpy()
+        expected = oracle(d, qp, gp, qc, gc, protocol, 50, drawn, own)
+        metrics = evaluate.rank_metrics(d, qp, gp, qc, gc, max_rank=50, protocol=protocol, seed=seed)
+        assert_equal_to_oracle(metrics, expected, 50)
+
+
+def test_hand_worked_example():
+    # query pid 1 camera 1; in order of distance: junk, wrong, hit, wrong, hit
+    d = [[0.1, 0.2, 0.3, 0.4, 0.5]]
+    metrics = evaluate.rank_metrics(np.array(d), [1], [1, 2, 1, 3, 1], [1], [1, 1, 2, 2, 3], max_rank=3)
+    assert metrics.mAP == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert metrics.mINP == pytest.approx(2 / 4)
+    assert metrics.cmc.tolist() == [0, 1, 1]
+
+
+def test_ties_put_the_wrong_image_first():
+    metrics = evaluate.rank_metrics(torch.zeros(1, 3), [1], [1, 2, 1], [1], [2, 2, 2], max_rank=3)
+    assert metrics.ap.tolist() == pytest.approx([(1 / 2 + 2 / 3) / 2])
+
+
+@pytest.mark.parametrize("protocol", ["market1501", "sysu", "none"])
+def test_gallery_order_does_not_matter(protocol):
+    for seed in range(10):
+        d, qp, gp, qc, gc = problem(seed)
+        order = np.random.default_rng(seed).permutation(len(gp))
+        one = evaluate.rank_metrics(d, qp, gp, qc, gc, protocol=protocol)
+        two = evaluate.rank_metrics(d[:, order], qp, gp[order], qc, gc[order], protocol=protocol)
+        assert one.ap.tolist() == two.ap.tolist() and one.cmc.tolist() == two.cmc.tolist()
+
+
+@pytest.mark.parametrize("convert", [list, np.asarray, torch.as_tensor, lambda x: np.asarray(x, dtype=np.int32)])
+def test_label_and_distance_types(convert):
+    d, qp, gp, qc, gc = problem(3)
+    expected = evaluate.rank_metrics(d, qp, gp, qc, gc)
+    labels = [convert(x) for x in (qp, gp, qc, gc)]
+    for matrix in (d, torch.from_numpy(d), d.astype(np.float64), torch.from_numpy(d).half(), d.astype(np.int64)):
+        assert evaluate.rank_metrics(matrix, *labels).ap.tolist() == expected.ap.tolist()
+
+
+def test_input_matrix_is_not_changed():
+    for protocol in evaluate.PROTOCOLS:
+        d, qp, gp, qc, gc = problem(5)
+        before = d.copy()
+        evaluate.rank_metrics(d, qp, gp, qc, gc, protocol=protocol)
+        assert (d == before).all()
+
+
+def test_none_removes_only_the_query_image_itself():
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        pids, cameras = rng.integers(0, 5, 20), np.ones(20, dtype=int)
+        d = rng.integers(0, 6, (20, 20)).astype(np.float32)
+        items = [f"{i}.jpg" for i in range(20)]
+        chosen = rng.permutation(20)[:12]  # all against all, queries in another order
+        metrics = evaluate.rank_metrics(
+            d[chosen], pids[chosen], pids, cameras[chosen], cameras, protocol="none",
+            query_items=[items[i] for i in chosen], gallery_items=items,
+        )
+        expected = oracle(d[chosen], pids[chosen], pids, cameras[chosen], cameras, "none", 50,
+                          same_item=lambda q, g, chosen=chosen: chosen[q] == g)
+        assert_equal_to_oracle(metrics, expected, 50)
+
+
+def test_cuhk03_draws_are_uniform_over_the_images_a_query_sees():
+    """Exact expectation of the single-gallery-shot CMC by enumeration, against the mean over many seeds."""
+    d, qp, gp, qc, gc = problem(11, queries=5, gallery=14, pids=4, levels=30)
+    expected = np.zeros(5)
+    valid = 0
+    for q in range(5):
+        kept = kept_images(q, qp, gp, qc, gc, "cuhk03", lambda q, g: False)
+        hits = [g for g in kept if gp[g] == qp[q]]
+        if not hits:
+            continue
+        valid += 1
+        for hit in hits:
+            share = np.array([1.0])  # distribution of the number of wrong identities before the hit
+            for pid in set(gp) - {qp[q]}:
+                near = np.mean([d[q][g] <= d[q][hit] for g in range(14) if gp[g] == pid])
+                share = np.convolve(share, [1 - near, near])
+            expected += np.cumsum(np.pad(share, (0, 5)))[:5] / len(hits)
+    mean = np.mean([evaluate.rank_metrics(d, qp, gp, qc, gc, 5, "cuhk03", seed=seed).cmc.numpy()
+                    for seed in range(300)], axis=0)
+    np.testing.assert_allclose(mean, expected / valid, atol=0.02)  # 3,000 draws: standard error < 0.006
+
+
+def test_count_of_entries_within_levels_both_ways():
+    generator = torch.Generator().manual_seed(0)
+    for high in (3, 1000):
+        block = torch.randint(high, (7, 50), generator=generator).float()
+        levels = torch.randint(high, (7, 6), generator=generator).float().sort(1).values
+        num = torch.tensor([6, 0, 1, 6, 3, 6, 2])
+        expected = (block[:, None] <= levels[:, :, None]).sum(2)
+        rows = evaluate._count_row_by_row(block, levels, num)
+        assert (evaluate._count_by_sort(block, levels) == expected).all()
+        assert all((rows[i, :n] == expected[i, :n]).all() for i, n in enumerate(num.tolist()))
+
+
+# ---------------------------------------------------------------- distances and features
+
+
+def test_pairwise_distance_equals_float64():
+    rng = np.random.default_rng(0)
+    query, gallery = rng.normal(size=(7, 33)), rng.normal(size=(11, 33))
+    query[2] = gallery[4]
+    difference = np.linalg.norm(query[:, None] - gallery, axis=2)
+    cosine = 1 - (query @ gallery.T) / np.outer(np.linalg.norm(query, axis=1), np.linalg.norm(gallery, axis=1))
+    for metric, expected in (("euclidean", difference), ("sqeuclidean", difference**2), ("cosine", cosine)):
+        found = evaluate.pairwise_distance(query, gallery, metric)
+        assert found.dtype == torch.float64
+        np.testing.assert_allclose(found, expected, atol=1e-6)  # sqrt of a rounding error at distance 0
+        single = evaluate.pairwise_distance(query.astype(np.float32), torch.from_numpy(gallery).float(), metric)
+        assert single.dtype == torch.float32
+        np.testing.assert_allclose(single, expected, atol=5e-3 if metric == "euclidean" else 5e-5)
+    assert evaluate.pairwise_distance(np.zeros((1, 3)), np.ones((1, 3)), "cosine").item() == 1
+    half = evaluate.pairwise_distance(torch.full((1, 4), 300.0).half(), torch.zeros(1, 4).half())
+    assert half.item() == 600  # the square, 360,000, is past half precision
+
+
+def test_distance_ignores_autocast():
+    query, gallery = torch.randn(4, 64), torch.randn(5, 64)
+    expected = evaluate.pairwise_distance(query, gallery)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(evaluate.pairwise_distance(query, gallery), expected)
+
+
+def clusters(seed, queries=60, gallery=300, pids=15, width=24, spread=1.0, integers=False):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(pids, width))
+    qp, gp = rng.integers(0, pids, queries), rng.integers(0, pids, gallery)
+    qc, gc = rng.integers(1, 5, queries), rng.integers(1, 5, gallery)
+    query, gallery = (centres[p] + spread * rng.normal(size=(len(p), width)) for p in (qp, gp))
+    if integers:  # then every distance is exact, whatever the block size
+        query, gallery = np.rint(2 * query), np.rint(2 * gallery)
+    return torch.tensor(query).float(), torch.tensor(gallery).float(), qp, gp, qc, gc
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+@pytest.mark.parametrize("protocol", list(evaluate.PROTOCOLS))
+def test_streaming_equals_the_matrix(metric, protocol):
+    query, gallery, *labels = clusters(1, integers=True)
+    expected = evaluate.rank_metrics(evaluate.pairwise_distance(query, gallery, metric), *labels, protocol=protocol)
+    for memory_gb in (None, 1e-9, 3e-5):  # 1e-9: one query at a time
+        found = evaluate.evaluate_features(query, gallery, *labels, metric, protocol, memory_gb=memory_gb)
+        assert found.ap.tolist() == expected.ap.tolist() and found.cmc.tolist() == expected.cmc.tolist()
+
+
+def test_single_precision_is_good_enough():
+    query, gallery, *labels = clusters(2, queries=200, gallery=2000, width=128)
+    for metric in ("euclidean", "cosine"):
+        single = evaluate.evaluate_features(query, gallery, *labels, metric)
+        double = evaluate.evaluate_features(query.double(), gallery.double(), *labels, metric)
+        assert abs(single.mAP - double.mAP) < 1e-5 and (single.cmc - double.cmc).abs().max() < 1e-2
+        assert evaluate.evaluate_features(query.numpy(), gallery.numpy(), *labels, metric).mAP == single.mAP
+
+
+def test_custom_distance_of_several_tensors():
+    query, gallery, *labels = clusters(3)
+    q, g = (query, query.view(-1, 4, 6)), (gallery, gallery.view(-1, 4, 6))
+
+    def distance(rows, gallery):
+        parts = (rows[1][:, None] - gallery[1]).norm(dim=3).sum(2)
+        return evaluate.pairwise_distance(rows[0], gallery[0]) + parts
+
+    expected = evaluate.rank_metrics(distance(q, g), *labels)
+    found = evaluate.evaluate_features(q, g, *labels, distance=distance, memory_gb=3e-5)
+    assert found.mAP == pytest.approx(expected.mAP, abs=1e-6)
+
+
+def test_re_ranking_gets_normalised_features_under_cosine():
+    rerank = pytest.importorskip("rerank")
+    query, gallery, *labels = clusters(4)
+    options = {"k1": 8, "k2": 3, "lambda_value": 0.3}
+    unit = [nn.functional.normalize(x, dim=1) for x in (query, gallery)]
+    for metric, features in (("euclidean", (query, gallery)), ("cosine", unit)):
+        final = rerank.k_reciprocal(*features, **options)
+        expected = evaluate.rank_metrics(final, *labels)
+        found = evaluate.evaluate_features(query, gallery, *labels, metric, rerank=options)
+        assert found.mAP == pytest.approx(expected.mAP, abs=1e-6)
+        custom = evaluate.evaluate_features(*features, *labels, rerank=options, distance=evaluate.pairwise_distance)
+        assert custom.mAP == pytest.approx(expected.mAP, abs=1e-5)
+    plain = evaluate.evaluate_features(query, gallery, *labels)
+    assert abs(found.mAP - plain.mAP) > 1e-3
+
+
+def test_plan_keeps_to_the_budget():
+    plan = evaluate.plan_blocks(3368, 516_000, memory_gb=0.25)
+    assert 1 < plan.rows < 3368 and plan.peak <= 0.25 * 2**30
+    assert evaluate.plan_blocks(10, 100).rows == 10
+    assert evaluate.plan_blocks(10, 10**9, memory_gb=0.1).rows == 1
+    assert "3,368" in str(plan) and "GiB" in str(plan)
+
+
+def test_verbose_prints_the_peak(capsys):
+    query, gallery, *labels = clusters(1)
+    evaluate.evaluate_features(query, gallery, *labels, verbose=True)
+    assert "peak" in capsys.readouterr().out
+
+
+CHILD = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, torch
+import evaluate
+torch.set_num_threads(1)
+rng = np.random.default_rng(0)
+query, gallery = rng.random((1500, 8), dtype=np.float32), rng.random((80_000, 8), dtype=np.float32)
+labels = [rng.integers(0, 750, n) for n in (1500, 80_000)] + [rng.integers(1, 7, n) for n in (1500, 80_000)]
+evaluate.evaluate_features(query[:8], gallery, labels[0][:8], labels[1], labels[2][:8], labels[3])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+evaluate.evaluate_features(query, gallery, *labels, memory_gb=0.05)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_memory_stays_within_the_budget_measured_in_a_child_process():
+    root = str(Path(evaluate.__file__).parent)
+    run = subprocess.run([sys.executable, "-c", CHILD, root], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 0.05 * 1024 + 40  # MiB; (Q, G) is 458 MiB
+
+
+# ---------------------------------------------------------------- errors
+
+
+def test_no_match_says_which_rule_removed_it():
+    with pytest.raises(ValueError, match="none of the 2 queries has its identity"):
+        evaluate.rank_metrics(np.ones((2, 3)), [1, 2], [3, 4, 5], [1, 1], [2, 2, 2])
+    with pytest.raises(ValueError, match="2 of 2 queries.*protocol 'market1501' removes.*'none'"):
+        evaluate.rank_metrics(np.ones((2, 2)), [1, 2], [1, 2], [1, 1], [1, 1])
+
+
+def test_queries_without_a_match_are_skipped_and_counted():
+    metrics = evaluate.rank_metrics(np.ones((2, 2)), [1, 9], [1, 2], [1, 1], [2, 2])
+    assert metrics.num_valid == 1 and metrics.ap.shape == (1,)
+
+
+def test_bad_features_are_named():
+    query, gallery, *labels = clusters(1)
+    names = {"query_items": [f"q{i}.jpg" for i in range(60)], "gallery_items": [f"g{i}.jpg" for i in range(300)]}
+    for bad in (math.nan, math.inf):
+        broken = gallery.clone()
+        broken[17, 3] = bad
+        with pytest.raises(ValueError, match="g17.jpg"):
+            evaluate.evaluate_features(query, broken, *labels, **names)
+        with pytest.raises(ValueError, match="gallery image 17"):
+            evaluate.evaluate_features(query, broken, *labels)
+        broken = query.clone()
+        broken[5] = bad
+        with pytest.raises(ValueError, match="q5.jpg"):
+            evaluate.evaluate_features(broken, gallery, *labels, **names)
+
+
+@pytest.mark.parametrize("position", [(0, 0), (8, 39)])
+def test_nan_distance_is_an_error(position):
+    d, *labels = problem(0)
+    d[position] = math.nan
+    with pytest.raises(ValueError, match=f"query {position[0]} to gallery image {position[1]}"):
+        evaluate.rank_metrics(d, *labels)
+
+
+def test_infinite_distances_are_allowed_and_last():
+    d = torch.tensor([[math.inf, 0.0, -math.inf]])
+    assert evaluate.rank_metrics(d, [1], [1, 2, 3], [1], [2, 2, 2]).mAP == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"protocol": "market"}, "protocol 'market' is unknown"),
+    ({"distmat": np.ones((9, 39))}, "labels are for"),
+    ({"query_pids": [1, 2]}, "expected one integer of each per image"),
+    ({"query_pids": list("abcdefghi")}, "expected one integer"),
+    ({"gallery_pids": [], "gallery_camids": []}, "integer|no gallery images"),
+    ({"max_rank": 0}, "max_rank is 0"),
+])
+def test_wrong_arguments(change, message):
+    names = ("distmat", "query_pids", "gallery_pids", "query_camids", "gallery_camids")
+    with pytest.raises(ValueError, match=message):
+        evaluate.rank_metrics(**(dict(zip(names, problem(0), strict=True)) | change))
+
+
+def test_features_of_two_models():
+    query, gallery, *labels = clusters(1)
+    with pytest.raises(ValueError, match="24 wide"):
+        evaluate.evaluate_features(query, gallery[:, :20], *labels)
+    with pytest.raises(ValueError, match="59 query"):
+        evaluate.evaluate_features(query[:59], gallery, *labels)
+    with pytest.raises(ValueError, match="metric 'manhattan' is unknown"):
+        evaluate.evaluate_features(query, gallery, *labels, "manhattan")
+
+
+# ---------------------------------------------------------------- beside the metrics
+
+
+@pytest.mark.parametrize("protocol", ["market1501", "sysu"])
+def test_verification_counts_are_exact_at_its_thresholds(protocol):
+    query, gallery, qp, gp, qc, gc = clusters(5, spread=1.6)
+    labels = evaluate.Labels(qp, gp, qc, gc, protocol)
+    found = evaluate.verification(evaluate.distance_blocks(query, gallery, memory_gb=3e-5), labels, (1e-3, 1e-2, 0.1))
+    d = evaluate.pairwise_distance(query, gallery).numpy()
+    genuine, impostor = [], []
+    for q in range(len(qp)):
+        for g in kept_images(q, qp, gp, qc, gc, protocol, lambda q, g: False):
+            (genuine if qp[q] == gp[g] else impostor).append(d[q, g])
+    genuine, impostor = np.array(genuine), np.array(impostor)
+    assert (found.num_genuine, found.num_impostor) == (len(genuine), len(impostor))
+    for t, fpr, tpr in list(zip(found.curve_thresholds, found.curve_fpr, found.curve_tpr, strict=True))[::50]:
+        assert fpr.item() == pytest.approx((impostor <= t.item()).mean())
+        assert tpr.item() == pytest.approx((genuine <= t.item()).mean())
+    for level, tpr, t in zip(found.levels, found.tpr, found.thresholds, strict=True):
+        assert (impostor <= t.item()).mean() <= level < (impostor <= t.item() * 1.001).mean() + 1e-3
+        assert tpr.item() == pytest.approx((genuine <= t.item()).mean())
+    rates = (impostor <= found.eer_threshold).mean(), (genuine > found.eer_threshold).mean()
+    assert rates == pytest.approx((found.eer, found.eer), abs=2e-3)
+
+
+def test_verification_of_separable_pairs():
+    d = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 2.0]])
+    found = evaluate.verification([(0, 2, d)], evaluate.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
+    assert found.tpr.tolist() == [1, 1, 1, 1] and found.eer == 0 and 0 <= found.eer_threshold < 1
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        evaluate.verification([(0, 2, d - 1)], evaluate.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
+
+
+def test_confidence_intervals_agree_with_the_normal_approximation():
+    query, gallery, *labels = clusters(6, queries=400, spread=1.6)
+    ranks = evaluate.rank_features(query, gallery, evaluate.Labels(*labels))
+    found = evaluate.confidence_intervals(ranks)
+    for name, values in (("mAP", ranks.ap.numpy()), ("rank1", (ranks.first[:, 0] == 1).numpy())):
+        half = 1.96 * values.std() / np.sqrt(len(values))
+        assert found[name] == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
+    assert found == evaluate.confidence_intervals(ranks)
+
+
+def test_camera_pairs_are_evaluations_of_parts_of_the_gallery():
+    query, gallery, qp, gp, qc, gc = clusters(7)
+    found = evaluate.camera_pairs(evaluate.distance_blocks(query, gallery, memory_gb=3e-5),
+                                  evaluate.Labels(qp, gp, qc, gc))
+    assert found.query_camids.tolist() == found.gallery_camids.tolist() == [1, 2, 3, 4]
+    for a in range(1, 5):
+        for b in range(1, 5):
+            rows, columns = qc == a, gc == b
+            if a == b:
+                assert torch.isnan(found.mAP[a - 1, b - 1]) and found.num_valid[a - 1, b - 1] == 0
+                continue
+            d = evaluate.pairwise_distance(query[rows], gallery[columns])
+            expected = evaluate.rank_metrics(d, qp[rows], gp[columns], qc[rows], gc[columns])
+            assert found.mAP[a - 1, b - 1].item() == pytest.approx(expected.mAP, abs=1e-6)
+            assert found.num_valid[a - 1, b - 1] == expected.num_valid
+
+
+def test_query_expansion():
+    query, gallery, *_ = clusters(8)
+    unit_q, unit_g = (nn.functional.normalize(x, dim=1).double() for x in (query, gallery))
+    for k, alpha in ((1, 0.0), (4, 3.0)):
+        found = evaluate.expand_queries(query, gallery, k, alpha, memory_gb=3e-5)
+        for q, row in enumerate(found.double()):
+            similarity = unit_g @ unit_q[q]
+            total = unit_q[q].clone()
+            for g in sorted(range(len(gallery)), key=lambda g: -similarity[g].item())[:k]:  # noqa: B023
+                total += max(similarity[g].item(), 0) ** alpha * unit_g[g]
+            torch.testing.assert_close(row, total / total.norm(), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="k is 301"):
+        evaluate.expand_queries(query, gallery, 301)
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_multi_query_pooling(how):
+    rng = np.random.default_rng(0)
+    features, pids, camids = rng.normal(size=(40, 5)).astype(np.float32), rng.integers(0, 3, 40), rng.integers(1, 3, 40)
+    found = evaluate.pool_queries([2, 0, 2], [1, 2, 1], features, pids, camids, how)
+    for row, pid, camid in zip(found, (2, 0, 2), (1, 2, 1), strict=True):
+        own = features[(pids == pid) & (camids == camid)]
+        np.testing.assert_allclose(row, own.mean(0) if how == "mean" else own.max(0), rtol=1e-5)
+    with pytest.raises(ValueError, match="pid 7 camid 1"):
+        evaluate.pool_queries([7], [1], features, pids, camids, how)
+
+
+def test_concatenated_features_add_squared_distances():
+    x, y = torch.randn(6, 4), torch.randn(6, 9)
+    both = evaluate.concatenate(x, y, weights=(1.0, 0.5))
+    parts = [nn.functional.normalize(f, dim=1) for f in (x, y)]
+    expected = sum(w**2 * evaluate.pairwise_distance(f, f, "sqeuclidean") for w, f in zip((1, 0.5), parts, strict=True))
+    torch.testing.assert_close(evaluate.pairwise_distance(both, both, "sqeuclidean"), expected, atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------- extraction
+
+
+class Output(NamedTuple):
+    embedding: torch.Tensor
+    logits: tuple = ()
+    feats: tuple = ()
+    parts: torch.Tensor | None = None
+
+
+class Net(nn.Module):
+    def __init__(self, parts=True):
+        super().__init__()
+        self.bn, self.drop, self.with_parts = nn.BatchNorm2d(3), nn.Dropout(), parts
+
+    def forward(self, images, camids=None):
+        x = self.drop(self.bn(images))
+        embedding = (x * torch.arange(x.shape[3])).flatten(2).sum(2) + camids[:, None]
+        return Output(embedding, parts=x.mean(3).transpose(1, 2) if self.with_parts else None)
+
+
+def batches(count=11, size=4):
+    images = torch.randn(count, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+    camids = torch.arange(count) % 3
+    return images, camids, [(images[a : a + size], camids[a : a + size]) for a in range(0, count, size)]
+
+
+def test_extract_in_order_with_the_models_modes_kept():
+    images, camids, loader = batches()
+    model = Net().train()
+    model.drop.eval()  # frozen on purpose
+    embeddings, parts = evaluate.extract(model, loader)
+    assert model.training and model.bn.training and not model.drop.training
+    model.eval()
+    with torch.no_grad():
+        expected = model(images, camids)
+    torch.testing.assert_close(embeddings, expected.embedding)
+    torch.testing.assert_close(parts, expected.parts)
+    assert embeddings.dtype == torch.float32 and not embeddings.is_inference()
+    assert evaluate.extract(Net(parts=False), loader)[1] is None
+
+
+def test_flip_is_the_mean_with_the_mirror_image():
+    images, camids, loader = batches()
+    model = Net().eval()
+    embeddings, parts = evaluate.extract(model, loader, flip=True)
+    with torch.no_grad():
+        one, two = model(images, camids), model(images.flip(3), camids)
+    torch.testing.assert_close(embeddings, (one.embedding + two.embedding) / 2)
+    torch.testing.assert_close(parts, (one.parts + two.parts) / 2)
+
+
+def test_autocast_output_is_float32():
+    _, _, loader = batches()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(90, 4)).eval()
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images, camids=None):
+            return Output(self.model(images))
+
+    low, _ = evaluate.extract(Wrapped(), loader, autocast_dtype=torch.bfloat16)
+    full, _ = evaluate.extract(Wrapped(), loader)
+    assert low.dtype == torch.float32 and not torch.equal(low, full)
+    torch.testing.assert_close(low, full, atol=0.05, rtol=0.05)
+
+
+def test_features_go_to_a_file_when_asked_or_when_too_large(tmp_path, capsys):
+    _, _, loader = batches()
+    expected = evaluate.extract(Net(), loader)
+    embeddings, parts = evaluate.extract(Net(), loader, out=tmp_path / "deep" / "market.npy")
+    assert torch.equal(embeddings, expected[0]) and torch.equal(parts, expected[1])
+    np.testing.assert_array_equal(np.load(tmp_path / "deep" / "market.npy"), expected[0])
+    np.testing.assert_array_equal(np.load(tmp_path / "deep" / "market.parts.npy"), expected[1])
+    embeddings, parts = evaluate.extract(Net(), loader, memory_gb=0)
+    assert torch.equal(embeddings, expected[0]) and torch.equal(parts, expected[1])
+    assert "in a file" in capsys.readouterr().err
+
+
+def test_loader_must_keep_its_word():
+    _, _, loader = batches()
+
+    class Loader:
+        def __init__(self, count):
+            self.num_images = count
+
+        def __iter__(self):
+            return iter(loader)
+
+    for count in (10, 12):
+        with pytest.raises(RuntimeError, match=f"announced {count} images"):
+            evaluate.extract(Net(), Loader(count))
+    with pytest.raises(ValueError, match="num_images"):
+        evaluate.extract(Net(), iter(loader))
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def _sharded(rank, world, path):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{path}/init", rank=rank, world_size=world)
+    query, gallery, *labels = clusters(9, queries=61)
+    group = torch.distributed.group.WORLD
+    start, stop = evaluate.shard(len(gallery), group)
+    gathered = evaluate.gather_rows(gallery[start:stop], len(gallery), group)
+    assert torch.equal(gathered, gallery)
+    found = {p: evaluate.evaluate_features(query, gathered, *labels, protocol=p, group=group)
+             for p in evaluate.PROTOCOLS}
+    torch.save({p: m._asdict() for p, m in found.items()}, f"{path}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gloo over a file")
+def test_two_processes_give_the_numbers_of_one(tmp_path):
+    torch.multiprocessing.spawn(_sharded, (2, str(tmp_path)), nprocs=2)
+    query, gallery, *labels = clusters(9, queries=61)
+    for rank in range(2):
+        for protocol, found in torch.load(tmp_path / f"{rank}.pt", weights_only=True).items():
+            expected = evaluate.evaluate_features(query, gallery, *labels, protocol=protocol)
+            assert found["num_valid"] == expected.num_valid
+            torch.testing.assert_close(found["ap"], expected.ap)
+            torch.testing.assert_close(found["cmc"], expected.cmc)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_gives_the_numbers_of_the_cpu():
+    query, gallery, *labels = clusters(10, integers=True)
+    for protocol in evaluate.PROTOCOLS:
+        cpu = evaluate.evaluate_features(query, gallery, *labels, protocol=protocol)
+        gpu = evaluate.evaluate_features(query.cuda(), gallery.cuda(), *labels, protocol=protocol)
+        assert cpu.ap.tolist() == gpu.ap.tolist() and cpu.cmc.tolist() == gpu.cmc.tolist()
