@@ -1,15 +1,19 @@
 """Networks drawn for person re-ID from the first layer on, one class per paper, in paper order: MuDeep, HACNN, MLFN.
 
+`NETWORKS` has them and everything else under torchreid's keys.
+
 Interface and shared arguments are those of `models`. None has ImageNet weights in this layout, so `pretrained=True` is
 an error; weight names are torchreid's (KaiyangZhou/deep-person-reid at f8cd150), whose published weights load as they
 are. OSNet is in `backbones.py`, since any head may follow it.
 """
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from backbones import kaiming_fan_out
-from models import Output, linear_classifier
+from models import PCB, Output, ResNet50M, Softmax, linear_classifier
 
 
 class ConvBlock(nn.Module):
@@ -343,3 +347,31 @@ class MLFN(nn.Module):
         feature = (projected / 2).flatten(1)  # (B, 1024)
         classify = self.training and self.classifier is not None
         return Output(feature, (self.classifier(feature),) if classify else (), (feature,))
+
+
+# -- torchreid's keys -------------------------------------------------------------------------------------------------
+
+_PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+          "se_resnet50", "se_resnet101", "se_resnext50_32x4d", "se_resnext101_32x4d", "densenet121", "densenet169",
+          "densenet201", "densenet161", "inceptionresnetv2", "inceptionv4", "xception", "resnet50_ibn_a",
+          "resnet50_ibn_b", "nasnsetmobile", "mobilenetv2_x1_0", "mobilenetv2_x1_4", "shufflenet", "squeezenet1_0",
+          "squeezenet1_1", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0",
+          "dpn92", "resnext101_32x4d")  # the last two only in torchreid's v0.5.0
+_OSNET = ("osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "osnet_ibn_x1_0", "osnet_ain_x1_0",
+          "osnet_ain_x0_75", "osnet_ain_x0_5", "osnet_ain_x0_25")
+
+# Every key of torchreid/models/__init__.py at f8cd150 -> constructor, called with num_pids and pretrained.
+NETWORKS = {
+    **{key: partial(Softmax, backbone=key) for key in _PLAIN},
+    **{key: partial(Softmax, backbone=key, fc_dims=(512,)) for key in _OSNET},
+    "resnet50_fc512": partial(Softmax, backbone="resnet50", fc_dims=(512,), last_stride=1),
+    "se_resnet50_fc512": partial(Softmax, backbone="se_resnet50", fc_dims=(512,), last_stride=1),
+    "densenet121_fc512": partial(Softmax, backbone="densenet121", fc_dims=(512,)),
+    "squeezenet1_0_fc512": partial(Softmax, backbone="squeezenet1_0", fc_dims=(512,)),
+    "mudeep": MuDeep,
+    "resnet50mid": ResNet50M,
+    "pcb_p6": PCB,
+    "pcb_p4": partial(PCB, parts=4),
+    "hacnn": HACNN,
+    "mlfn": MLFN,
+}

@@ -10,7 +10,7 @@ torchreid/data/transforms.py: flip, pad and crop, 2D translation, random patch, 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-STREAMS = ("flip", "pad", "translate", "patch", "jitter", "erase", "sampler", "noise")
+STREAMS = ("flip", "pad", "translate", "patch", "jitter", "erase", "sampler", "noise", "frames")
 FILLS = ("mean_raw", "mean", "black", "pixel")
 NOISE_BANK = 1 << 20  # normal numbers kept for erase_fill="pixel"; each image reads a run of them from a random place
 
@@ -118,6 +118,10 @@ class Draws(NamedTuple):
     def slice(self, start: int, stop: int) -> "Draws":
         return Draws(*(None if field is None else field[start:stop] for field in self))
 
+    def repeat(self, times: np.ndarray) -> "Draws":
+        """The parameters of image i for times[i] (B,) images in a row: the frames of a tracklet."""
+        return Draws(*(None if field is None else np.repeat(field, times, axis=0) for field in self))
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -203,7 +207,11 @@ class Augmentation:
         boxes = _draw_rectangles(rng, count, image_size, self.erase_area, self.erase_aspect, self.erase_attempts,
                                  self.erase_log_aspect)
         boxes[u[:, 0] >= self.erase, 2] = 0
-        start = _randint(u[:, 1], NOISE_BANK - 1 - 3 * image_size[0] * image_size[1])
+        spare = NOISE_BANK - 3 * image_size[0] * image_size[1]
+        if spare < 0 and self.erase_fill == "pixel":
+            raise ValueError(f"erase_fill 'pixel' takes images of up to {NOISE_BANK // 3:,} pixels: "
+                             f"{image_size[0]}x{image_size[1]} is larger, choose another fill")
+        start = _randint(u[:, 1], max(0, spare))
         return np.column_stack([boxes, start])
 
     def _draw_patch(self, rng: np.random.Generator, count: int, image_size: tuple[int, int],
@@ -256,7 +264,8 @@ class Augmentation:
             return None
         if self.erase_fill == "mean_raw":
             return tuple(self.mean)
-        colour = {"mean": self.mean, "black": (0.0, 0.0, 0.0)}.get(self.erase_fill, self.erase_fill)
+        named = {"mean": self.mean, "black": (0.0, 0.0, 0.0)}
+        colour = named[self.erase_fill] if isinstance(self.erase_fill, str) else self.erase_fill
         return tuple((c - m) / s for c, m, s in zip(colour, self.mean, self.std, strict=True))
 
 
@@ -430,24 +439,27 @@ def jitter(images: Tensor, draws: np.ndarray) -> Tensor:
 
 def _jitter_pillow(images: Tensor, draws: np.ndarray) -> Tensor:
     out = images.clone()
-    operations = (*ENHANCERS, _hue_pillow)
     for row in (draws[:, :4] >= 0).any(axis=1).nonzero()[0]:
         image = Image.fromarray(images[row].numpy())
         for number in draws[row, :4].argsort():
             if draws[row, number] >= 0:
-                image = operations[number](image, draws[row, 4 + number])
+                image = ADJUST_PILLOW[number](image, draws[row, 4 + number])
         out[row] = torch.from_numpy(np.array(image))
     return out
-
-
-ENHANCERS = tuple(partial(lambda enhancer, image, factor: enhancer(image).enhance(factor), enhancer)
-                  for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color))
 
 
 def _hue_pillow(image: Image.Image, factor: float) -> Image.Image:
     hue, saturation, value = image.convert("HSV").split()
     hue = Image.fromarray(np.asarray(hue) + np.uint8(int(factor * 255) % 256))
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+ADJUST_PILLOW = (
+    lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
+    lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
+    lambda image, factor: ImageEnhance.Color(image).enhance(factor),
+    _hue_pillow,
+)
 
 
 def _jitter_batch(images: Tensor, draws: np.ndarray) -> Tensor:

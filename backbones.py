@@ -42,7 +42,7 @@ _HEADS = ("avgpool", "dropout", "fc", "classifier", "head", "heads", "flatten")
 _IMAGE_SIZE = (256, 128)  # the usual person box, used to probe a network when the caller names no size
 
 
-def create(name, *, pretrained=False, last_stride=None, image_size=None, stem_relu=True):
+def create(name, *, pretrained=False, last_stride=None, image_size=None, stem_relu=True, stem_ceil=False):
     """The network `name` without its head; `.out_channels` is the width of its map.
 
     name: a key of `available()`. torchvision is preferred where both libraries know a name.
@@ -53,6 +53,8 @@ def create(name, *, pretrained=False, last_stride=None, image_size=None, stem_re
     image_size: (H, W) that a network with a fixed input grid (some vision transformers) is built for.
     stem_relu: False drops the ReLU after `bn1`, which the released strong baseline forgot (modeling/backbones/
         resnet.py at 3da7e6f, "add missed relu"): its trained plain ResNets give their numbers only without it.
+    stem_ceil: True pools the stem without padding and rounds its size up, as the ResNets of fast-reid (fastreid/
+        modeling/backbones/resnet.py at c9bc3ce): their weights give another embedding under torchvision's padding.
     Raises ValueError for an unknown name or a network that cannot give a map.
     """
     library, key = resolve(name)
@@ -62,10 +64,11 @@ def create(name, *, pretrained=False, last_stride=None, image_size=None, stem_re
         raise ValueError(f"last_stride is {last_stride}; expected 1 (finer last map) or 2 (as published).")
     if last_stride == 1:
         remove_stride(getattr(net, "layer4", None), name)
-    if not stem_relu:
-        if [k for k, _ in net.named_children()][:3] != ["conv1", "bn1", "relu"]:
-            raise ValueError(f"Backbone '{name}' has no stem ReLU to remove; use stem_relu with ResNets only.")
-        net.relu = nn.Identity()
+    if not stem_relu or stem_ceil:
+        if [k for k, _ in net.named_children()][:4] != ["conv1", "bn1", "relu", "maxpool"]:
+            raise ValueError(f"Backbone '{name}' has no ResNet stem to change; leave stem_relu and stem_ceil alone.")
+        net.relu = net.relu if stem_relu else nn.Identity()
+        net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True) if stem_ceil else net.maxpool
     net.out_channels = _out_channels(net, name, image_size or _IMAGE_SIZE)
     return net
 
@@ -359,8 +362,10 @@ class NonLocalResNet(nn.Module):
         self.out_channels = net.out_channels
 
     def forward(self, images):
-        x = self.conv1(images)
-        x = self.maxpool(self.relu(self.bn1(x)))
+        return self.stages(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
+
+    def stages(self, x):
+        """Everything behind the stem."""
         for i in (1, 2, 3, 4):
             stage, added = getattr(self, f"layer{i}"), getattr(self, f"NL_{i}")
             for j, block in enumerate(stage, start=len(added) - len(stage)):
@@ -406,16 +411,15 @@ class LiteConv3x3(nn.Module):
 
 
 class AggregationGate(nn.Module):
-    """Channel-wise weights in (0, 1) from the globally pooled input (section 3.2), shared by all streams."""
+    """Channel-wise weights in (0, 1) from globally pooled streams, (B, C, 1, 1); shared by all (section 3.2)."""
 
     def __init__(self, channels, reduction=16):
         super().__init__()
         self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
 
-    def forward(self, x):  # (B, C, h, w)
-        gate = x.mean(dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
-        return x * self.fc2(F.relu(self.fc1(gate))).sigmoid()
+    def forward(self, pooled):  # (B, C, 1, 1)
+        return self.fc2(F.relu(self.fc1(pooled))).sigmoid()
 
 
 class OSBlock(nn.Module):
@@ -450,14 +454,18 @@ class OSBlock(nn.Module):
     def forward(self, x):
         shortcut = self.downsample(x) if hasattr(self, "downsample") else x
         x = self.conv1(x)
-        x = sum(self.gate(stream(x)) for stream in self._streams())  # Eq. (3): sum_t G(x^t) * x^t
+        streams = [stream(x) for stream in self._streams()]  # x^t, (B, C/4, h, w)
+        gates = self.gate(torch.cat([x_t.mean(dim=(2, 3), keepdim=True) for x_t in streams])).chunk(len(streams))
+        x = streams[0] * gates[0]
+        for x_t, gate in zip(streams[1:], gates[1:], strict=True):
+            x = torch.addcmul(x, x_t, gate)  # Eq. (3): sum_t G(x^t) * x^t
         x = self.conv3(x)
         if self.norm == "in":
             x = self.IN(x)
         x = x + shortcut  # Eq. (1)
         if self.norm == "out":
             x = self.IN(x)
-        return F.relu(x)
+        return F.relu(x, inplace=True)
 
 
 class _Stream(nn.Module):

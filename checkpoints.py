@@ -1,41 +1,33 @@
 """Checkpoints of our own, written atomically, and the import of everybody else's weight files.
 
-Three parts, in order:
+Two parts, in order:
 
 * ``save`` and ``load``: our files hold plain types only, so that ``torch.load(weights_only=True)`` opens them.
-* reading a foreign file: whatever it is (zip or legacy ``torch.save``, a plain pickle, safetensors, a whole pickled
-  ``nn.Module``), it becomes a mapping from name to tensor. No code that a file names is ever run: a pickle can only
-  call the few functions defined here that rebuild tensors; every other class it names becomes an inert stand-in.
-* ``import_weights`` and ``recognise``: the names are brought to one vocabulary (the table ``FORMATS``) and matched with
-  the model's own state dict by name and shape.
+* ``import_weights`` and ``recognise``: what ``foreign.read_weights`` finds in a file is brought to one vocabulary (the
+  table ``FORMATS``) and matched with the model's own state dict by name and shape.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import pickle
 import re
 import shutil
-import struct
-import sys
-import tarfile
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# ============ our own checkpoints ============
+from foreign import FORMAT, OURS, existing_file, first_line, read_weights, size_text
 
-FORMAT = "reid-suite-1"  # value of the key "format" in every checkpoint of ours
+# ============ our own checkpoints ============
 
 
 def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
@@ -71,7 +63,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     Raises FileNotFoundError for a missing file, ValueError for one that is truncated, damaged (each entry of the
     archive is compared with its CRC-32, which torch does not do) or not of this suite's making.
     """
-    path = _existing_file(path, "checkpoint")
+    path = existing_file(path, "checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -87,12 +79,41 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
                 "name it with --weights."
             ) from error
         raise ValueError(
-            f"{path} is truncated, damaged or no checkpoint of this suite ({_size(path.stat().st_size)}; "
-            f"{_first_line(error)}): delete it and resume from an earlier checkpoint, or copy it again."
+            f"{path} is truncated, damaged or no checkpoint of this suite ({size_text(path.stat().st_size)}; "
+            f"{first_line(error)}): delete it and resume from an earlier checkpoint, or copy it again."
         ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, expected a dict: it is no checkpoint of this suite.")
     return state
+
+
+def load_into(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
+    """Load the complete state dict `state`, read from `path`, into `model`.
+
+    Raises ValueError unless names and shapes are exactly the model's: the message counts what is missing, left over and
+    of another shape, with the first few of each. The model is then unchanged.
+    """
+    target = model.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict of a network: it is damaged; use another checkpoint of the run.")
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(target[key].shape)}"
+        for key in target
+        if key in state and state[key].shape != target[key].shape
+    ]
+    kinds = {
+        "missing": [key for key in target if key not in state],
+        "unexpected": [key for key in state if key not in target],
+        "of another shape": shapes,
+    }
+    wrong = [f"{len(names)} {kind} ({_few(names, 3)})" for kind, names in kinds.items() if names]
+    if wrong:
+        raise ValueError(
+            f"{path} does not fit the network {type(model).__name__} that was built for it, of {len(target)} tensors: "
+            f"{'; '.join(wrong)}. It was written with another recipe, backbone or option, or by another version of "
+            "this suite: give the flags of its run, or load what fits with --weights."
+        )
+    model.load_state_dict(state)
 
 
 def is_ours(state: Any) -> bool:
@@ -143,8 +164,8 @@ def _write_failure(path: Path, cause: OSError, state: dict[str, Any]) -> str:
     }.get(cause.errno or 0, "check the disk and the folder")
     kept = " The earlier file is unchanged." if path.exists() else ""
     return (
-        f"could not write {path}: {cause.strerror or cause} (about {_size(needed)} needed, {free:,} bytes free on that "
-        f"disk): {advice}, or name another --output_path.{kept}"
+        f"could not write {path}: {cause.strerror or cause} (about {size_text(needed)} needed, {free:,} bytes free on "
+        f"that disk): {advice}, or name another --output_path.{kept}"
     )
 
 
@@ -173,411 +194,6 @@ def _remove(path: Path) -> None:
         pass
 
 
-def _existing_file(path: str | os.PathLike, what: str) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in WEIGHT_SUFFIXES or ".pth" in p.name)
-        hint = f"; name one of the files in it: {', '.join(inside[:5])}" if inside else ""
-        raise ValueError(f"{path} is a folder, expected a {what} file{hint}.")
-    if not path.exists():
-        raise FileNotFoundError(f"no {what} file at {path}: check the path.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty: the {what} was never written or its download failed; copy it again.")
-    return path
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} GB"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:120]}" if text else type(error).__name__
-
-
-# ============ reading a foreign file without running it ============
-
-WEIGHT_SUFFIXES = (".pth", ".pt", ".tar", ".pkl", ".bin", ".ckpt", ".safetensors")
-
-# torch/serialization.py: a legacy file is five pickles (magic number, protocol, system, object, storage keys), then
-# for each storage its number of elements (int64) and its bytes.
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_PROTOCOL = 1001
-
-STORAGE_DTYPES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "UntypedStorage": torch.uint8,
-}
-
-# https://github.com/huggingface/safetensors#format
-SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-
-class Inert:
-    """Stands where a file names a class or a function we do not know: it can be called and filled, and does nothing."""
-
-    __slots__ = ("entries", "state")
-
-    def __new__(cls, *args, **kwargs):
-        self = object.__new__(cls)
-        self.entries, self.state = {}, None
-        return self
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __call__(self, *args, **kwargs):
-        return Inert()
-
-    def __setstate__(self, state):
-        self.state = state
-
-    def __setitem__(self, key, value):
-        self.entries[key] = value
-
-    def append(self, value):
-        pass
-
-    extend = add = update = append
-
-
-class _Mapping(dict):
-    """An OrderedDict of a file, deaf to the attributes the file would set on it (``_metadata`` of a state dict)."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state):
-        pass
-
-
-class _Storage(NamedTuple):
-    key: str
-    dtype: torch.dtype
-    numel: int
-    start: int = 0  # element of the storage `key` at which a legacy view begins
-
-
-class _Lazy:
-    """A tensor of a file before its values are read."""
-
-    __slots__ = ("dtype", "offset", "shape", "storage", "stride")
-
-    def __init__(self, storage: _Storage, offset: int, shape: tuple, stride: tuple, dtype: torch.dtype | None = None):
-        self.storage, self.offset, self.dtype = storage, offset, dtype or storage.dtype
-        self.shape, self.stride = tuple(shape), tuple(stride)
-
-    def __setstate__(self, state):  # torch 0.3 sends (requires_grad, volatile, hooks)
-        pass
-
-    def tensor(self, buffer: Callable[[_Storage], bytes]) -> Tensor:
-        flat = torch.frombuffer(bytearray(buffer(self.storage)) or bytearray(8), dtype=self.dtype)
-        start = self.storage.start + self.offset
-        last = start + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        if min((*self.shape, *self.stride, start), default=0) < 0 or (math.prod(self.shape) and last >= flat.numel()):
-            raise ValueError("a tensor reaches outside of its storage")
-        return torch.as_strided(flat, self.shape, self.stride, start).clone()
-
-
-class _NumpyDtype:
-    """``numpy.dtype(code, align, copy)`` followed by a state whose second field is the byte order."""
-
-    __slots__ = ("code", "order")
-
-    def __init__(self, code: str, *rest):
-        self.code, self.order = code, "="
-
-    def __setstate__(self, state):
-        self.order = state[1] if state[1] in "<>=" else "="
-
-
-class _NumpyArray:
-    """A numpy array of a file; fast-reid's converted weights are such."""
-
-    __slots__ = ("state",)
-
-    def __setstate__(self, state):  # (version, shape, dtype, Fortran order, bytes)
-        self.state = state
-
-    @property
-    def shape(self) -> tuple:
-        return tuple(self.state[1])
-
-    def tensor(self) -> Tensor:
-        _, shape, dtype, fortran, raw = self.state
-        if not re.fullmatch(r"[fiu][1248]|b1", dtype.code):
-            raise ValueError(f"a numpy array of type {dtype.code}")
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # written by Python 2
-        array = np.frombuffer(raw, np.dtype(dtype.order + dtype.code)).reshape(shape, order="F" if fortran else "C")
-        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    """Reads the structure of a pickle. `find_class` imports nothing: it knows the names below, all else is `Inert`."""
-
-    def __init__(self, file):
-        super().__init__(file, encoding="latin1")  # the str of Python 2
-        self.storages: dict[str, _Storage] = {}
-        # made anew for each file, so that nothing a file does to them lasts
-        self.known: dict[str, Any] = {
-            "collections.OrderedDict": _Mapping,
-            "collections.defaultdict": lambda *args: _Mapping(),
-            # (storage, offset, shape, stride), then requires_grad, hooks; in v3 the dtype follows
-            "torch._utils._rebuild_tensor": lambda *args: _Lazy(*args[:4]),
-            "torch._utils._rebuild_tensor_v2": lambda *args: _Lazy(*args[:4]),
-            "torch._utils._rebuild_tensor_v3": lambda *args: _Lazy(*args[:4], dtype=args[6]),
-            "torch._utils._rebuild_parameter": lambda data, *_: data,
-            "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-            "torch.nn.parameter.Parameter": lambda data=None, *_: data,
-            "torch.nn.parameter.Buffer": lambda data=None, *_: data,
-            "torch.autograd.variable.Variable": lambda data=None, *_: data,
-            "torch.Size": lambda sizes=(): tuple(sizes),
-            "numpy.dtype": _NumpyDtype,
-            "numpy.ndarray": Inert,
-            "_codecs.encode": lambda text, encoding="latin1": text.encode("latin1"),  # bytes in protocol 2
-        }
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            self.known[f"{module}._reconstruct"] = lambda *_: _NumpyArray()
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full in self.known:
-            return self.known[full]
-        if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGE_DTYPES:
-            return STORAGE_DTYPES[name]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        return type(name, (Inert,), {"__slots__": (), "__module__": module})
-
-    def persistent_load(self, pid: tuple) -> Any:
-        if pid[0] == "module":  # ('module', class, source file, source): the class of a whole pickled network
-            return pid[1]
-        if pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
-            raise pickle.UnpicklingError(f"an entry of unknown kind {pid[0]!r}")
-        dtype, key, numel = pid[1], str(pid[2]), int(pid[4])
-        self.storages.setdefault(key, _Storage(key, dtype, numel))
-        view = pid[5] if len(pid) > 5 else None  # (key, first element, number of elements), legacy files only
-        return _Storage(key, dtype, numel, int(view[1]) if view else 0)
-
-
-OURS = "checkpoint of this suite"
-
-
-class Weights(NamedTuple):
-    """What a weight file holds: `tensors` by the file's own names, and in words what `container` they came in."""
-
-    tensors: dict[str, Tensor]
-    container: str
-    notes: tuple[str, ...] = ()
-
-
-def read_weights(path: str | os.PathLike, values: bool = True) -> Weights:
-    """Read any weight file into a mapping from name to CPU tensor. Nothing in the file is executed.
-
-    Reads ``torch.save`` files of every age (zip and legacy), whole pickled ``nn.Module``s, plain pickles of arrays and
-    safetensors. With ``values=False`` the tensors are on the meta device: shapes, but no numbers.
-    Raises FileNotFoundError, and ValueError for a file that is damaged or holds no weights.
-    """
-    path = _existing_file(path, "weight")
-    _refuse_other_files(path)
-    try:
-        reader = _read_safetensors if path.suffix == ".safetensors" else _read_torch
-        return reader(path, values)
-    except _NotWeights as error:
-        raise ValueError(str(error)) from None
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise ValueError(
-            f"{path} is truncated, damaged or no weight file ({_size(path.stat().st_size)}; {_first_line(error)}): "
-            "download or copy it again."
-        ) from error
-
-
-class _NotWeights(ValueError):
-    """A readable file without weights in it; its message is complete."""
-
-
-def _refuse_other_files(path: Path) -> None:
-    """The three things that users really have in place of weights: a web page, a git-lfs pointer, an archive."""
-    with open(path, "rb") as file:
-        head = file.read(512).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError(f"{path} is a web page, not weights: the download failed; fetch the file in a browser.")
-    if head.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} is a git-lfs pointer, not weights: run 'git lfs pull' where it came from.")
-    if tarfile.is_tarfile(path):
-        raise ValueError(f"{path} is a tar archive: unpack it and name the weight file inside.")
-
-
-def _read_torch(path: Path, values: bool) -> Weights:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return _read_zip(path, archive, values)
-    with open(path, "rb") as file:
-        first = _SafeUnpickler(file).load()
-        if first != LEGACY_MAGIC:
-            return _collect(path, first, None, values, "plain pickle")
-        return _read_legacy(path, file, values)
-
-
-def _read_zip(path: Path, archive: zipfile.ZipFile, values: bool) -> Weights:
-    names = archive.namelist()
-    root = next((name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")), None)
-    if root is None:
-        inside = ", ".join(names[:3])
-        raise _NotWeights(f"{path} is a zip archive ({inside}), not weights: unpack it and name the file inside.")
-    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != sys.byteorder.encode():
-        raise _NotWeights(f"{path} is of the other byte order: save it again on a machine of this kind.")
-    with archive.open(f"{root}data.pkl") as file:
-        value = _SafeUnpickler(file).load()
-
-    def buffer(storage: _Storage) -> bytes:
-        return archive.read(f"{root}data/{storage.key}")  # zipfile compares the CRC-32
-
-    return _collect(path, value, buffer, values, "torch.save")
-
-
-def _read_legacy(path: Path, file, values: bool) -> Weights:
-    protocol, system = _SafeUnpickler(file).load(), _SafeUnpickler(file).load()
-    if protocol != LEGACY_PROTOCOL or system.get("little_endian") is not (sys.byteorder == "little"):
-        raise _NotWeights(f"{path} was written by an unknown version of torch (protocol {protocol}): save it again.")
-    unpickler = _SafeUnpickler(file)
-    value = unpickler.load()
-    buffers = {}
-    for key in _SafeUnpickler(file).load():
-        (numel,) = struct.unpack("<q", file.read(8))
-        length = numel * unpickler.storages[key].dtype.itemsize
-        buffers[key] = file.read(length)
-        if len(buffers[key]) != length:
-            raise EOFError("the file ends within a tensor")
-    return _collect(path, value, lambda storage: buffers[storage.key], values, "torch.save, legacy format")
-
-
-def _read_safetensors(path: Path, values: bool) -> Weights:
-    """8 bytes: length of the header; the header: JSON of name -> dtype, shape, [begin, end); then the bytes."""
-    with open(path, "rb") as file:
-        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        data = file.read()
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        if not 0 <= begin <= end <= len(data):
-            raise EOFError("the file ends within a tensor")
-        dtype = SAFETENSORS_DTYPES[entry["dtype"]]
-        tensors[name] = torch.frombuffer(bytearray(data[begin:end]), dtype=dtype).reshape(entry["shape"])
-    return Weights(tensors if values else {k: v.to("meta") for k, v in tensors.items()}, "safetensors")
-
-
-# ------------ from the structure to one mapping ------------
-
-# where the weights are inside of a training checkpoint; averaged weights (EMA) only where there are no others
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "network", "state_dicts", "model_state", "weights")
-WRAPPERS_EMA = ("ema_state_dict", "model_ema", "state_dict_ema", "ema")
-NOT_WEIGHTS = re.compile(r"optim|sched|scaler|hyper|loss|meter|criterion|center", re.IGNORECASE)
-
-
-def _collect(
-    path: Path, value: Any, buffer: Callable[[_Storage], bytes] | None, values: bool, container: str
-) -> Weights:
-    """Find the weights within `value` and read their numbers (or, without `values`, only their shapes)."""
-    found, trail = _unwrap(value, ())
-    if not found:
-        what = f"a dict of {', '.join(map(str, list(value)[:6]))}" if isinstance(value, dict) else type(value).__name__
-        raise _NotWeights(f"{path} holds no weights, only {what}: expected a state dict or a network.")
-    tensors: dict[str, Tensor] = {}
-    for name, lazy in found.items():
-        if not values:
-            tensors[name] = torch.empty(lazy.shape, device="meta")
-        elif isinstance(lazy, _Lazy):
-            tensors[name] = lazy.tensor(buffer)
-        else:
-            tensors[name] = lazy.tensor()
-    keys = value if isinstance(value, dict) else {}
-    if is_ours(keys):
-        return Weights(tensors, OURS)
-    ema = [key for key in WRAPPERS_EMA if key in keys and key not in trail]
-    notes = (f"averaged weights under {ema[0]!r} were not used",) if ema else ()
-    return Weights(tensors, ", ".join((container, *trail)), notes)
-
-
-def _unwrap(value: Any, trail: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Descend to the weights: (name -> unread tensor, the way there). The first name of `WRAPPERS` wins."""
-    if _is_module(value):
-        title = f"pickled {type(value).__module__}.{type(value).__qualname__}"
-        return dict(_module_tensors(value, "", ())), (*trail, title)
-    if isinstance(value, Inert):
-        return _unwrap(value.entries or (value.state if isinstance(value.state, dict) else {}), trail)
-    if isinstance(value, (list, tuple)):
-        found = (_unwrap(item, trail) for item in value if isinstance(item, (dict, Inert)))
-        return next((pair for pair in found if pair[0]), ({}, trail))
-    if not isinstance(value, dict):
-        return {}, trail
-    for key in WRAPPERS:
-        if key in value and not isinstance(value[key], (_Lazy, _NumpyArray)):
-            found, way = _unwrap(value[key], (*trail, key))
-            if found:
-                return found, way
-    flat = dict(_flatten(value, ""))
-    for key in WRAPPERS_EMA:
-        if not flat and key in value:
-            return _unwrap(value[key], (*trail, key))
-    return flat, trail
-
-
-def _is_module(value: Any) -> bool:
-    return isinstance(value, Inert) and isinstance(value.state, dict) and "_modules" in value.state
-
-
-def _module_tensors(module: Inert, prefix: str, parents: tuple[Inert, ...]) -> Iterator[tuple[str, Any]]:
-    """What ``state_dict()`` of the pickled network would list."""
-    for group in ("_parameters", "_buffers"):
-        for name, tensor in (module.state.get(group) or {}).items():
-            if isinstance(tensor, (_Lazy, _NumpyArray)):
-                yield f"{prefix}{name}", tensor
-    parents = (*parents, module)
-    for name, child in (module.state.get("_modules") or {}).items():
-        if _is_module(child) and child not in parents:  # a network that holds itself would never end
-            yield from _module_tensors(child, f"{prefix}{name}.", parents)
-
-
-def _flatten(mapping: dict, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Tensors of `mapping`, and of dicts and modules within it ({"backbone": {...}, "head": {...}}), by dotted name."""
-    for name, value in mapping.items():
-        if not isinstance(name, str) or name in WRAPPERS_EMA:
-            continue
-        if isinstance(value, (_Lazy, _NumpyArray)):
-            yield prefix + name, value
-        elif _is_module(value) and not NOT_WEIGHTS.search(name):
-            yield from _module_tensors(value, f"{prefix}{name}.", ())
-        elif isinstance(value, dict) and not NOT_WEIGHTS.search(name):
-            yield from _flatten(value, f"{prefix}{name}.")
-
-
 # ============ everybody's names, in one vocabulary ============
 
 
@@ -590,10 +206,31 @@ class Format(NamedTuple):
     needs: tuple[str, ...]
     rules: tuple[tuple[str, str], ...] = ()
     no_stem_relu: str = ""  # which backbones of this format were trained without the ReLU after the stem (a pattern)
+    stem_ceil: str = ""  # which pool the stem without padding (a pattern)
 
 
-# First match names the file; the rules that load most tensors are the ones used.
+PLAIN_OR_IBN = r"resnet\d+(_ibn_a)?"
+NO_BASE = ((r"^base\.", ""),)
+
+# First match names the file; the rules that load most tensors are the ones used. What follows the trunk in a method's
+# released code is renamed by the model itself (`renames` of the classes in models.py).
 FORMATS = (
+    # JDAI-CV/fast-reid c9bc3ce, fastreid/modeling/meta_arch/mgn.py: the first block of layer3 ends the trunk, layer3
+    # from its second block on and layer4 begin each branch
+    Format(
+        "fast-reid MGN",
+        (r"^backbone\.6\.conv1\.", r"^b3\.1\.0\.conv1\."),
+        (
+            (r"^backbone\.0\.", "conv1."),
+            (r"^backbone\.1\.", "bn1."),
+            (r"^backbone\.4\.", "layer1."),
+            (r"^backbone\.5\.", "layer2."),
+            (r"^backbone\.6\.", "layer3.0."),
+            *((rf"^b1\.0\.{n}\.", f"layer3.{n + 1}.") for n in range(35)),  # 36 blocks in ResNet-152
+            (r"^b1\.1\.", "layer4."),
+        ),
+        stem_ceil=PLAIN_OR_IBN,
+    ),
     # JDAI-CV/fast-reid c9bc3ce, fastreid/modeling/heads/embedding_head.py; heads.classifier and heads.bnneck in files
     # of before 2021
     Format(
@@ -606,6 +243,7 @@ FORMATS = (
             (r"^heads\.(classifier\.)?weight$", "classifier.weight"),
             (r"^backbone\.", ""),
         ),
+        stem_ceil=PLAIN_OR_IBN,
     ),
     # wangguanan/light-reid 5f06f41 (branch version_py3.7_bot), core/nets/res50bnneck.py: Sequential(conv1, bn1,
     # maxpool, layer1-4), without the ReLU; core/nets/bnneck.py: bn, classifier
@@ -619,7 +257,7 @@ FORMATS = (
             (r"^classifier\.bn\.", "bottleneck."),
             (r"^classifier\.classifier\.", "classifier."),
         ),
-        r"resnet\d+(_ibn_a)?",
+        PLAIN_OR_IBN,
     ),
     # the same with the ReLU as a module of its own, as in the author's PCB: layer1 is entry 4
     Format(
@@ -643,10 +281,35 @@ FORMATS = (
             (r"^backbone\.", ""),
         ),
     ),
+    # damo-cv/TransReID dec5504, model/make_model.py
+    Format("TransReID", (r"^base\.cls_token$", r"^bottleneck\."), NO_BASE),
+    # mangye16/ReID-Survey 38f5912, modeling/baseline.py, backbones/resnet_nl.py: without the ReLU, as its model
+    Format("AGW", (r"^base\.NL_\d\.", r"^bottleneck\."), NO_BASE, r"resnet\d+"),
+    # syfafterzy/PCB_RPP_for_reID e29cf54, reid/models/resnet.py, resnet_rpp.py; base is a whole ResNet, fc included
+    Format("PCB_RPP", (r"^base\.", r"^instance0\."), NO_BASE),
+    # huanghoujing/beyond-part-models 1686e88, bpm/model/PCBModel.py
+    Format("beyond-part-models", (r"^base\.", r"^local_conv_list\."), NO_BASE),
+    # TencentYoutuResearch/PersonReID-Pyramid 63ffd64, src/models/pcb_plus_dropout_pyramid.py
+    Format("Pyramid", (r"^base\.", r"^pyramid_conv_list0\."), NO_BASE),
+    # huanghoujing/AlignedReID-Re-Production-Pytorch 2e2d454, aligned_reid/model/Model.py
+    Format("AlignedReID", (r"^base\.", r"^local_bn\."), NO_BASE),
+    # michuanhaohao/AlignedReID fca9620, models/ResNet.py: Sequential(conv1, bn1, relu, maxpool, layer1-4)
+    Format(
+        "AlignedReID++",
+        (r"^base\.0\.weight", r"^base\.7\.0\.conv1\."),
+        (
+            (r"^base\.0\.", "conv1."),
+            (r"^base\.1\.", "bn1."),
+            *((rf"^base\.{i + 3}\.", f"layer{i}.") for i in range(1, 5)),
+        ),
+    ),
     # michuanhaohao/reid-strong-baseline 3da7e6f, modeling/baseline.py; its flat rewrite has the same names
     # (without the neck there is no bottleneck.*); modeling/backbones/resnet.py: "add missed relu", commented out
-    Format("BoT strong baseline", (r"^base\.", r"^(bottleneck|classifier)\."), ((r"^base\.", ""),), r"resnet\d+"),
-    # KaiyangZhou/deep-person-reid f8cd150, torchreid/models/osnet.py, resnet.py
+    Format("BoT strong baseline", (r"^base\.", r"^(bottleneck|classifier)\.weight"), NO_BASE, r"resnet\d+"),
+    # a state dict of ours, without the checkpoint around it
+    Format("stripes of this suite", (r"^base\.", r"^reduction\.0\."), NO_BASE),
+    # KaiyangZhou/deep-person-reid f8cd150, torchreid/models/pcb.py, osnet.py, resnet.py
+    Format("torchreid PCB", (r"^conv5\.layers\.",)),
     Format("torchreid OSNet", (r"^conv1\.conv\.weight", r"^conv5\.conv\.weight")),
     Format("torchreid", (r"^classifier\.(weight|0)",)),
     # pytorch/vision: the names of DenseNet's files have a dot more than its modules (torchvision/models/densenet.py)
@@ -665,10 +328,40 @@ MODEL_PREFIXES = ("", "base.", "backbone.", "image_model.", "image_model.base.")
 
 BACKBONE = re.compile(r"^(image_model\.)?(base|backbone|resnet_conv|image_encoder)\.")
 CLASSIFIER = re.compile(r"(^|\.)classifier\w*\.")
-IMAGENET_HEAD = re.compile(r"^(fc|head|head\.fc|heads\.head|classifier\.\d)\.(weight|bias)$")
-IMAGENET_CLASSES = 1000
+IMAGENET_HEAD = re.compile(r"^(base\.)?(fc|head|head\.fc|heads\.head|last_linear|classifier\.\d)\.(weight|bias)$")
+IMAGENET_CLASSES = (1000, 11221, 21841, 21843)  # ILSVRC 2012, and what is used of ImageNet-21k
 INPUT_STATISTICS = re.compile(r"^pixel_(mean|std)$")  # fast-reid keeps the input normalisation among its buffers
 BATCH_COUNT = re.compile(r"num_batches_tracked$")  # absent in files of before torch 0.4.1, and read by no network here
+
+
+# Tensors that a released network keeps and never uses -> (names that tell the network, which tensors). LAST: the number
+# of the last block. TransReID's branches b1 and b2 start as copies of its last block (model/make_model.py).
+UNUSED = (
+    ((r"^pyramid_conv_list0\.",), r"^pyramid_(conv|fc)_list1\."),
+    ((r"^base\.blocks\.", r"^b1\.0\."), r"^base\.(blocks\.LAST|norm|fc)\."),
+)
+
+# A plain trunk for a network that has several copies of a part of it -> (a name of that network, (name in the common
+# vocabulary, its copies)). Both as the released code starts from ImageNet weights.
+MGN_BRANCHES = ("b1.", "b2.", "b3.")
+COPIES = (
+    (
+        "b2.0.norm1.weight",  # TransReID
+        ((r"^blocks\.LAST\.", ("b1.0.", "b2.0.")), (r"^norm\.", ("b1.1.", "b2.1."))),
+    ),
+    (
+        "b3.1.0.conv1.weight",  # MGN
+        (
+            (r"^conv1\.", ("backbone.0.",)),
+            (r"^bn1\.", ("backbone.1.",)),
+            (r"^layer1\.", ("backbone.4.",)),
+            (r"^layer2\.", ("backbone.5.",)),
+            (r"^layer3\.0\.", ("backbone.6.",)),
+            *((rf"^layer3\.{n + 1}\.", tuple(f"{b}0.{n}." for b in MGN_BRANCHES)) for n in range(35)),
+            (r"^layer4\.", tuple(f"{b}1." for b in MGN_BRANCHES)),
+        ),
+    ),
+)
 
 REQUIRED_SHARE = 0.9  # of the backbone's tensors, of the model and of the file, that have to find each other
 
@@ -689,7 +382,46 @@ def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 
 def _format_of(names: list[str]) -> Format:
-    return next(f for f in FORMATS if all(any(re.search(need, name) for name in names) for need in f.needs))
+    return next(f for f in FORMATS if _all_occur(f.needs, names))
+
+
+def _all_occur(patterns: tuple[str, ...], names: Iterable[str]) -> bool:
+    return all(any(re.search(pattern, name) for name in names) for pattern in patterns)
+
+
+def _last_block(names: Iterable[str]) -> str:
+    """Number of the last block of a transformer, "0" where there are none."""
+    found = (re.search(r"(?:^|\.)blocks\.(\d+)\.", name) for name in names)
+    return str(max((int(match[1]) for match in found if match), default=0))
+
+
+def _unused(tensors: dict[str, Tensor]) -> set[str]:
+    """Names of the file that the network it comes from does not use."""
+    last = _last_block(tensors)
+    patterns = [pattern.replace("LAST", last) for needs, pattern in UNUSED if _all_occur(needs, tensors)]
+    return {name for name in tensors if any(re.search(pattern, name) for pattern in patterns)}
+
+
+def _completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`source` with what its network has but does not store, and a plain trunk dealt out to its copies (`COPIES`)."""
+    tensors = dict(source)
+    if "local_mask.weight" in source:  # a network with a part classifier is one that refines
+        tensors["refined"] = torch.tensor(True)
+    if any(name.startswith("backbone.NL_") for name in source) and "heads.pool_layer.p" not in source:
+        tensors["heads.pool_layer.p"] = torch.tensor([3.0])  # fast-reid's AGW: fixed (fastreid/layers/pooling.py)
+    last, rules = _last_block(source), _format_of(list(source)).rules
+    for key, table in COPIES:
+        if key not in target or key in source:
+            continue
+        for name in source:
+            common = _rename(name, rules)
+            for pattern, copies in table:
+                start = re.match(pattern.replace("LAST", last), common)
+                if start:
+                    del tensors[name]
+                    tensors |= {copy + common[start.end() :]: source[name] for copy in copies}
+                    break
+    return tensors
 
 
 # ============ import ============
@@ -738,16 +470,18 @@ def _few(names: list[str], most: int = 4) -> str:
 def import_weights(model: nn.Module, path: str | os.PathLike) -> Report:
     """Load anybody's weight file into `model`, as far as it fits, and say what was done.
 
-    A tensor is loaded where name and shape agree, after the renaming of `FORMATS` that lets most tensors agree. An
+    A tensor is loaded where name and shape agree, after the renaming of `FORMATS` that lets most tensors agree and that
+    of the model's class (`renames`: pairs of their prefix and ours). An
     identity classifier for another number of identities is skipped; position embeddings of another grid are resized
     (bicubic). Raises FileNotFoundError; ValueError for a damaged file, for non-finite weights, and for a network of
     another architecture, that is when fewer than 90 % of the tensors of the model's backbone are in the file, or of
     the file's in the model. On an error the model is unchanged.
     """
     weights = read_weights(path)
-    source = _strip_wrappers(weights.tensors)
     target = model.state_dict()
-    match = max((_match(source, target, f) for f in _candidates(list(source))), key=lambda m: len(m.loaded))
+    stored = _strip_wrappers(weights.tensors)
+    source = _completed(stored, target)
+    match = best_match(source, target, _renames_of(model))
 
     loaded, resized, skipped = dict(match.loaded), [], []
     for name, (key, reason) in match.refused.items():
@@ -757,20 +491,22 @@ def import_weights(model: nn.Module, path: str | os.PathLike) -> Report:
             resized.append((key, change))
         else:
             skipped.append((name, reason))
-    _require_same_architecture(Path(path), source, target, loaded, match)
+    _require_same_architecture(Path(path), stored, source, target, loaded, match)
     broken = [key for key, t in loaded.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if broken:
         raise ValueError(f"{path} holds NaN or infinity in {_few(broken)}: its training failed; use another file.")
 
     model.load_state_dict(loaded, strict=False)
     missing = [key for key in target if key not in loaded and not BATCH_COUNT.search(key)]
-    form = _format_of(list(source))
-    name = " ".join(filter(None, (form.name, _architecture(source))))
+    form, network = _format_of(list(stored)), _architecture(stored)
+    name = " ".join(filter(None, (form.name, network)))
     if weights.container == OURS:
         return Report(str(path), OURS, list(loaded), skipped, missing, resized, ())
     notes = weights.notes
-    if re.fullmatch(form.no_stem_relu, _architecture(source)):
+    if re.fullmatch(form.no_stem_relu, network):
         notes = (*notes, "this format's network has no ReLU after the stem (--stem_relu no)")
+    if re.fullmatch(form.stem_ceil, network):
+        notes = (*notes, "this format's network pools its stem without padding (--stem_ceil yes)")
     return Report(str(path), f"{name}; {weights.container}", list(loaded), skipped, missing, resized, notes)
 
 
@@ -785,31 +521,54 @@ def _candidates(names: list[str]) -> list[Format]:
     return [first, *(f for f in FORMATS if f is not first), Format("as is", ())]
 
 
-def _match(source: dict[str, Tensor], target: dict[str, Tensor], form: Format) -> _Match:
+def _renames_of(model: nn.Module) -> tuple[tuple[str, str], ...]:
+    """(their prefix, ours) pairs of the model's class, or of the network it wraps."""
+    owners = (module for module in model.modules() if hasattr(module, "renames"))
+    return getattr(next(owners, None), "renames", ())
+
+
+def best_match(
+    source: dict[str, Tensor], target: dict[str, Tensor], renames: tuple[tuple[str, str], ...] = ()
+) -> _Match:
+    """`source`'s place in `target`, under the format that finds a place for most tensors."""
+    matches = (_match(source, target, form, renames) for form in _candidates(list(source)))
+    return max(matches, key=lambda match: len(match.loaded))
+
+
+def _match(
+    source: dict[str, Tensor], target: dict[str, Tensor], form: Format, renames: tuple[tuple[str, str], ...]
+) -> _Match:
     loaded: dict[str, Tensor] = {}
     refused: dict[str, tuple[str, str]] = {}
+    unused = _unused(source)
     for name, tensor in source.items():
         common = _rename(name, form.rules)
-        keys = [key for key in (name, *(p + common for p in MODEL_PREFIXES)) if key in target]
+        ours = next((new + name[len(old) :] for old, new in renames if name.startswith(old)), common)
+        words = dict.fromkeys((ours, common))
+        keys = [key for key in (name, *(p + word for word in words for p in MODEL_PREFIXES)) if key in target]
         fitting = next((key for key in keys if target[key].shape == tensor.shape and key not in loaded), None)
         if fitting is not None:
             loaded[fitting] = tensor
         else:
             key = keys[0] if keys else ""
-            refused[name] = (key, _reason(common, tensor, key, target))
+            unplaced = "not used by the released network either" if name in unused else ""
+            refused[name] = (key, unplaced or _reason(ours, tensor, key, target))
     return _Match(loaded, refused)
 
 
 def _reason(common: str, tensor: Tensor, key: str, target: dict[str, Tensor]) -> str:
     found = tuple(tensor.shape)
-    if (IMAGENET_HEAD.search(common) and not key) or (CLASSIFIER.search(common) and found[:1] == (IMAGENET_CLASSES,)):
+    is_classifier = bool(CLASSIFIER.search(common) or (IMAGENET_HEAD.search(common) and not key)) and tensor.dim() > 0
+    if is_classifier and found[0] in IMAGENET_CLASSES:
         return f"ImageNet classifier ({found[0]} classes)"
-    if CLASSIFIER.search(common) and tensor.dim():
+    if is_classifier:
         has = target[key].shape[0] if key and target[key].dim() else "no such classifier"
         return f"classifier for {found[0]} identities, this model has {has}"
     if INPUT_STATISTICS.search(common):
         return "input normalisation, which the recipe sets"
-    if common == "global_pool.p":
+    if common.endswith("sie_embed"):
+        return f"embeddings of {found[0]} cameras, this model has {target[key].shape[0] if key else 'none'}"
+    if common.endswith("global_pool.p"):
         return "exponent of the pooling: the file's network pools by generalised mean (gem), this model does not"
     if BATCH_COUNT.search(common):
         return "counter of BatchNorm, not needed"
@@ -819,7 +578,12 @@ def _reason(common: str, tensor: Tensor, key: str, target: dict[str, Tensor]) ->
 
 
 def _require_same_architecture(
-    path: Path, source: dict[str, Tensor], target: dict[str, Tensor], loaded: dict[str, Tensor], match: _Match
+    path: Path,
+    stored: dict[str, Tensor],
+    source: dict[str, Tensor],
+    target: dict[str, Tensor],
+    loaded: dict[str, Tensor],
+    match: _Match,
 ) -> None:
     """Raise unless model and file share 90 % of the backbone, counted in both directions.
 
@@ -827,23 +591,33 @@ def _require_same_architecture(
     """
     wanted = _backbone(target)
     have = sum(key in loaded for key in wanted)
-    offered = _backbone(source)
+    unused = _unused(source)
+    offered = [name for name in _backbone(source) if name not in unused]
     used = sum(name not in match.refused for name in offered)
     if wanted and have >= REQUIRED_SHARE * len(wanted) and used >= REQUIRED_SHARE * len(offered):
         return
     lacking = [key for key in wanted if key not in loaded]
     surplus = [f"{name} {tuple(source[name].shape)}" for name in offered if name in match.refused]
-    guess = recognise_tensors(source)
-    spelled = {True: "yes", False: "no"}
-    options = [f"--{key} {spelled.get(value, value)}" for key, value in guess.items()] if guess else []
-    advice = " ".join(options) or "--recipe and --backbone"
+    guess = recognise_tensors(stored) or {}
+    advice = " ".join(_flags(guess)) or "--recipe and --backbone"
     raise ValueError(
-        f"{path} is a checkpoint of another architecture{f' (it looks like {_architecture(source)})' if guess else ''}"
+        f"{path} is a checkpoint of another architecture{f' (it looks like {_architecture(stored)})' if guess else ''}"
         f": {have} of this model's {len(wanted)} backbone tensors were found in it, and {used} of its {len(offered)} "
         f"have a place here. In the file, for example: {_few(surplus or offered, 3)}. Expected, for example: "
         f"{_few([f'{key} {tuple(target[key].shape)}' for key in lacking or wanted], 3)}. "
         f"Choose the network the file was trained with: {advice}."
     )
+
+
+def _flags(hints: dict[str, Any]) -> Iterator[str]:
+    """`hints` as a user gives them; options of a network have no flag."""
+    for name, value in hints.items():
+        if isinstance(value, bool):
+            yield f"--{name} {'yes' if value else 'no'}"
+        elif isinstance(value, tuple):
+            yield f"--{name} {' '.join(map(str, value))}"
+        elif not isinstance(value, dict):
+            yield f"--{name} {value}"
 
 
 def _backbone(tensors: dict[str, Tensor]) -> list[str]:
@@ -882,7 +656,7 @@ def _model_grid(model: nn.Module, key: str, tokens: int) -> tuple[int, int]:
     """The patch grid (rows, columns), from timm's ``patch_embed.grid_size`` beside the embedding where there is one."""
     owner = model.get_submodule(key.rpartition(".")[0])
     size = getattr(getattr(owner, "patch_embed", None), "grid_size", None)
-    if size is not None:
+    if size is not None and 0 <= tokens - size[0] * size[1] <= 2:  # overlapping patches have another grid than timm's
         return int(size[0]), int(size[1])
     return _grid(tokens - int(hasattr(owner, "cls_token") or hasattr(owner, "class_token")))
 
@@ -906,31 +680,118 @@ RESNET_DEPTHS = {  # (blocks of layer1-4, has a third convolution): He et al., C
     ((3, 4, 23, 3), True): 101,
     ((3, 8, 36, 3), True): 152,
 }
+RESNET_KINDS = {(64, 64): "resnet{}", (128, 4): "resnext{}_32x4d", (256, 8): "resnext{}_32x8d"}  # shape of a 3x3
+VITS = {(768, 12): "vit_base_patch16_224", (384, 12): "deit_small_patch16_224"}  # (width, blocks)
+VIT_GRIDS = {  # tokens of TransReID's position embedding -> (stride, image size)
+    211: (12, (256, 128)),
+    129: (16, (256, 128)),
+    311: (12, (384, 128)),
+    193: (16, (384, 128)),
+}
+NON_LOCAL = (0, 2, 3, 0)  # of ResNet-50; ReID-Survey, modeling/baseline.py; fast-reid, modeling/backbones/resnet.py
+
+# recipe -> names, of the file or in the common vocabulary, that only its network has together; the first that fits.
+METHODS = (
+    ("hacnn", (r"^ha1\.", r"^fc_local\.")),
+    ("mlfn", (r"^fc_s\.", r"^feature\.0\.fm_conv1\.")),
+    ("mudeep", (r"^block5\.a1$",)),
+    ("resnet50mid", (r"^fc_fusion\.",)),
+    ("transreid", (r"^cls_token$", r"^b1\.0\.")),
+    ("transreid_baseline", (r"^cls_token$", r"^bottleneck\.")),
+    ("mgn", (r"^(b33_head|heads\.7)\.",)),
+    ("pcb_rpp", (r"^(local_mask|part_classifier)\.",)),
+    ("pyramid", (r"^(pyramid_conv_list0|reduction)\.20\.",)),
+    ("pcb_independent", (r"^(local_conv_list|reduction)\.1\.",)),
+    ("pcb", (r"^(conv5\.layers|feat_bn2d|reduction\.0)\.",)),
+    ("aligned", (r"^local_bn\.",)),
+    ("aligned_pp", (r"^bn\.running_mean$",)),
+    ("sbs", (r"^heads\.pool_layer\.p$", r"^NL_\d\.")),  # the exponent of fast-reid's AGW is fixed
+    ("agw", (r"^NL_\d\.",)),
+    ("bot", (r"^bottleneck\.running_mean$",)),
+)
+WHOLE_NETWORKS = ("hacnn", "mlfn", "mudeep")  # recipes without a choice of backbone
+REDUCED = ("resnet50", "se_resnet50", "densenet121", "squeezenet1_0")  # torchreid has these as *_fc512
 
 
-def recognise(path: str | os.PathLike) -> dict[str, str | bool] | None:
+def recognise(path: str | os.PathLike) -> dict[str, Any] | None:
     """Which recipe and backbone a foreign weight file belongs to, from the names and shapes of its tensors.
 
-    Returns ``{"recipe": "osnet_x0_25"}``, ``{"recipe": "bot", "backbone": "resnet50", "stem_relu": False}``, ..., or
-    None when the file is of none that are known here. Raises as `read_weights` does.
+    Returns fields of a recipe, ``{"recipe": "osnet_x0_25"}``, ``{"recipe": "bot", "backbone": "resnet50",
+    "stem_relu": False, "stem_ceil": False}``, ..., or None when the file is of none that are known here. ``options``,
+    where present, replaces entries of the recipe's. Raises as `read_weights` does.
     """
     return recognise_tensors(_strip_wrappers(read_weights(path, values=False).tensors))
 
 
-def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, str | bool] | None:
+def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     """`recognise` for tensors that are already read: a state dict of any of the `FORMATS`."""
     form = _format_of(list(tensors))
     common = {_rename(name, form.rules): tensor for name, tensor in tensors.items()}
-    backbone = _osnet(common) or _resnet(common)
+    names = tensors.keys() | common.keys()
+    method = next((recipe for recipe, needs in METHODS if _all_occur(needs, names)), "softmax")
+    if method in WHOLE_NETWORKS:
+        return {"recipe": method}
+    backbone = _osnet(common) or _vit(common) or _resnet(common) or _other_trunk(common)
     if backbone is None:
         return None
-    if "bottleneck.running_mean" in common:
-        has_choice = backbone.startswith("resnet")
-        stem_relu = re.fullmatch(form.no_stem_relu, backbone) is None
-        return {"recipe": "bot", "backbone": backbone} | ({"stem_relu": stem_relu} if has_choice else {})
+    if method == "softmax":
+        return _softmax(backbone, common)
+    return {"recipe": method, "backbone": backbone} | _details(method, backbone, form, common)
+
+
+def num_cameras(path: str | os.PathLike) -> int:
+    """Cameras that the weight file `path` has embeddings for (SIE of TransReID), 0 for other networks.
+
+    A model without them gives another embedding: build it with this many.
+    """
+    tensors = _strip_wrappers(read_weights(path, values=False).tensors)
+    return next((len(tensor) for name, tensor in tensors.items() if name.endswith("sie_embed")), 0)
+
+
+def _softmax(backbone: str, common: dict[str, Tensor]) -> dict[str, Any] | None:
     if backbone.startswith("osnet"):
         return {"recipe": backbone}
+    if "fc.0.weight" in common:
+        return {"recipe": f"{backbone}_fc512"} if backbone in REDUCED else None
     return {"recipe": "softmax", "backbone": backbone}
+
+
+def _details(method: str, backbone: str, form: Format, common: dict[str, Tensor]) -> dict[str, Any]:
+    """What a file tells of its network beyond method and backbone."""
+    hints: dict[str, Any] = {}
+    if re.fullmatch(PLAIN_OR_IBN, backbone) and method in ("bot", "agw", "sbs", "mgn"):
+        relu = {} if method == "mgn" else {"stem_relu": re.fullmatch(form.no_stem_relu, backbone) is None}
+        hints |= relu | {"stem_ceil": re.fullmatch(form.stem_ceil, backbone) is not None}
+    if method == "bot" and "global_pool.p" in common:
+        hints["pooling"] = "gem"
+    if method in ("agw", "sbs"):
+        counts = tuple(_count_of(rf"^NL_{i}\.", common) for i in range(1, 5))
+        hints |= {"options": {"non_local": counts}} if counts != NON_LOCAL else {}
+    if method.startswith("pcb"):
+        parts = _count_of(r"^(classifier\.|instance|fc_list\.)", common)
+        hints |= {"options": {"parts": parts}} if parts not in (0, 6) else {}
+    if method.startswith("transreid"):
+        hints |= _transreid(method, common)
+    return hints
+
+
+def _transreid(method: str, common: dict[str, Tensor]) -> dict[str, Any]:
+    hints: dict[str, Any] = {}
+    jpm, cameras = method == "transreid", "sie_embed" in common
+    if jpm != cameras:  # otherwise than in the recipes: 3.0 is config/defaults.py's for persons
+        hints["sie_weight"] = 3.0 if cameras else 0.0
+    stride, size = VIT_GRIDS.get(common["pos_embed"].shape[1], (0, (0, 0)))
+    if size == (384, 128):
+        hints["image_size"] = size
+    if stride and stride != (12 if jpm else 16):
+        hints["options"] = {"stride": stride, "jpm": jpm}
+    return hints
+
+
+def _count_of(start: str, names: Iterable[str]) -> int:
+    """How many numbers follow `start` (a pattern) in names."""
+    found = (re.search(rf"{start}(\d+)\.", name) for name in names)
+    return len({match[match.lastindex] for match in found if match})
 
 
 def _architecture(tensors: dict[str, Tensor]) -> str:
@@ -942,27 +803,50 @@ def _osnet(common: dict[str, Tensor]) -> str | None:
     if "conv1.conv.weight" not in common or "conv5.conv.weight" not in common:
         return None
     width = OSNET_WIDTHS.get(common["conv1.conv.weight"].shape[0])
-    if width is None:
+    if width is None or not any(name.startswith("conv2.0.conv2") for name in common):
         return None
     if any(re.match(r"conv2\.0\.conv2\.\d", name) for name in common):  # the streams are a ModuleList in AIN
         return f"osnet_ain_{width}"
     return f"osnet_ibn_{width}" if any(".IN." in name for name in common) else f"osnet_{width}"
 
 
-def _resnet(common: dict[str, Tensor]) -> str | None:
-    if "conv1.weight" not in common or any(name.startswith("NL_") for name in common):  # non-local blocks: AGW, SBS
+def _vit(common: dict[str, Tensor]) -> str | None:
+    if "cls_token" not in common or "pos_embed" not in common:
         return None
-    blocks = tuple(
-        len({name.split(".")[1] for name in common if name.startswith(f"layer{i}.")}) for i in range(1, 5)
-    )
+    blocks = _count_of(r"^blocks\.", common)
+    if "b1.0.norm1.weight" in common and not any(name.startswith("norm.") for name in common):
+        blocks += 1  # ours does not keep the last block beside its copies
+    return VITS.get((common["cls_token"].shape[2], blocks))
+
+
+def _resnet(common: dict[str, Tensor]) -> str | None:
+    if "conv1.weight" not in common and "layer0.conv1.weight" not in common:
+        return None
+    blocks = tuple(_count_of(rf"^layer{i}\.", common) for i in range(1, 5))
     depth = RESNET_DEPTHS.get((blocks, "layer1.0.conv3.weight" in common))
     middle = common.get("layer1.0.conv2.weight")
-    if depth is None or middle is None:
+    kind = RESNET_KINDS.get(tuple(middle.shape[:2])) if middle is not None else None
+    if depth is None or kind is None:
         return None
-    if any(re.search(r"\.se(_module)?\.", name) for name in common):
-        return None
-    if tuple(middle.shape[:2]) == (128, 4):
-        return f"resnext{depth}_32x4d"
-    if tuple(middle.shape[:2]) != (64, 64):
-        return None
-    return f"resnet{depth}{'_ibn_a' if 'layer1.0.bn1.IN.weight' in common else ''}"
+    name = kind.format(depth)
+    if any(re.search(r"\.se(_module)?\.", key) for key in common):
+        return f"se_{name}" if "layer0.conv1.weight" in common else None  # Caffe's, as in torchreid
+    if any(re.match(r"layer1\.\d\.IN\.", key) for key in common):
+        return f"{name}_ibn_b"
+    return f"{name}_ibn_a" if "layer1.0.bn1.IN.weight" in common else name
+
+
+def _other_trunk(common: dict[str, Tensor]) -> str | None:
+    """torchreid's others that have a recipe, by a name and, where they come in sizes, a count or a width."""
+    dense = tuple(_count_of(rf"^features\.denseblock{i}\.denselayer", common) for i in range(1, 5))
+    if dense == (6, 12, 24, 16):  # Huang et al., CVPR 2017, table 1
+        return "densenet121"
+    if "conv9.conv.weight" in common:
+        return {32: "mobilenetv2_x1_0", 44: "mobilenetv2_x1_4"}.get(common["conv1.conv.weight"].shape[0])
+    if "cell_stem_0.conv_1x1.conv.weight" in common:
+        return "nasnsetmobile"
+    if "stage4.3.conv1.weight" in common and "conv1.0.weight" in common:
+        return "shufflenet"
+    if "features.3.squeeze.weight" in common and common["features.0.weight"].shape[0] == 96:
+        return "squeezenet1_0"
+    return None

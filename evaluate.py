@@ -142,7 +142,7 @@ class _Rows:
     """(count, ...) float32 rows filled batch by batch, in memory or in a memory-mapped .npy file."""
 
     def __init__(self, count: int, out: str | os.PathLike | None, memory_gb: float | None):
-        self.count, self.out, self.memory_gb = count, out, memory_gb
+        self.count, self.out, self.memory_gb = count, None if out is None else Path(out), memory_gb
         self.rows, self.filled = None, 0
 
     def add(self, batch: Tensor, mirrored: Tensor) -> None:
@@ -163,8 +163,8 @@ class _Rows:
         if self.out is None and size <= budget:
             return torch.empty(shape, pin_memory=pinned)  # pinned: the copy does not wait for the network
         if self.out is not None:
-            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
-            return torch.from_numpy(np.lib.format.open_memmap(self.out, "w+", np.float32, shape))
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            return torch.from_numpy(np.lib.format.open_memmap(self.partial, "w+", np.float32, shape))
         handle, path = tempfile.mkstemp(suffix=".npy", prefix="features-")
         os.close(handle)
         rows = torch.from_numpy(np.lib.format.open_memmap(path, "w+", np.float32, shape))
@@ -174,6 +174,11 @@ class _Rows:
             os.unlink(path)
         return rows
 
+    @property
+    def partial(self) -> Path:
+        """Where rows go until all are there: a killed run must not leave a file that looks whole."""
+        return self.out.with_name(self.out.name + ".partial")
+
     def finish(self) -> Tensor:
         if self.filled != self.count:
             raise RuntimeError(f"the loader announced {self.count} images and yielded {self.filled}")
@@ -181,6 +186,10 @@ class _Rows:
             raise ValueError("the loader has no images")
         if self.rows.is_pinned():
             torch.cuda.synchronize()
+        if self.out is not None:
+            self.rows = None  # closes the mapping, without which Windows does not rename
+            os.replace(self.partial, self.out)
+            self.rows = torch.from_numpy(np.load(self.out, mmap_mode="r+"))
         return self.rows
 
 
@@ -282,9 +291,14 @@ def _same_width(query, gallery) -> tuple[Tensor, Tensor]:
 
 
 def _squared_norms(features: Tensor) -> Tensor:
-    """(N,) of (N, ...), without a temporary of that size."""
-    return torch.cat([(x.float() if x.dtype.itemsize < 4 else x).flatten(1).square().sum(1)
-                      for x in features.split(4096)])
+    """(N,) of (N, ...). One buffer for the squares: a temporary per piece breaks the heap up and costs a GiB."""
+    features = features.flatten(1)
+    norms = features.new_empty(len(features), dtype=features.dtype if features.dtype.itemsize >= 4 else torch.float32)
+    squares = norms.new_empty(min(1024, len(features)), features.shape[1])
+    for part, norm in zip(features.split(1024), norms.split(1024), strict=True):
+        buffer = squares[: len(part)].copy_(part)
+        torch.sum(buffer.square_(), dim=1, out=norm)
+    return norms
 
 
 class _Metric:
@@ -406,10 +420,12 @@ def distance_blocks(query, gallery, metric: str = "euclidean", *, rerank: dict |
         pairs = ((query, gallery), (query, query), (gallery, gallery))
         given = [torch.cat([block for _, _, block in distance_blocks(x, y, distance=distance, memory_gb=memory_gb)])
                  for x, y in pairs]
-        final = reranking.k_reciprocal_from_distances(*given, **rerank)
+        final = reranking.k_reciprocal_from_distances(*given, **rerank, memory_gb=memory_gb)
         yield 0, len(final), final
         return
     else:
+        query, gallery = _tensors(query), _tensors(gallery)
+
         def measure(rows):
             return distance(rows, gallery)
 
@@ -420,6 +436,10 @@ def distance_blocks(query, gallery, metric: str = "euclidean", *, rerank: dict |
         with torch.no_grad():
             block = measure(_rows(query, start, stop))
         yield start, stop, block
+
+
+def _tensors(features):
+    return tuple(_as_tensor(x) for x in features) if isinstance(features, tuple) else _as_tensor(features)
 
 
 def _first(features) -> Tensor:
@@ -743,7 +763,7 @@ def rank_features(query, gallery, labels: Labels, metric: str = "euclidean", *, 
     first, last = 0, labels.shape[0]
     if group is not None and rerank is None:
         first, last = shard(labels.shape[0], group)
-    if verbose and (group is None or dist.get_rank(group) == 0):
+    if verbose and rerank is None and (group is None or dist.get_rank(group) == 0):
         print(plan_blocks(last - first, labels.shape[1], memory_gb, _as_tensor(_first(query)).device))
     if first == last:
         blocks = iter(())
@@ -767,7 +787,7 @@ def evaluate_features(query, gallery, query_pids, gallery_pids, query_camids, ga
     memory_gb: GiB beyond the features, see `plan_blocks`; for re-ranking see `rerank.k_reciprocal`.
     group: a process group (`torch.distributed.group.WORLD` under torchrun). Each process, holding all features, ranks
         its slice of the queries, and all get the result. Re-ranking is not split: each process then does all of it.
-    verbose: print the block size and the peak memory before the work starts.
+    verbose: print the block size and the peak memory before the work starts (re-ranking has its own figure).
     Raises ValueError if no query has a match, or for NaN or infinite features, which are named (by items if given).
     """
     labels = Labels(query_pids, gallery_pids, query_camids, gallery_camids, protocol, query_items=query_items,
@@ -789,12 +809,15 @@ def confidence_intervals(ranks: Ranks, level: float = 0.95, num_samples: int = 2
                          seed: int = 0) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap over queries (Efron & Tibshirani 1993, Ch. 13): {"rank1": (low, high), "mAP": (low, high)}.
 
-    It says how far another draw of as many queries could move the number, gallery and model held fixed.
+    It says how far another draw of as many queries could move the number, gallery and model held fixed. num_samples:
+    a multiple of 50.
     """
+    if num_samples < 50 or num_samples % 50:
+        raise ValueError(f"num_samples is {num_samples}: expected a multiple of 50")
     values = torch.stack([(ranks.first == 1).double().mean(1), ranks.ap], dim=1)  # (n, 2)
     generator = torch.Generator().manual_seed(seed)
-    means = torch.stack([values[torch.randint(len(values), (len(values),), generator=generator)].mean(0)
-                         for _ in range(num_samples)])
+    means = torch.cat([values[torch.randint(len(values), (size, len(values)), generator=generator)].mean(1)
+                       for size in [50] * (num_samples // 50)])  # (num_samples, 2)
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = means.quantile(tails, dim=0).tolist()
     return {"rank1": (low[0], high[0]), "mAP": (low[1], high[1])}

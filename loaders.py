@@ -3,7 +3,9 @@
 A re-ID data set is small (Market-1501's training set at 128x64 takes 303 MiB), so it is decoded once and kept as one
 uint8 tensor. The images of a step are a pure function of (seed, epoch, step).
 
-Sections: decoding, ImageStore, samplers, TrainLoader, EvalLoader.
+A sample whose path is a tuple is a tracklet: a batch then counts tracklets, and the store holds their frames.
+
+Sections: decoding, ImageStore, samplers, tracklets, TrainLoader, EvalLoader.
 """
 import hashlib
 import json
@@ -17,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -113,15 +116,18 @@ def free_memory() -> int:
         free.append(status[2])
     elif "SC_PHYS_PAGES" in os.sysconf_names:  # macOS does not report what is free: count on half of what is there
         free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    for limit, used in (("memory.max", "memory.current"),
-                        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for folder, limit, used, cached in (
+            ("", "memory.max", "memory.current", "inactive_file"),
+            ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")):
+        group = Path("/sys/fs/cgroup", folder)  # control groups, version 2 and 1
         try:
-            limit = Path("/sys/fs/cgroup", limit).read_text().strip()
-            used = Path("/sys/fs/cgroup", used).read_text().strip()
+            limit = (group / limit).read_text().strip()
+            used = int((group / used).read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         except OSError:
             continue
-        if limit != "max":
-            free.append(max(0, int(limit) - int(used)))
+        if limit != "max":  # files read before are counted as used and given back when memory is asked for
+            free.append(max(0, int(limit) - used + int(stat.get(cached, 0))))
     return min(free, default=2 << 30)
 
 
@@ -178,7 +184,6 @@ class ImageStore:
         self.kept = torch.arange(len(self.paths))
         self.skipped: list[str] = []
         self.data = self._fill(cache_dir)
-        self._rows = [self.paths[i] for i in self.kept.tolist()]
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -196,11 +201,15 @@ class ImageStore:
         skipped = f", {len(self.skipped):,} unreadable left out" if self.skipped else ""
         return f"{len(self):,} images of {height}x{width} {place} ({_size(self.num_bytes)}{skipped})"
 
-    def stream(self, batches: Iterable[Tensor], ahead: int = 3) -> Iterator[Tensor]:
+    def stream(self, batches: Iterable[Tensor], ahead: int | None = None) -> Iterator[Tensor]:
         """Yield the pixels of each index tensor: (B,) int64 on the CPU -> (B, H, W, 3) uint8 on `device`.
 
         Without a cache the workers decode up to `ahead` batches in advance, so memory is bounded by ahead + 1 batches.
+        The default is 3 for a GPU and 0 on a CPU, where decoding beside the network gains nothing and preempts its
+        threads at their barriers (OSNet x0.25 on two cores: 46 images/s beside two decoding threads, 203 in turns).
         """
+        if ahead is None:
+            ahead = 0 if self.device.type == "cpu" else 3
         return self._decode_ahead(batches, ahead) if self.cache == "none" else map(self.take, batches)
 
     def take(self, index: Tensor) -> Tensor:
@@ -219,7 +228,7 @@ class ImageStore:
 
     def _choose(self, cache: str, cache_dir) -> str:
         on_gpu = self.device.type == "cuda"
-        if cache == "gpu" and self.device.type == "cpu":
+        if cache == "gpu" and not on_gpu:
             raise ValueError("cache 'gpu' needs --device cuda: use --cache ram on the CPU")
         if cache == "disk" and cache_dir is None:
             raise ValueError("cache 'disk' needs a folder for its file: give --cache_dir")
@@ -456,6 +465,35 @@ def _one_pass(members: list[np.ndarray], p: int, k: int, rng: np.random.Generato
     return batches
 
 
+def balanced_batches(labels: Sequence[int] | Tensor, groups: Sequence[int] | Tensor, p: int, k: int, seed: int,
+                     epoch: int, steps: int | None = None) -> Tensor:
+    """Batches of p identities with k images of each group (colour and infrared): (steps, p * k * number of groups).
+
+    groups: of each image. The images of an identity stand side by side, the k of the first group before those of the
+        next. Identities that are not in every group are not drawn.
+    steps=None: one more than the largest group has whole batches of p * k images (IdentitySampler in
+        Cross-Modal-Re-ID-baseline e817a26, utils.py). There each batch draws its identities and, with replacement,
+        their images anew; here both are taken in turns, as `pk_batches` does for a given number of steps.
+    Raises: ValueError if there are fewer than two groups, or fewer than p identities in all of them.
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    kinds, sizes = np.unique(groups, return_counts=True)
+    members = {name: [np.flatnonzero((labels == name) & (groups == kind)) for kind in kinds]
+               for name in np.unique(labels)}
+    complete = [images for images in members.values() if all(map(len, images))]
+    if len(kinds) < 2 or len(complete) < p:
+        raise ValueError(f"batches of p={p} identities with images of both colour and infrared cameras were asked for "
+                         f"and the training set has {len(complete) if len(kinds) > 1 else 0} of {len(members)}: "
+                         "lower --p, or train on a set with both kinds of cameras, such as SYSU-MM01")
+    steps = int(sizes.max()) // (p * k) + 1 if steps is None else steps
+    rng = random_generator("sampler", seed, epoch)
+    identities = _Cycle(np.arange(len(complete)), rng)
+    images = [[_Cycle(each, rng) for each in of_groups] for of_groups in complete]
+    batches = [np.concatenate([cycle.take(k) for i in identities.take(p) for cycle in images[i]])
+               for _ in range(steps)]
+    return torch.from_numpy(np.array(batches, dtype=np.int64).reshape(steps, -1))
+
+
 def _cycled(members: list[np.ndarray], p: int, k: int, rng: np.random.Generator, steps: int) -> list[np.ndarray]:
     identities = _Cycle(np.arange(len(members)), rng)
     images = [_Cycle(each, rng) for each in members]
@@ -482,6 +520,122 @@ class _Cycle:
         return np.concatenate([*(self._shuffle() for _ in range(whole)), taken])
 
 
+# --------------------------------------------------------------------------------------------------- tracklets
+
+SAMPLE_METHODS = ("evenly", "random", "all")  # frames of a tracklet in training
+TEST_FRAMES = ("all", "evenly", "dense")  # frames of a tracklet in a test
+NO_FRAME = torch.iinfo(torch.int64).min  # stands for the camera where a short tracklet of a batch is filled up
+TRACKLET_CACHE = 2 << 30  # bytes of pixels of tracklets above which cache "auto" decodes as needed, see `_make_store`
+
+
+def frames_of(sample) -> tuple[str, ...]:
+    """Paths of the frames of a tracklet; an image is one frame."""
+    return tuple(sample.path) if isinstance(sample.path, (tuple, list)) else (sample.path,)
+
+
+def are_tracklets(samples: Sequence) -> bool:
+    """Whether the samples are tracklets. Raises ValueError where some are and some are not."""
+    kinds = {isinstance(sample.path, (tuple, list)) for sample in samples}
+    if len(kinds) > 1:
+        raise ValueError("some samples are images and some are tracklets: train and test on sets of one kind")
+    if kinds == {True} and not all(sample.path for sample in samples):
+        raise ValueError("a tracklet has no frames: leave it out of the data set")
+    return kinds == {True}
+
+
+class Rows(NamedTuple):
+    """Which rows of a store belong to the n samples in use: rows first[i] to first[i + 1] are the frames of i."""
+    kept: np.ndarray  # (n,) positions of these samples among those that were given
+    first: np.ndarray  # (n + 1,)
+
+    @classmethod
+    def of(cls, samples: Sequence, store: ImageStore) -> "Rows":
+        """An unreadable frame leaves its tracklet shorter; a sample without any frame left is not in use."""
+        counts = [len(frames_of(sample)) for sample in samples]
+        owner = np.repeat(np.arange(len(samples)), counts)[store.kept.numpy()]
+        counts = np.bincount(owner, minlength=len(samples))
+        kept = counts.nonzero()[0]
+        return cls(kept, np.concatenate([[0], counts[kept].cumsum()]).astype(np.int64))
+
+    def count(self, sample: int) -> int:
+        """Frames of a sample."""
+        return int(self.first[sample + 1] - self.first[sample])
+
+
+def sampled_frames(count: int, seq_len: int, method: str, rng: np.random.Generator) -> np.ndarray:
+    """Which of the `count` frames of a tracklet to train on, ascending (torchreid f8cd150, data/datasets/dataset.py).
+
+    "evenly": seq_len frames, count // seq_len apart from the first on; always the same. A shorter tracklet is completed
+        by its last frame. "random": any seq_len frames, with repetition only if there are fewer. "all": every frame.
+    """
+    if method == "all":
+        return np.arange(count)
+    if method == "evenly":
+        apart = count // seq_len
+        return np.arange(seq_len) * apart if apart else np.minimum(np.arange(seq_len), count - 1)
+    if count >= seq_len:
+        return np.sort(_permutation(rng, count)[:seq_len])
+    return np.sort((rng.random(seq_len) * count).astype(np.int64))
+
+
+def clips_of(count: int, seq_len: int, policy: str) -> list[np.ndarray]:
+    """The clips that stand for a tracklet of `count` frames in a test; its feature is the mean of theirs.
+
+    "all": one clip of every frame. "evenly": one clip, as in training. "dense": all frames in clips of seq_len, the
+        last one completed from its own start (jiyanggao/Video-Person-ReID 7160572, video_loader.py).
+    """
+    if policy == "all":
+        return [np.arange(count)]
+    if policy == "evenly":
+        return [sampled_frames(count, seq_len, "evenly", None)]
+    return [np.resize(np.arange(i, min(i + seq_len, count)), seq_len) for i in range(0, count, seq_len)]
+
+
+def stacked(images: Tensor, lengths: np.ndarray, camids: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames of B tracklets in a row as a batch (B, T, 3, H, W) with T = max(lengths).
+
+    Args: images (n, 3, H, W); lengths (B,), n in all; camids (B,) on the CPU.
+    Returns: (images, camids), camids (B,), or, if lengths differ, (B, T) with NO_FRAME where a tracklet has ended and
+        its images are zero.
+    """
+    shape = (len(lengths), int(lengths.max()))
+    if (lengths == shape[1]).all():
+        return images.unflatten(0, shape), camids
+    there = torch.arange(shape[1]) < torch.from_numpy(lengths)[:, None]  # (B, T)
+    grid = images.new_empty((math.prod(shape), *images.shape[1:])).to(memory_format=_memory_format(images)).zero_()
+    grid[to_device(there.flatten().nonzero()[:, 0], images.device)] = images
+    return grid.unflatten(0, shape), torch.where(there, camids[:, None], NO_FRAME)
+
+
+def _memory_format(images: Tensor) -> torch.memory_format:
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _make_store(samples: Sequence, image_size: tuple[int, int], store: ImageStore | None, cache: str,
+                **options) -> ImageStore:
+    """The given store, if it is of these samples, or a new one.
+
+    "auto" keeps tracklets only up to TRACKLET_CACHE: an epoch reads a few frames of each (of MARS, 33,192 of 509,914
+    at four per tracklet), so decoding all of them first would cost more than it saves.
+    """
+    paths = [path for sample in samples for path in frames_of(sample)]
+    if store is not None:
+        if store.image_size != tuple(image_size) or store.paths != [os.fspath(path) for path in paths]:
+            raise ValueError(f"the store holds {len(store.paths):,} files at {store.image_size} (H, W) and the loader "
+                             f"was given {len(samples):,} samples at {tuple(image_size)}: make a store of the same "
+                             "files")
+        return store
+    if cache == "auto" and are_tracklets(samples) and len(paths) * math.prod(image_size) * 3 > TRACKLET_CACHE:
+        cache = "none"
+    return ImageStore(paths, image_size, cache=cache, **options)
+
+
+def _signed(camids: Tensor, infrared: Iterable[int]) -> Tensor:
+    """camids, of infrared cameras as -1 - camid: a two-stream network tells the light by the sign (`models`)."""
+    return torch.where(torch.isin(camids, torch.tensor(sorted(infrared), dtype=torch.int64)), -1 - camids, camids)
+
+
 # -------------------------------------------------------------------------------------------------- TrainLoader
 
 class TrainLoader:
@@ -494,6 +648,12 @@ class TrainLoader:
             All of them count the whole batch over all processes.
         steps: batches per epoch; None for what one pass gives.
         drop_last: of shuffled batches, see `shuffled`.
+        seq_len, sample_method: of tracklets, see `sampled_frames`. Every number above then counts tracklets.
+        frame_by_frame: hand on the frames of tracklets as images of their own, as torchreid trains (f8cd150,
+            engine/video: each frame is classified, and only a test pools over time).
+        same_augmentation: draw one augmentation for all frames of a tracklet; torchreid draws one for each.
+        infrared: the infrared cameras. With p and k, a batch holds p identities with k images of each light
+            (`balanced_batches`), 2 p k in all; and the camids of infrared images are yielded as -1 - camid.
         alternate: "random": `observe` may switch between p x k batches and shuffled batches of the same size, as
             Pyramid's dynamic training does (Zheng et al., CVPR 2019, Sec. 3.3).
         flip ... erase_log_aspect, mean, std: see `Augmentation`.
@@ -504,13 +664,15 @@ class TrainLoader:
         store: an ImageStore of the same files to use instead of a new one.
 
     Attributes: `samples`, `labels` (n,), `camids` (n,): of the images in use, without the unreadable ones;
-        `num_images`; `store`; `augmentation`; `description`.
+        `num_images` (or tracklets), `num_frames`; `store`; `augmentation`; `description`.
     Raises: ValueError for impossible arguments, and what ImageStore raises.
     """
 
     def __init__(self, samples: Sequence, labels: Sequence[int] | Tensor, *, image_size: tuple[int, int],
                  batch_size: int | None = None, p: int | None = None, k: int | None = None, steps: int | None = None,
-                 drop_last: bool = True, alternate: str | None = None,
+                 drop_last: bool = True, alternate: str | None = None, seq_len: int = 15,
+                 sample_method: str = "evenly", frame_by_frame: bool = False, same_augmentation: bool = False,
+                 infrared: Iterable[int] = (),
                  flip: float = 0.5, pad: int = 10, translate: float = 0.0, random_patch: float = 0.0,
                  color_jitter: float = 0.0,
                  jitter_strength: tuple[float, float, float, float] = (0.2, 0.15, 0.0, 0.0),
@@ -525,7 +687,13 @@ class TrainLoader:
                  store: ImageStore | None = None):
         if len(labels) != len(samples):
             raise ValueError(f"{len(samples):,} samples and {len(labels):,} labels: they must be as many")
-        self.batch_size, self.p, self.k = _batch_shape(batch_size, p, k)
+        self.infrared = frozenset(infrared)
+        self.batch_size, self.p, self.k = _batch_shape(batch_size, p, k, 2 if self.infrared else 1)
+        check_one_of("sample_method", sample_method, SAMPLE_METHODS)
+        if seq_len < 1:
+            raise ValueError(f"seq_len must be at least 1: {seq_len}")
+        self.seq_len, self.sample_method = seq_len, sample_method
+        self.frame_by_frame, self.same_augmentation = frame_by_frame, same_augmentation
         if alternate not in (None, "random") or (alternate and self.p is None):
             raise ValueError(f"alternate is {alternate!r}: it must be None, or 'random' together with p and k")
         if self.batch_size % world_size or not 0 <= rank < world_size:
@@ -540,11 +708,14 @@ class TrainLoader:
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.device, self.channels_last, self.dtype = torch.device(device), channels_last, dtype
         self.balanced = True
-        self.store = store or ImageStore(
-            [sample.path for sample in samples], image_size, interpolation=interpolation, cache=cache,
-            device=device, workers=workers, cache_dir=cache_dir, skip_bad=skip_bad, progress=progress)
-        self.samples = [samples[i] for i in self.store.kept.tolist()]
-        self.labels = torch.as_tensor(labels, dtype=torch.int64)[self.store.kept]
+        # other accelerators lack the integer and double arithmetic that makes the pixels equal to Pillow's
+        pixel_device = self.device if self.device.type == "cuda" else torch.device("cpu")
+        self.tracklets = are_tracklets(samples)
+        self.store = _make_store(samples, image_size, store, cache, interpolation=interpolation, device=pixel_device,
+                                 workers=workers, cache_dir=cache_dir, skip_bad=skip_bad, progress=progress)
+        self.rows = Rows.of(samples, self.store)
+        self.samples = [samples[i] for i in self.rows.kept.tolist()]
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)[torch.from_numpy(self.rows.kept)]
         self.camids = torch.tensor([sample.camid for sample in self.samples], dtype=torch.int64)
         self._planned: tuple[int, Tensor] = (0, self._plan(0))  # raises now what would raise in the first epoch
 
@@ -553,9 +724,20 @@ class TrainLoader:
         return len(self.samples)
 
     @property
+    def num_frames(self) -> int:
+        return len(self.store)
+
+    @property
     def description(self) -> str:
-        batch = f"{self.p} identities x {self.k} images" if self.p else f"{self.batch_size} images"
-        return f"{self.store.description}; {len(self)} batches of {batch}"
+        kind = "tracklets" if self.tracklets else "images"
+        batch = f"{self.p} identities x {self.k} {kind}" if self.p else f"{self.batch_size} {kind}"
+        if self.infrared:
+            batch += " of each light"
+        if self.tracklets:
+            number = "all" if self.sample_method == "all" else f"{self.seq_len} {self.sample_method} chosen"
+            batch += f" with {number} frames" + (", each on its own" if self.frame_by_frame else "")
+        of = f"{self.num_images:,} tracklets of " if self.tracklets else ""
+        return f"{of}{self.store.description}; {len(self)} batches of {batch}"
 
     def __len__(self) -> int:
         return self.steps(0)
@@ -567,28 +749,37 @@ class TrainLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (images (B, 3, H, W), labels (B,) int64, camids (B,) int64) on the device, from step `start`.
 
+        Of tracklets: images (B, T, 3, H, W), and camids (B, T) where their lengths differ (`stacked`); with
+        `frame_by_frame` as above, B then counts frames.
         A pure function of (seed, epoch), and of what was observed in between if `alternate` is on.
         """
-        draws: deque[tuple[Tensor, Draws, int]] = deque()
+        draws: deque[tuple[Tensor, np.ndarray, Draws, int]] = deque()
         part = self.batch_size // self.world_size
         mine = slice(self.rank * part, (self.rank + 1) * part)
 
         def indices() -> Iterator[Tensor]:
             for step in range(start, self.steps(epoch)):
-                index = self._batch(epoch, step)[mine]
-                drawn = self.augmentation.draw(self.batch_size, self.store.image_size, self.num_images, self.seed,
-                                               epoch, step).slice(mine.start, mine.stop)
+                index = self._batch(epoch, step)
+                rows, lengths = self._frames(index, epoch, step)
+                drawn = self._draw(lengths, epoch, step)
+                here = slice(int(lengths[:mine.start].sum()), int(lengths[:mine.stop].sum()))
+                drawn = drawn.slice(here.start, here.stop)
                 sources = _patch_sources(drawn)
-                draws.append((index, drawn, len(sources)))
-                yield torch.cat([index, sources])
+                draws.append((index[mine], lengths[mine], drawn, len(sources)))
+                yield torch.cat([rows[here], sources])
 
         # a batch must not be chosen before the last one was observed
-        for pixels in self.store.stream(indices(), ahead=0 if self.alternate else 3):
-            index, drawn, num_sources = draws.popleft()
+        for pixels in self.store.stream(indices(), ahead=0 if self.alternate else None):
+            index, lengths, drawn, num_sources = draws.popleft()
             batch = len(pixels) - num_sources
             images = self.augmentation(pixels[:batch], drawn, pixels[batch:], channels_last=self.channels_last)
-            yield (images.to(self.dtype), to_device(self.labels[index], self.device),
-                   to_device(self.camids[index], self.device))
+            images = images.to(self.device, self.dtype)
+            labels, camids = self.labels[index], _signed(self.camids[index], self.infrared)
+            if self.tracklets and self.frame_by_frame:
+                labels, camids = (each.repeat_interleave(torch.from_numpy(lengths)) for each in (labels, camids))
+            elif self.tracklets:
+                images, camids = stacked(images, lengths, camids)
+            yield images, to_device(labels, self.device), to_device(camids, self.device)
 
     def observe(self, terms: dict[str, float]) -> None:
         """Told the plain values of a step. With `alternate`, `terms["balanced"]` (true or false) chooses whether the
@@ -601,6 +792,21 @@ class TrainLoader:
 
     def load_state_dict(self, state: dict[str, bool]) -> None:
         self.balanced = bool(state["balanced"])
+
+    def _frames(self, index: Tensor, epoch: int, step: int) -> tuple[Tensor, np.ndarray]:
+        """(rows of the store, number of rows of each sample) for the samples of a whole batch."""
+        if not self.tracklets:
+            return index, np.ones(len(index), np.int64)
+        rng = random_generator("frames", self.seed, epoch, step)
+        rows = [self.rows.first[i] + sampled_frames(self.rows.count(i), self.seq_len, self.sample_method, rng)
+                for i in index.tolist()]
+        return torch.from_numpy(np.concatenate(rows)), np.array([len(each) for each in rows])
+
+    def _draw(self, lengths: np.ndarray, epoch: int, step: int) -> Draws:
+        """Random parameters of the frames of a whole batch."""
+        count = len(lengths) if self.same_augmentation else int(lengths.sum())
+        drawn = self.augmentation.draw(count, self.store.image_size, self.num_frames, self.seed, epoch, step)
+        return drawn.repeat(lengths) if self.same_augmentation else drawn
 
     def _batch(self, epoch: int, step: int) -> Tensor:
         batch = self._batches(epoch)[step]  # (B,), or (2, B) with `alternate`: p x k and shuffled
@@ -615,23 +821,30 @@ class TrainLoader:
         """(steps, B), or (steps, 2, B) with `alternate`."""
         if self.p is None:
             return shuffled(self.num_images, self.batch_size, self.seed, epoch, self.drop_last, self.steps_asked)
-        balanced = pk_batches(self.labels, self.p, self.k, self.seed, epoch, self.steps_asked)
+        if self.infrared:
+            light = torch.isin(self.camids, torch.tensor(sorted(self.infrared), dtype=torch.int64))
+            balanced = balanced_batches(self.labels, light, self.p, self.k, self.seed, epoch, self.steps_asked)
+        else:
+            balanced = pk_batches(self.labels, self.p, self.k, self.seed, epoch, self.steps_asked)
         if not self.alternate:
             return balanced
         random = shuffled(self.num_images, self.batch_size, self.seed, epoch, steps=len(balanced))
         return torch.stack([balanced, random], dim=1)
 
 
-def _batch_shape(batch_size: int | None, p: int | None, k: int | None) -> tuple[int, int | None, int | None]:
+def _batch_shape(batch_size: int | None, p: int | None, k: int | None,
+                 groups: int) -> tuple[int, int | None, int | None]:
     if (p is None) != (k is None):
         raise ValueError(f"p (identities) and k (images of each) go together: p={p}, k={k}")
     if p is None and batch_size is None:
         raise ValueError("give batch_size for shuffled batches, or p and k for batches of p identities x k images")
-    if p is not None and batch_size not in (None, p * k):
-        raise ValueError(f"batch_size={batch_size} contradicts p={p} x k={k} = {p * k}: leave one of them out")
+    whole = None if p is None else p * k * groups
+    if p is not None and batch_size not in (None, whole):
+        raise ValueError(f"batch_size={batch_size} contradicts p={p} x k={k}{f' x {groups}' if groups > 1 else ''} = "
+                         f"{whole}: leave one of them out")
     if min(v for v in (batch_size, p, k) if v is not None) < 1:
         raise ValueError(f"batch_size={batch_size}, p={p}, k={k} must be at least 1")
-    return (batch_size or p * k), p, k
+    return (batch_size or whole), p, k
 
 
 def _patch_sources(drawn: Draws) -> Tensor:
@@ -643,11 +856,14 @@ def _patch_sources(drawn: Draws) -> Tensor:
 # --------------------------------------------------------------------------------------------------- EvalLoader
 
 class EvalLoader:
-    """Images of a query or gallery set in order, resized and normalised, nothing else.
+    """Images or tracklets of a query or gallery set in order, resized and normalised, nothing else.
 
-    Args: as TrainLoader's. Without a cache the workers decode up to three batches while the network runs; a `store`
-        keeps the pixels from one evaluation to the next.
-    Yields: (images (B, 3, H, W) float, camids (B,) int64) on the device; the last batch may be short.
+    Args: as TrainLoader's. Without a cache each batch is decoded by all workers, on a GPU while the network runs;
+        a `store` keeps the pixels from one evaluation to the next.
+        test_frames, seq_len: frames of a tracklet that are looked at, see `clips_of`.
+        max_frames: how many frames of tracklets are decoded and go through the network at a time.
+    Yields: (images (B, 3, H, W) float, camids (B,) int64) on the device; the last batch may be short. Of tracklets:
+        (`Tracklets`, camids (B,)).
     Attributes: `samples`, the ones that are yielded (fewer than given if files were skipped: take pids from here);
         `num_images`; `store`; `description`.
     """
@@ -657,16 +873,22 @@ class EvalLoader:
                  interpolation: str = "bilinear", device: torch.device | str = "cpu", cache: str = "none",
                  cache_dir: str | os.PathLike | None = None, workers: int | None = None, skip_bad: bool = False,
                  progress: bool = True, channels_last: bool = False, dtype: torch.dtype = torch.float32,
-                 store: ImageStore | None = None):
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1: {batch_size}")
+                 store: ImageStore | None = None, infrared: Iterable[int] = (), test_frames: str = "all",
+                 seq_len: int = 15, max_frames: int = 256):
+        if min(batch_size, seq_len, max_frames) < 1:
+            raise ValueError(f"batch_size, seq_len and max_frames must be at least 1: {batch_size}, {seq_len}, "
+                             f"{max_frames}")
+        check_one_of("test_frames", test_frames, TEST_FRAMES)
+        self.test_frames, self.seq_len, self.max_frames = test_frames, seq_len, max_frames
         self.batch_size, self.mean, self.std = batch_size, tuple(mean), tuple(std)
         self.device, self.channels_last, self.dtype = torch.device(device), channels_last, dtype
-        self.store = store or ImageStore(
-            [sample.path for sample in samples], image_size, interpolation=interpolation, cache=cache,
-            device=device, workers=workers, cache_dir=cache_dir, skip_bad=skip_bad, progress=progress)
-        self.samples = [samples[i] for i in self.store.kept.tolist()]
-        self.camids = torch.tensor([sample.camid for sample in self.samples], dtype=torch.int64)
+        self.tracklets = are_tracklets(samples)
+        self.store = _make_store(samples, image_size, store, cache, interpolation=interpolation, device=device,
+                                 workers=workers, cache_dir=cache_dir, skip_bad=skip_bad, progress=progress)
+        self.rows = Rows.of(samples, self.store)
+        self.samples = [samples[i] for i in self.rows.kept.tolist()]
+        camids = torch.tensor([sample.camid for sample in self.samples], dtype=torch.int64)
+        self.camids = _signed(camids, infrared)
 
     @property
     def num_images(self) -> int:
@@ -674,13 +896,54 @@ class EvalLoader:
 
     @property
     def description(self) -> str:
-        return self.store.description
+        of = f"{self.num_images:,} tracklets ({self.test_frames}) of " if self.tracklets else ""
+        return of + self.store.description
 
     def __len__(self) -> int:
         return math.ceil(self.num_images / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = torch.arange(self.num_images).split(self.batch_size) if self.num_images else ()
-        for index, pixels in zip(batches, self.store.stream(batches), strict=True):
+        if self.tracklets:
+            for index in batches:
+                yield Tracklets(self, index.tolist()), to_device(self.camids[index], self.device)
+        else:
+            for index, images in zip(batches, self.images(batches), strict=True):
+                yield images, to_device(self.camids[index], self.device)
+
+    def images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The images (B, 3, H, W) of each index tensor (B,) of rows of the store."""
+        for pixels in self.store.stream(batches):
             images = normalise(pixels, self.mean, self.std, channels_last=self.channels_last)
-            yield images.to(self.dtype), to_device(self.camids[index], self.device)
+            yield images.to(self.device, self.dtype)
+
+
+class Tracklets:
+    """The frames of B tracklets of an EvalLoader, decoded in chunks as a network asks for them.
+
+    However many frames a tracklet has, no more than `max_frames` of the loader are in memory at a time.
+
+    Attributes: `lengths`: frames of each clip; `clips`: clips of each of the B tracklets; `device`.
+    """
+
+    def __init__(self, loader: EvalLoader, index: Sequence[int], mirrored: bool = False):
+        self.loader, self.index, self.mirrored, self.device = loader, index, mirrored, loader.device
+        clips = [clips_of(loader.rows.count(i), loader.seq_len, loader.test_frames) for i in index]
+        self.clips = tuple(len(each) for each in clips)
+        self.lengths = tuple(len(clip) for each in clips for clip in each)
+        self.frames = torch.from_numpy(np.concatenate(
+            [loader.rows.first[i] + clip for i, each in zip(index, clips, strict=True) for clip in each]))
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def flip(self, dim: int) -> "Tracklets":
+        """The mirrored frames; `dim` 3 is the width of a frame, as in a batch of images (B, 3, H, W)."""
+        if dim != 3:
+            raise ValueError(f"frames (n, 3, H, W) are mirrored along dimension 3, not {dim}")
+        return Tracklets(self.loader, self.index, not self.mirrored)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The frames of all clips in order, (n, 3, H, W) with n <= max_frames at a time."""
+        for images in self.loader.images(self.frames.split(self.loader.max_frames)):
+            yield images.flip(3) if self.mirrored else images

@@ -47,9 +47,12 @@ def euclidean_distance(x, y):
 
 
 def same_identity(labels):
-    """labels (B,) -> (B, B) bool. ValueError if the batch holds one identity only: no anchor would have a negative."""
+    """labels (B,) -> (B, B) bool. ValueError if the batch holds one identity only: no anchor would have a negative.
+
+    Looked at where it costs nothing: on a GPU the answer would have to be waited for in every step.
+    """
     same = labels[:, None] == labels[None, :]  # (B, B)
-    if bool(same.all()):
+    if labels.device.type == "cpu" and bool(same.all()):
         raise ValueError(
             f"a metric loss got a batch of {len(labels)} images of one identity (label {int(labels[0])}), so no anchor "
             "has a negative; use batches of at least two identities (--p 2 or more)"
@@ -202,7 +205,7 @@ def aligned_pair_distance(x, y, normalize=False):
         x, y = full_precision(x), full_precision(y)
         if normalize:
             x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
-        length = torch.linalg.vector_norm(x[:, :, None] - y[:, None], dim=-1)  # (B, S, T)
+        length = euclidean_distance(x, y)  # (B, S, T)
         total = shortest_path(element_sigmoid(length).permute(1, 2, 0))  # (B,)
         return path_length(total, x.shape[1], y.shape[1])
 
@@ -421,15 +424,17 @@ class TripletLoss(nn.Module):
         """Advice if the epoch's mean of this loss (unweighted) says that the embedding has collapsed, else None.
 
         When all embeddings shrink to a point, every distance d goes to 0 and the loss comes to rest at the margin
-        (soft: ln 2), slightly above it: by about 2 * hard_factor * d with the harder-example factor, which the
-        tolerance of 1 % therefore adds. A healthy loss also passes the margin once, on its way down, but with
-        distances far larger than the margin; so the nearest negatives of the last batch must be close as well
+        (soft: ln 2), slightly above it: within 6 % for the mean of an epoch, whose first steps still move, and by about
+        2 * hard_factor * d more with the harder-example factor. A healthy loss also passes the margin once, on its way
+        down, but with distances far larger than the margin; so the nearest negatives of the last batch must be close
+        as well
         (before the first batch the value alone decides).
         """
         level = math.log(2) if self.margin is None else self.margin
         value = mean / self.num_feats if self.reduction == "sum" else mean
         distance = 0.0 if self.negative_distance is None else float(self.negative_distance)
-        if abs(value - level) > 0.01 * level + 2 * self.hard_factor * distance or distance > 0.5 * level:
+        sits = abs(value - level) <= 0.01 * level + 2 * self.hard_factor * distance and distance <= 0.5 * level
+        if not sits:  # also if the mean is not a number
             return None
         return (
             f"the triplet loss sits at {value:.4f}, which is {'ln 2' if self.margin is None else 'its margin'}: the "
@@ -747,18 +752,19 @@ class DynamicBalance(nn.Module):
     Yields the terms `id` and `triplet`; the triplet term is zero in the steps that train the ID loss alone.
     In each training step, with both losses l:
         k' = alpha * l + (1 - alpha) * k,   p = min(k', k) / k,   FL = -(1 - p)^gamma log p
-    and the step is ID only if FL_triplet / FL_id < sigma. Numbers and first step (p = 1/2 for both, hence both losses)
-    as in TencentYoutuResearch/PersonReID-Pyramid @63ffd64, src/train.py; k starts at 0 there, uncorrected, and here.
+    and the step is ID only if FL_triplet / FL_id < sigma. Numbers as in TencentYoutuResearch/PersonReID-Pyramid
+    @63ffd64, src/train.py; k starts at 0 there, uncorrected, and here, so that the first steps train both losses.
 
     Where the released code divides by zero:
     - FL_id = 0, since the running ID loss did not fall. `id_rising="both"` (default) reads the rule as
       FL_triplet < sigma * FL_id, the limit of the ratio: both losses. The released code computes FL_id = -0.0; a
       falling triplet loss then makes the ratio -inf, which is ID only, and one that did not fall makes it NaN, which
       is both. `id_rising="id"` reproduces that.
-    - k = 0, since a loss was exactly zero from the first step: a crash there, FL = 0 here.
+    - k = 0, since a loss was exactly zero up to now: a crash there, FL = 0 here. In the first step, where k is 0 as
+      well, it sets p = 1/2 for both losses instead, with the same decision.
     A loss that is not finite leaves the running means as they were, so that one bad step does not end the rule.
 
-    All of it is computed on the device, without waiting for it. State (`means`, `steps`, `id_only`) are buffers, which
+    All of it is computed on the device, without waiting for it. The state (`means`, `id_only`) are buffers, which
     state_dict carries, so a resumed run decides as the uninterrupted one. In eval mode nothing moves and both terms
     are returned. `id_only` is also the paper's switch of sampler: when true, the next batch is to be drawn at random,
     else P x K. The triplet loss of a random batch still enters its running mean; without that it could never return.
@@ -778,7 +784,6 @@ class DynamicBalance(nn.Module):
         self.alpha, self.gamma, self.sigma = alpha, gamma, sigma
         self.id_rising = id_rising
         self.register_buffer("means", torch.zeros(2))  # running means k of the ID and the triplet loss
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("id_only", torch.zeros((), dtype=torch.bool))
 
     def forward(self, output, labels):
@@ -797,9 +802,8 @@ class DynamicBalance(nn.Module):
         id_only = fl_triplet < self.sigma * fl_id
         if self.id_rising == "id":
             id_only = id_only | ((fl_id == 0) & (fl_triplet > 0))
-        self.id_only.copy_(id_only & (self.steps > 0))
+        self.id_only.copy_(id_only)
         self.means.copy_(after)
-        self.steps += 1
 
     def collapsed(self, mean):
         """The triplet loss's advice, from its running mean: the logged term `mean` is zero in ID-only steps."""

@@ -1,4 +1,4 @@
-"""One entry point: ``python main.py --mode train|test|visualize|extract``; ``--help`` lists the rest.
+"""One entry point: ``python main.py --mode train|test|visualize|extract|check``; ``--help`` lists the rest.
 
 Reads the command line, builds what a run needs from ``recipes``, ``datasets`` and ``loaders``, and hands it over.
 Below this file nobody sees ``args``.
@@ -13,6 +13,7 @@ import difflib
 import json
 import sys
 import time
+import traceback
 from pathlib import Path
 
 try:
@@ -29,17 +30,22 @@ except (ImportError, RuntimeError, OSError) as mismatch:
 
 import numpy
 
+import check
 import checkpoints
 import datasets
-import evaluate
 import loaders
+import processes
+import tester
 import train
 import visualize
+from models import POOLINGS
+from recipe import applies, check_network_fields, check_test_distance
 from recipes import RECIPES, Recipe
 
-MODES = ("train", "test", "visualize", "extract")
+MODES = ("train", "test", "visualize", "extract", "check")
 PICTURES = ("ranks", "batch", "curves", "actmap")
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+FIXED_FIELDS = {"options"}  # recipe fields without a flag: what a method is, not how it is trained
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Command line
@@ -64,10 +70,15 @@ RECIPE_FLAGS = {
         ("backbone", str, "torchvision or timm name, or one of ours (osnet_x1_0, resnet50_ibn_a, ...)", "cnnbackbone"),
         ("pretrained", str, "imagenet, none, or a weight file to start from", None),
         ("stem_relu", None, "ReLU after the stem of a ResNet; no: as in released BoT weights", None),
+        ("stem_ceil", None, "stem of a ResNet pooled without padding: as in fast-reid's weights", None),
         ("last_stride", int, "stride of the last ResNet stage", None),
+        ("pooling", str, "of the last map to a feature", None),
         ("neck", str, "bnneck or none", None),
         ("test_neck", str, "compare features after or before the neck", None),
-        ("fc_dims", int, "width of a Linear-BN-ReLU reduction, 0 for none", None),
+        ("metric_neck", str, "metric losses read features after or before the neck", None),
+        ("fc_dims", int, "widths of Linear-BN-ReLU reductions; the bare flag for none", None),
+        ("sie_weight", float, "weight of TransReID's camera embedding, 0 for none", None),
+        ("members", int, "networks that learn from each other", None),
     ],
     "images": [
         ("image_size", int, "height and width in pixels", None),
@@ -85,6 +96,7 @@ RECIPE_FLAGS = {
         ("k", int, "images of each identity", None),
         ("batch_size", int, "images in a shuffled batch (with --p 0)", None),
         ("steps", int, "iterations per epoch; published results depend on it", None),
+        ("alternate", None, "with --balance_sigma: shuffled batches where the ID loss trains alone", None),
     ],
     "optimisation": [
         ("optimizer", str, ", ".join(train.OPTIMIZERS), None),
@@ -97,30 +109,58 @@ RECIPE_FLAGS = {
         ("epochs", int, "epochs in all", "total_train_epochs"),
         ("fixbase_epochs", int, "epochs at the start that train new layers only", None),
         ("schedule", str, ", ".join(train.SCHEDULES), None),
-        ("milestones", int, "epochs done when the rate drops", None),
-        ("gamma", float, "factor of a drop", None),
+        ("milestones", int, "epochs done when the rate drops; cosine and exponential: begins to fall", None),
+        ("gamma", float, "factor of a drop, or of the whole exponential fall", None),
+        ("lr_floor", float, "end of a cosine over --lr", None),
         ("warmup_epochs", int, "epochs of linear warm-up", None),
         ("warmup_factor", float, "where the warm-up starts", None),
         ("eval_every", int, "epochs between evaluations, 0 for only the last", None),
     ],
     "losses": [
+        ("reduction", str, "over the features of a network that has several: mean, sum or half", None),
         ("id_weight", float, "weight of the identity loss", None),
+        ("id_loss", str, "softmax, focal, arcface, cosface or circle", None),
         ("label_smoothing", float, "of the identity loss", None),
-        ("triplet_weight", float, "weight of the batch-hard triplet loss", None),
+        ("id_scale", float, "s of arcface, cosface and circle", None),
+        ("id_margin", float, "m of arcface (radians), cosface and circle", None),
+        ("focal_gamma", float, "gamma of the focal loss", None),
+        ("triplet_weight", float, "weight of the triplet loss", None),
+        ("mining", str, "hard: batch-hard; weighted: all pairs, as AGW", None),
         ("margin", margin_or_soft, "of the triplet loss, or soft", None),
         ("hard_factor", float, "makes hard triplets harder", None),
         ("triplet_normalize", None, "L2-normalise features in the triplet loss", None),
+        ("local_triplet_weight", float, "weight of AlignedReID's triplet loss on parts", None),
+        ("local_mining", str, "distance that finds its hard samples: global or local", None),
+        ("normalize_parts", None, "L2-normalise parts, in the loss and at test", None),
+        ("balance_sigma", float, "threshold of Pyramid's dynamic training, 0 for none", None),
+        ("balance_alpha", float, "its share of the newest loss in the running mean", None),
+        ("balance_gamma", float, "its focusing exponent", None),
         ("center_weight", float, "weight of the center loss", None),
         ("center_lr", float, "learning rate of the centers", None),
-        ("arcface_scale", float, "s of ArcFace", None),
-        ("arcface_margin", float, "m of ArcFace, radians", None),
+        ("circle_weight", float, "weight of the circle loss on pairs", None),
+        ("circle_margin", float, "its m", None),
+        ("circle_gamma", float, "its gamma", None),
+        ("ring_weight", float, "weight of the ring loss", None),
+        ("mutual_kl_weight", float, "weight of the members' classification mutual loss", None),
+        ("mutual_distance_weight", float, "weight of the members' distance mutual loss", None),
     ],
-    "test": [("metric", str, "euclidean or cosine", None)],
+    "test": [
+        ("metric", str, "euclidean or cosine", None),
+        ("test_distance", str, "global: embeddings; local: aligned parts; both: their sum", None),
+        ("local_weight", float, "weight of the local distance in the sum", None),
+    ],
 }
-LISTS = {"image_size": 2, "milestones": "+"}
+LISTS = {"image_size": 2, "milestones": "+", "fc_dims": "*"}
 CHOICES = {
     "neck": ("bnneck", "none"),
     "test_neck": ("after", "before"),
+    "metric_neck": ("after", "before"),
+    "pooling": tuple(POOLINGS),
+    "reduction": ("mean", "sum", "half"),
+    "id_loss": ("softmax", "focal", "arcface", "cosface", "circle"),
+    "mining": ("hard", "weighted"),
+    "local_mining": ("global", "local"),
+    "test_distance": ("global", "local", "both"),
     "interpolation": ("bilinear", "bicubic"),
     "optimizer": train.OPTIMIZERS,
     "schedule": train.SCHEDULES,
@@ -177,6 +217,8 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
     for name, entry in datasets.DATASETS.items():
         spellings = [f"--{n}_path" for n in (name, *(a for a, to in datasets.ALIASES.items() if to == name))]
         add(*dict.fromkeys(spellings), type=Path, metavar="DIR", dest=f"{name}_path", help=entry.title)
+    add("--validation_ids", type=int, default=0, metavar="N",
+        help="people held out of training, as a test set <name>_val to choose parameters on (default: 0)")  # fmt: skip
     add("--train_dataset", nargs="+", metavar="NAME", help="sets to train on (default: each that has a path)")
     add("--test_dataset", nargs="+", metavar="NAME", help="sets to test on (default: each that has a path)")
     for name, option, default in dataset_options():
@@ -191,6 +233,8 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
             default = "soft" if field == "margin" and default is None else default
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
             options = {"dest": field, "default": argparse.SUPPRESS, "help": f"{text} ({shown})"}
+            if not applies(recipe, field):
+                options["help"] = argparse.SUPPRESS  # given all the same, it is an error that says why
             if kind is None:
                 options |= {"type": yes_no, "nargs": "?", "const": True, "metavar": "yes|no"}
             else:
@@ -202,6 +246,11 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
     add = parser.add_argument_group("training").add_argument
     add("--resume", type=yes_no, nargs="?", const=True, default=True, metavar="yes|no",
         help="go on from last.pt in the output folder if there is one (default: yes)")  # fmt: skip
+    add("--accumulate", type=int, default=1, metavar="N",
+        help="train in N parts of a batch: less memory, the same gradients, but batch normalisation sees one part at a "
+        "time (default: 1)")  # fmt: skip
+    add("--grad_checkpoint", action="store_true", help="of transformers: less memory, a third more time")
+    add("--sync_bn", action="store_true", help="under torchrun: batch normalisation over all processes, as one would")
 
     add = parser.add_argument_group("testing").add_argument
     add("--weights", type=Path, metavar="FILE", help="a checkpoint of ours or anybody's weight file")
@@ -212,6 +261,10 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
     add("--rerank_k1", type=int, default=20, help="(default: 20)")
     add("--rerank_k2", type=int, default=6, help="(default: 6)")
     add("--rerank_lambda", type=float, default=0.3, help="(default: 0.3)")
+    add("--search_rerank", action="store_true", help="a table and a picture over k1, k2 and lambda of re-ranking")
+    add("--query_expansion", type=float, nargs=2, metavar=("K", "ALPHA"), help="alpha query expansion, e.g. 5 3")
+    add("--multi_query", choices=("mean", "max"), help="pool all images of a query's person and camera (gt_bbox)")
+    add("--details", action="store_true", help="same-person threshold, TPR at FPR, mAP per pair of cameras")
     add("--protocol", choices=("market1501", "cuhk03", "sysu", "none"), help="(default: the data set's)")
     add("--max_rank", type=int, default=50, help="length of the CMC curve (default: 50)")
     add("--memory_gb", type=float, help="memory for evaluation and re-ranking (default: from what is free)")
@@ -230,10 +283,10 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
 
 
 def dataset_options():
-    """(data set, option, default) of every option of a parser; `skip_bad` is --skip_bad_images for all."""
+    """(data set, option, default) of every option of a parser that has no flag for all sets."""
     for name, entry in datasets.DATASETS.items():
         for option, default in entry.options.items():
-            if option != "skip_bad":
+            if option not in ("skip_bad", "multi_query"):
                 yield name, option, default
 
 
@@ -266,7 +319,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
 
 def path_flags() -> set[str]:
     names = (*datasets.DATASETS, *datasets.ALIASES)
-    return {f"--{name}_path" for name in names if name != "synthetic"}
+    built_in = {name for name, entry in datasets.DATASETS.items() if not entry.needs_path}
+    return {f"--{name}_path" for name in names if name not in built_in}
 
 
 def overrides(args: argparse.Namespace) -> dict:
@@ -283,6 +337,8 @@ def customised(recipe: Recipe, given: dict) -> Recipe:
             f"recipe {recipe.name} draws P x K = {recipe.p} x {recipe.k} images; give --p and --k, or --p 0 with "
             "--batch_size for shuffled batches"
         )
+    if given.get("p", recipe.p) == 1 and recipe.with_(**given).triplet_weight:
+        raise ValueError("--p 1 puts one identity into a batch: a triplet loss then has no negatives; use at least 2")
     if given.get("p", recipe.p) and given.get("k", recipe.k) < 1:
         raise ValueError(f"--p {given.get('p', recipe.p)} needs --k, the images of each identity (4 in most recipes)")
     for field in ("epochs", "batch_size"):
@@ -290,9 +346,11 @@ def customised(recipe: Recipe, given: dict) -> Recipe:
             raise ValueError(f"--{field} must be at least 1, found {given[field]}")
     if any(side < 8 for side in given.get("image_size", (8,))):
         raise ValueError(f"--image_size is height and width in pixels, found {given['image_size']}")
+    check_network_fields(recipe, given)
     recipe = recipe.with_(**given)
     if recipe.pretrained == "none" and recipe.fixbase_epochs and not recipe.stages:
         recipe = recipe.with_(fixbase_epochs=0)  # freezing protects pretrained layers; there are none
+    recipe.plan()  # raises where its stages do not fit into its epochs
     return recipe
 
 
@@ -309,6 +367,7 @@ class Run:
     amp: str
     channels_last: bool
     output: Path
+    cameras: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # see `cameras_of`
 
     def autocast(self):
         """The context of the forward pass in training."""
@@ -323,6 +382,8 @@ class Run:
 
 
 def pick_device(name: str) -> torch.device:
+    if processes.world_size() > 1:
+        name = processes.local_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -356,23 +417,37 @@ def data_paths(args) -> dict[str, Path | None]:
     """Data set -> path for all that were given; the built-in set alone if none was."""
     given = {name: getattr(args, f"{name}_path") for name in datasets.DATASETS if getattr(args, f"{name}_path")}
     wanted = {datasets.canonical(n) for n in (args.train_dataset or []) + (args.test_dataset or [])}
-    if "synthetic" in wanted or not (given or wanted):
-        given.setdefault("synthetic", None)
+    for name in wanted or (() if given else ("synthetic",)):
+        if not datasets.DATASETS[name].needs_path:
+            given.setdefault(name, None)
     for name in sorted(wanted - set(given)):
         raise ValueError(f"data set {name} was asked for, but --{name}_path was not given")
     return given
+
+
+def parser_options(args, name: str) -> dict:
+    """What the command line says for the parser of data set `name`."""
+    known = datasets.DATASETS[name].options
+    options = {option: getattr(args, f"{name}_{option}") for of, option, _ in dataset_options() if of == name}
+    forced = {"skip_bad": args.skip_bad_images, "multi_query": bool(args.multi_query)}
+    return options | {option: value for option, value in forced.items() if option in known}
+
+
+def asked_for(args) -> set[str]:
+    """Sets named by --train_dataset."""
+    return {datasets.canonical(name) for name in args.train_dataset or ()}
 
 
 def load_data(args) -> tuple[dict[str, datasets.Splits], list[str], list[str]]:
     """All sets of the command line, parsed once; the names to train on and to test on."""
     found = {}
     for name, path in data_paths(args).items():
-        options = {option: getattr(args, f"{name}_{option}") for of, option, _ in dataset_options() if of == name}
-        if "skip_bad" in datasets.DATASETS[name].options:
-            options["skip_bad"] = args.skip_bad_images
-        found[name] = datasets.load_splits(name, path, **options)
+        found[name] = datasets.load_splits(name, path, **parser_options(args, name))
+        if args.validation_ids and found[name].train and (not args.train_dataset or name in asked_for(args)):
+            found[name], validation = datasets.hold_out(found[name], args.validation_ids, args.seed)
+            found[validation.name] = validation
         print(found[name], flush=True)
-        if name == "synthetic":
+        if not datasets.DATASETS[name].needs_path:
             print("The built-in set is a demonstration: its numbers say nothing about real data.")
 
     def chosen(asked, has) -> list[str]:
@@ -382,6 +457,7 @@ def load_data(args) -> tuple[dict[str, datasets.Splits], list[str], list[str]]:
 
     trains = chosen(args.train_dataset, lambda s: s.train)
     tests = chosen(args.test_dataset, lambda s: s.query and s.gallery)
+    tests += [name for name in found if name.endswith("_val") and name not in tests]
     for name in trains:
         if args.mode == "train" and not found[name].train:
             raise ValueError(f"data set {name} has no training images; see its table above")
@@ -405,13 +481,34 @@ def description_of(recipe: Recipe, given: dict, num_pids: int, trains: list[str]
         "trained_on": trains,
         "seed": args.seed,
         "amp": run.amp,
+        **({"cameras": run.cameras} if run.cameras else {}),
+        **({"validation_ids": args.validation_ids} if args.validation_ids else {}),
     }
+
+
+def cameras_of(parts: list[datasets.Splits]) -> dict[str, list[int]]:
+    """Training cameras of each set, in the order of their labels: those of the first set from 0 on, then the next's."""
+    return {splits.name: sorted({sample.camid for sample in splits.train}) for splits in parts}
+
+
+def num_cameras(cameras: dict[str, list[int]]) -> int:
+    return sum(len(camids) for camids in cameras.values())
+
+
+def camera_labels(cameras: dict[str, list[int]], name: str) -> dict[int, int]:
+    """Camera of set `name` -> its label in training; empty for a set that was not trained on."""
+    first = 0
+    for known, camids in cameras.items():
+        if known == name:
+            return {camid: first + index for index, camid in enumerate(camids)}
+        first += len(camids)
+    return {}
 
 
 def build_network(recipe: Recipe, num_pids: int, run: Run, seed: int) -> torch.nn.Module:
     """The network, drawn from `seed`, with the weights that `recipe.pretrained` names."""
     torch.manual_seed(seed)
-    model = recipe.model(num_pids, pretrained=recipe.pretrained == "imagenet")
+    model = recipe.model(num_pids, recipe.pretrained == "imagenet", num_cameras(run.cameras))
     if recipe.pretrained not in ("imagenet", "none"):
         print(checkpoints.import_weights(model, Path(recipe.pretrained)))
     return run.place(model)
@@ -442,176 +539,44 @@ def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None
     if state is not None:
         stored = {n: tuple(v) if isinstance(v, list) else v for n, v in state["overrides"].items()}
         recipe = customised(named_recipe(state["recipe"]), stored | given)
-        model = recipe.model(state["num_pids"])
-        model.load_state_dict(state["model"])
+        run.cameras = state.get("cameras", {})
+        model = recipe.model(state["num_pids"], num_cameras=num_cameras(run.cameras))
+        checkpoints.load_into(model, state["model"], path)
         print(f"{path}: recipe {recipe.name}, epoch {state['epoch']}, trained on {'+'.join(state['trained_on'])}")
+        held = {"validation_ids": state.get("validation_ids", 0), "seed": state["seed"]}
+        if args.validation_ids and held != {"validation_ids": args.validation_ids, "seed": args.seed}:
+            raise ValueError(
+                f"{path} was trained with --validation_ids {held['validation_ids']} --seed {held['seed']}: it has seen "
+                "people whom these flags would hold out; give the same flags as in training"
+            )
         return run.place(model).eval(), recipe, "+".join(state["trained_on"])
     hints = checkpoints.recognise(path) or {}
     if args.recipe_given:
-        hints = {name: value for name, value in hints.items() if name == "stem_relu"}
+        hints = {name: value for name, value in hints.items() if name in ("stem_relu", "stem_ceil")}
     elif not hints:
         raise ValueError(f"{path} does not say which network it belongs to; name it with --recipe and --backbone")
     else:
         recipe = named_recipe(hints.pop("recipe"))
+    if "options" in hints:
+        recipe = recipe.with_(options=recipe.options | hints.pop("options"))
+    hints = {name: value for name, value in hints.items() if applies(recipe, name)}
     recipe = customised(recipe, hints | given)
-    print(f"{path}: recipe {recipe.name}, backbone {recipe.backbone}")
-    model = recipe.model(0)
-    print(checkpoints.import_weights(model, path))
+    backbone = f", backbone {recipe.backbone}" if applies(recipe, "backbone") else ""
+    print(f"{path}: recipe {recipe.name}{backbone}")
+    num = checkpoints.num_cameras(path) if recipe.uses_cameras else 0
+    if num:
+        print(f"{path}: the mean of its {num} camera embeddings is used, since it does not say whose they are")
+    model = recipe.model(0, num_cameras=num)
+    report = checkpoints.import_weights(model, path)
+    print(report)
+    if not report.complete:
+        raise ValueError(f"{path} leaves a part of the network as it was drawn (missing, above): nothing to measure")
     return run.place(model).eval(), recipe, path.stem
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Evaluation: a model and data sets in, metrics out
+# Modes
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class Tester:
-    """Evaluates a model on data sets, keeping what does not change between evaluations."""
-
-    def __init__(self, args, recipe: Recipe, run: Run, splits: dict[str, datasets.Splits]):
-        self.args, self.recipe, self.run, self.splits = args, recipe, run, splits
-
-    def loader(self, samples) -> loaders.EvalLoader:
-        return loaders.EvalLoader(
-            samples,
-            image_size=self.recipe.image_size,
-            batch_size=self.args.test_batch,
-            device=self.run.device,
-            interpolation=self.recipe.interpolation,
-            mean=self.recipe.mean,
-            std=self.recipe.std,
-            workers=self.args.workers or None,
-            channels_last=self.run.channels_last,
-            skip_bad=self.args.skip_bad_images,
-        )
-
-    def features(self, model, samples, label: str, stop=None) -> Features:
-        """`Features` of `samples`, in order, without those that could not be read (--skip_bad_images)."""
-        loader = self.loader(samples)
-
-        def batches():
-            for batch in loader:
-                if stop is not None and stop.is_set():
-                    raise train.Interrupted("Stopped while evaluating; the same command goes on from the last epoch.")
-                yield batch
-
-        sized = Sized(batches(), len(loader), loader.num_images)
-        embeddings, parts = evaluate.extract(model, sized, flip=self.args.flip_test, progress=label)
-        return Features(tuple(loader.samples), embeddings, parts)
-
-    def __call__(self, model, stop=None) -> dict[str, dict]:
-        """{data set: metrics as plain values}; ``reranked`` inside where asked."""
-        model.eval()
-        return {name: self.one(model, name, splits, stop) for name, splits in self.splits.items()}
-
-    def query_and_gallery(self, model, name: str, splits: datasets.Splits, stop=None) -> tuple[Features, Features]:
-        return tuple(
-            self.features(model, samples, f"{subset} of {name}", stop)
-            for subset, samples in (("query", splits.query), ("gallery", splits.gallery))
-        )
-
-    def labels(self, query: Features, gallery: Features, protocol: str) -> evaluate.Labels:
-        """Who is on which image, under --protocol or the set's own."""
-        return evaluate.Labels(
-            query.pids,
-            gallery.pids,
-            query.camids,
-            gallery.camids,
-            self.args.protocol or protocol,
-            query_items=query.paths,
-            gallery_items=gallery.paths,
-        )
-
-    def one(self, model, name: str, splits: datasets.Splits, stop=None) -> dict:
-        began = time.perf_counter()
-        query, gallery = self.query_and_gallery(model, name, splits, stop)
-        seconds = time.perf_counter() - began
-        result = self.metrics(query, gallery, splits.protocol, rerank=None)
-        result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
-        if self.args.rerank:
-            options = {"k1": self.args.rerank_k1, "k2": self.args.rerank_k2, "lambda_value": self.args.rerank_lambda}
-            result["reranked"] = self.metrics(query, gallery, splits.protocol, rerank=options) | options
-        return result
-
-    def metrics(self, query: Features, gallery: Features, protocol: str, rerank: dict | None) -> dict:
-        ranks = evaluate.rank_features(
-            query.embeddings,
-            gallery.embeddings,
-            self.labels(query, gallery, protocol),
-            self.recipe.metric,
-            rerank=rerank,
-            memory_gb=self.args.memory_gb,
-        )
-        found = evaluate.summarize(ranks, self.args.max_rank)
-        cmc = [float(v) for v in found.cmc]
-        return {
-            "mAP": float(found.mAP),
-            "mINP": float(found.mINP),
-            **{f"rank{r}": cmc[min(r, len(cmc)) - 1] for r in (1, 5, 10)},
-            "num_query": len(query.samples),
-            "num_gallery": len(gallery.samples),
-            "num_valid": int(found.num_valid),
-            "cmc": cmc,
-        }
-
-
-@dataclasses.dataclass
-class Features:
-    """Samples with their embeddings (N, D) and parts (N, S, D) or None."""
-
-    samples: tuple[datasets.Sample, ...]
-    embeddings: torch.Tensor
-    parts: torch.Tensor | None
-
-    @property
-    def pids(self) -> list[int]:
-        return [sample.pid for sample in self.samples]
-
-    @property
-    def camids(self) -> list[int]:
-        return [sample.camid for sample in self.samples]
-
-    @property
-    def paths(self) -> list:
-        return [sample.path for sample in self.samples]
-
-
-class Sized:
-    """An iterable of batches with a length and a number of images, for progress bars."""
-
-    def __init__(self, batches, length: int, num_images: int):
-        self.batches, self.length, self.num_images = batches, length, num_images
-
-    def __iter__(self):
-        return iter(self.batches)
-
-    def __len__(self):
-        return self.length
-
-
-def table(results: dict[str, dict], trained_on: str, recipe: Recipe | None) -> str:
-    """The closing table; what others published stands in columns of its own."""
-    lines = [f"{'':<34}{'rank-1':>8}{'rank-5':>8}{'rank-10':>8}{'mAP':>8}{'mINP':>8}{'queries':>10}{'published':>18}"]
-    for name, metrics in results.items():
-        for label, values in ((f"{trained_on}2{name}", metrics), ("  re-ranked", metrics.get("reranked"))):
-            if values:
-                theirs = published(recipe, trained_on, name) if values is metrics else None
-                shown = f"{theirs.rank1:.1f} / {theirs.mAP:.1f}" if theirs else ""
-                numbers = "".join(f"{100 * values[k]:>8.2f}" for k in ("rank1", "rank5", "rank10", "mAP", "mINP"))
-                lines.append(f"{label:<34}{numbers}{values['num_valid']:>10}{shown:>18}")
-    for name in results:
-        theirs = published(recipe, trained_on, name)
-        if theirs:
-            lines.append(f"published for {name}: rank-1 / mAP, {theirs.source}")
-        if name == "synthetic":
-            lines.append("synthetic is the built-in demonstration set, not a benchmark.")
-    return "\n".join(lines)
-
-
-def published(recipe: Recipe | None, trained_on: str, name: str):
-    if recipe is None:
-        return None
-    return recipe.published.get(f"{trained_on}2{name}") or (recipe.published.get(name) if trained_on == name else None)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -619,11 +584,6 @@ def write_json(path: Path, content: dict) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Modes
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def check_before_training(args, found, trains, tests) -> None:
@@ -645,18 +605,24 @@ def mode_train(args, recipe: Recipe) -> None:
     """Train, evaluate on every test set, and draw what the model does."""
     began = time.perf_counter()
     given = overrides(args)
-    found, trains, tests = load_data(args)
+    with processes.main_first():
+        found, trains, tests = load_data(args)
     check_before_training(args, found, trains, tests)
     recipe = customised(recipe, given)
+    check_test_distance(recipe)
     run = make_run(args, recipe, trains)
+    if recipe.uses_cameras:
+        run.cameras = cameras_of([found[name] for name in trains])
     loader, num_pids = training_data(args, recipe, run, [found[name] for name in trains])
     description = description_of(recipe, given, num_pids, trains, args, run)
     print_settings(recipe, given, run, num_pids, loader.num_images)
     print(f"Training images: {loader.store.description}")
-    model = build_network(recipe, num_pids, run, args.seed)
+    with processes.main_first():  # which may download weights
+        model = build_network(recipe, num_pids, run, args.seed)
+    model = prepared(model, args, loader)
     torch.manual_seed(args.seed)  # the criterion's own weights do not depend on how the network drew its own
     criterion = recipe.losses(num_pids).to(run.device)
-    tester = Tester(args, recipe, run, {name: found[name] for name in tests})
+    evaluated = make_tester(args, recipe, run, {name: found[name] for name in tests}, share=True)
     log = train.fit(
         model,
         criterion,
@@ -670,8 +636,11 @@ def mode_train(args, recipe: Recipe) -> None:
         autocast=run.autocast,
         scaler=torch.amp.GradScaler(run.device.type, enabled=run.amp == "fp16"),
         forward=torch.compile(model) if args.compile else None,
-        evaluate=tester,
+        chunks=args.accumulate,
+        evaluate=evaluated,
     )
+    if not processes.is_main():
+        return
     results = log[-1].get("metrics", {})
     write_json(run.output / "metrics.json", results)
     pictures = []
@@ -679,17 +648,39 @@ def mode_train(args, recipe: Recipe) -> None:
         what = ("ranks", "batch", "curves")
         pictures = draw(args, recipe, run, model, {name: found[name] for name in tests}, log, what, loader)
     if results:
-        print("\n" + table(results, "+".join(trains), recipe if not given else None))
+        print("\n" + tester.table(results, "+".join(trains), recipe if not given else None))
     print(f"\n{'weights':<14}{run.output / 'model.pt'}\n{'results':<14}{run.output / 'metrics.json'}")
     for path in pictures:
         print(f"{'pictures':<14}{path}")
     print(f"{'time':<14}{time.perf_counter() - began:.0f} s in all")
 
 
+def prepared(model: torch.nn.Module, args, loader: loaders.TrainLoader) -> torch.nn.Module:
+    """`model` for training with --accumulate, --grad_checkpoint and --sync_bn; ValueError where they cannot be."""
+    share = loader.batch_size // loader.world_size
+    if args.accumulate < 1 or share % args.accumulate or (args.accumulate > 1 and share // args.accumulate < 2):
+        raise ValueError(
+            f"--accumulate {args.accumulate} cannot part {share} images (a batch of {loader.batch_size} over "
+            f"{loader.world_size} process(es)) evenly into parts of two or more"
+        )
+    if args.grad_checkpoint:
+        able = [m for m in model.modules() if hasattr(m, "set_grad_checkpointing")]
+        if not able:
+            raise ValueError("--grad_checkpoint needs a backbone of timm that offers it, such as a ViT; leave it out")
+        for module in able:
+            module.set_grad_checkpointing(True)
+    if args.sync_bn and loader.world_size > 1:
+        model = processes.synchronised_batch_norm(model)
+    return model
+
+
 def training_data(args, recipe: Recipe, run: Run, parts, cache: str | None = None) -> tuple[loaders.TrainLoader, int]:
     """(batches of the union of the training sets `parts`, number of identities)."""
     samples = datasets.combine(parts)
     labels, num_pids = datasets.relabel(samples)
+    if recipe.uses_cameras and len(parts) == 1:  # several sets are numbered anew by `combine`
+        known = camera_labels(cameras_of(parts), parts[0].name)
+        samples = tuple(dataclasses.replace(sample, camid=known[sample.camid]) for sample in samples)
     loader = loaders.TrainLoader(
         samples,
         labels,
@@ -701,6 +692,7 @@ def training_data(args, recipe: Recipe, run: Run, parts, cache: str | None = Non
         k=recipe.k or None,
         batch_size=None if recipe.p else recipe.batch_size,
         steps=recipe.steps,
+        alternate="random" if recipe.alternate else None,
         flip=recipe.flip,
         pad=recipe.pad,
         translate=recipe.translate,
@@ -715,6 +707,9 @@ def training_data(args, recipe: Recipe, run: Run, parts, cache: str | None = Non
         cache_dir=args.cache_path or run.output / "cache",
         workers=args.workers or None,
         skip_bad=args.skip_bad_images,
+        progress=processes.is_main(),
+        rank=processes.rank(),
+        world_size=processes.world_size(),
     )
     for path in loader.store.skipped[:5]:
         print(f"left out: {path}")
@@ -723,7 +718,8 @@ def training_data(args, recipe: Recipe, run: Run, parts, cache: str | None = Non
 
 def mode_test(args, recipe: Recipe) -> None:
     """Evaluate weights, ours or anybody's, on every test set."""
-    found, trains, tests = load_data(args)
+    with processes.main_first():
+        found, trains, tests = load_data(args)
     if not tests:
         raise ValueError("there is nothing to test on: none of the given data sets has query and gallery images")
     for name in tests:
@@ -732,21 +728,64 @@ def mode_test(args, recipe: Recipe) -> None:
     recipe = customised(recipe, given)
     run = make_run(args, recipe, trains)
     model, recipe, trained_on = load_for_test(args, recipe, given, run, args.resume_test_epoch)
-    results = Tester(args, recipe, run, {name: found[name] for name in tests})(model)
+    check_test_distance(recipe)
+    results = make_tester(args, recipe, run, {name: found[name] for name in tests}, share=True)(model)
+    if not processes.is_main():
+        return
     path = run.output / ("metrics.json" if args.weights is None else f"metrics_{args.weights.stem}.json")
     write_json(path, results)
-    print("\n" + table(results, trained_on, recipe) + f"\n\nresults       {path}")
+    print("\n" + tester.table(results, trained_on, recipe) + f"\n\nresults       {path}")
+    for name, metrics in results.items():
+        if "search" in metrics:
+            print(f"pictures      {tester.search_heatmap(metrics['search'], run.output / f'search_{name}.png')}")
+
+
+def make_tester(args, recipe: Recipe, run: Run, splits, share: bool = False) -> tester.Tester:
+    """The flags of testing as `tester.Options`; `share`: each process of torchrun takes a part of the work."""
+    reranking = {"k1": args.rerank_k1, "k2": args.rerank_k2, "lambda_value": args.rerank_lambda}
+    options = tester.Options(
+        batch_size=args.test_batch,
+        workers=args.workers or None,
+        flip=args.flip_test,
+        protocol=args.protocol,
+        max_rank=args.max_rank,
+        rerank=reranking if args.rerank else None,
+        search=args.search_rerank,
+        expansion=(int(args.query_expansion[0]), args.query_expansion[1]) if args.query_expansion else None,
+        multi_query=args.multi_query,
+        details=args.details,
+        memory_gb=args.memory_gb,
+        skip_bad=args.skip_bad_images,
+    )
+    return tester.Tester(
+        recipe,
+        splits,
+        options,
+        device=run.device,
+        channels_last=run.channels_last,
+        camera_label=(lambda name, camid: camera_labels(run.cameras, name).get(camid, -1)) if run.cameras else None,
+        group=processes.group() if share else None,
+    )
 
 
 def make_run(args, recipe: Recipe, trains: list[str]) -> Run:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
+    tune(device)
     return Run(device, pick_amp(args.amp, device), args.channels_last, output_folder(args, recipe, trains))
 
 
+def tune(device: torch.device) -> None:
+    """Settings of torch that make every batch of one size faster."""
+    torch.set_flush_denormal(True)  # CPU arithmetic on numbers below 1e-38 is a hundred times slower
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+
+
 def print_settings(recipe: Recipe, given: dict, run: Run, num_pids: int, num_images: int) -> None:
-    print(f"\nRecipe {recipe.name}: {recipe.title}\n  {recipe.paper}")
+    print(f"\nRecipe {recipe.name}: {recipe.title}\n  {recipe.paper}\n  numbers: {recipe.source}")
+    if recipe.differs:
+        print(f"  differs: {recipe.differs}")
     for name, value in sorted(given.items()):
         default = getattr(RECIPES[recipe.name], name)
         print(f"  {name}: {value} (recipe: {default})" if value != default else f"  {name}: {value}")
@@ -787,63 +826,21 @@ def draw(args, recipe: Recipe, run: Run, model, tests: dict[str, datasets.Splits
         images, _, _ = next(iter(loader.epoch(0)))
         sheet = visualize.augmented_batch(images, recipe.mean, recipe.std, folder / "batch.png", k=recipe.k or 4)
         figures["A training batch as the network sees it"] = sheet
-    tester = Tester(args, recipe, run, tests)
-    for name, splits in tests.items() if {"ranks", "actmap"} & set(what) else ():
-        query, gallery = tester.query_and_gallery(model, name, splits)
-        labels = tester.labels(query, gallery, splits.protocol)
-        ranks = evaluate.rank_features(query.embeddings, gallery.embeddings, labels, recipe.metric)
-        found = evaluate.summarize(ranks, args.max_rank)
-        ap = torch.full((len(query.samples),), torch.nan, dtype=torch.float64)
-        ap[ranks.query] = ranks.ap
-        extra = {"Cumulative matching": visualize.cmc_curve({name: found.cmc}, folder / name / "cmc.png")}
-        if "actmap" in what:
-            shown = list(ap.nan_to_num(2).argsort(stable=True)[: min(args.num_queries, 12)].tolist())
-            samples = [query.samples[i] for i in shown]
-            maps = torch.cat([feature_map(model, *batch) for batch in tester.loader(samples)])
-            sheet = visualize.activation_maps(maps, [s.path for s in samples], folder / name / "activation.png")
-            extra["Where the network answers: the worst queries"] = sheet
-        if "ranks" in what:
-            page = visualize.draw_ranks(
-                folder / name,
-                query.samples,
-                gallery.samples,
-                lambda i, q=query, g=gallery: evaluate.pairwise_distance(
-                    q.embeddings[i : i + 1], g.embeddings, recipe.metric
-                )[0],
-                ap=ap,
-                topk=args.top_k,
-                order=args.order,
-                only=args.only,
-                num=args.num_queries,
-                protocol=args.protocol or splits.protocol,
-                show_junk=args.show_junk,
-                title=f"{recipe.name} on {datasets.DATASETS[name].title}",
-                summary={"rank-1": found.cmc[0], "mAP": found.mAP, "mINP": found.mINP, "queries": found.num_valid},
-                figures=extra | figures,
-                seed=args.seed,
-            )
-            pages.append(page)
+    if {"ranks", "actmap"} & set(what):
+        pages = tester.ranked_pages(
+            make_tester(args, recipe, run, tests),
+            model,
+            folder,
+            what=what,
+            top_k=args.top_k,
+            num_queries=args.num_queries,
+            order=args.order,
+            only=args.only,
+            show_junk=args.show_junk,
+            figures=figures,
+            seed=args.seed,
+        )
     return pages or [folder]
-
-
-@torch.inference_mode()
-def feature_map(model, images: torch.Tensor, camids: torch.Tensor) -> torch.Tensor:
-    """The last map (B, C, h, w), h w > 1, that any module of `model` puts out: what activation maps are drawn from."""
-    last = []
-
-    def keep(module, inputs, output):
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-            last[:] = [output]
-
-    handles = [module.register_forward_hook(keep) for module in model.modules()]
-    try:
-        model.eval()(images, camids)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not last:
-        raise ValueError(f"{type(model).__name__} has no spatial feature map to draw; leave actmap out of --vis")
-    return last[0].float().cpu()
 
 
 def rank_folder(args, recipe: Recipe, given: dict) -> None:
@@ -855,10 +852,10 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
     recipe = customised(recipe, given)
     run = make_run(args, recipe, list(data_paths(args)))
     model, recipe, _ = load_for_test(args, recipe, given, run, args.resume_visualize_epoch)
-    tester = Tester(args, recipe, run, {})
-    query = tester.features(model, [datasets.Sample(str(args.query_image), 0, 0)], "query")
-    gallery = tester.features(model, folder_of_images(args.gallery_path), "gallery")
-    distances = evaluate.pairwise_distance(query.embeddings, gallery.embeddings, recipe.metric)
+    plain = make_tester(args, recipe, run, {})
+    query = plain.features(model, [datasets.Sample(str(args.query_image), 0, 0)], "query")
+    gallery = plain.features(model, folder_of_images(args.gallery_path), "gallery")
+    distances = query.distances_to(gallery, recipe, 0)[None]
     page = visualize.draw_ranks(
         run.output / "visualize" / args.query_image.stem,
         query.samples,
@@ -883,7 +880,7 @@ def mode_extract(args, recipe: Recipe) -> None:
     given = overrides(args)
     run = make_run(args, recipe, list(data_paths(args)))
     model, recipe, _ = load_for_test(args, customised(recipe, given), given, run, None)
-    features = Tester(args, recipe, run, {}).features(model, samples, "features")
+    features = make_tester(args, recipe, run, {}).features(model, samples, "features")
     run.output.mkdir(parents=True, exist_ok=True)
     numpy.save(run.output / "features.npy", features.embeddings.cpu().numpy())
     (run.output / "paths.txt").write_text("".join(f"{path}\n" for path in features.paths), encoding="utf-8")
@@ -904,7 +901,25 @@ def folder_of_images(path: Path) -> list[datasets.Sample]:
     return [datasets.Sample(str(p), 0, 0) for p in files]
 
 
-ACTIONS = {"train": mode_train, "test": mode_test, "visualize": mode_visualize, "extract": mode_extract}
+def mode_check(args, recipe: Recipe) -> None:
+    """The data-set doctor: what is there, what is missing, what each protocol removes; fails if a set is unusable."""
+    unusable = []
+    for name, path in data_paths(args).items():
+        options = parser_options(args, name)
+        for report in check.examine(name, path, args.protocol, options=options, workers=args.workers or None):
+            print(report.text + "\n")
+            unusable += [] if report.usable else [name]
+    if unusable:
+        raise ValueError(f"{', '.join(unusable)} cannot be used as asked; the reasons are above")
+
+
+ACTIONS = {
+    "train": mode_train,
+    "test": mode_test,
+    "visualize": mode_visualize,
+    "extract": mode_extract,
+    "check": mode_check,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -912,18 +927,22 @@ def main(argv: list[str] | None = None) -> int:
     args, recipe = None, None
     try:
         args, recipe = parse(sys.argv[1:] if argv is None else argv)
-        ACTIONS[args.mode](args, recipe)
+        if args.mode not in ("train", "test") and processes.launched():
+            raise ValueError(f"--mode {args.mode} runs in one process: start it without torchrun")
+        with processes.joined(args.device):
+            with contextlib.nullcontext() if processes.is_main() else contextlib.redirect_stdout(None):
+                ACTIONS[args.mode](args, recipe)
         return 0
     except train.Interrupted as stopped:
-        print(f"\n{stopped}", file=sys.stderr)
+        print(f"\n{processes.label()}{stopped}", file=sys.stderr)
         return 130
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, tester.Stopped):
         print("\nStopped.", file=sys.stderr)
         return 130
     except (OSError, ValueError, RuntimeError, ImportError, MemoryError, FloatingPointError) as error:
         if args is not None and args.debug:
             raise
-        print(f"\nerror: {message_of(error)}", file=sys.stderr)
+        print(f"\n{processes.label()}error: {message_of(error)}", file=sys.stderr)
         return 1
 
 
@@ -938,8 +957,9 @@ def message_of(error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.filename and error.strerror and text.startswith("[Errno"):
         return f"{error.filename}: {error.strerror}"
-    known = isinstance(error, (ValueError, OSError, FloatingPointError))
-    return text if known else f"{text}\n(Python's own report of where: add --debug)"
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    ours = Path(raised_in).parent == Path(__file__).parent
+    return text if ours else f"{type(error).__name__}: {text}\n(--debug shows where it comes from)"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ and set embedding_dim, feat_dims (widths of `Output.feats`) and num_pids.
 one nor is one of ours belongs to the trunk, which released code often keeps at the root: put `base.` in front of it.
 """
 import copy
+import itertools
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -426,14 +427,14 @@ class MGN(nn.Module):
                                          ("pool_layer.", "global_pool."), ("weight", "classifier.weight")))
 
     def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, global_stride=2, reduced_dim=256,
-                 pooling="max", metric_neck="after", image_size=None):
+                 pooling="max", metric_neck="after", image_size=None, stem_ceil=False):
         super().__init__()
-        whole = resnet_trunk(backbone, "MGN", pretrained=pretrained, image_size=image_size)
+        whole = resnet_trunk(backbone, "MGN", pretrained=pretrained, image_size=image_size, stem_ceil=stem_ceil)
         dim = whole.out_channels
         stage3, stage4 = whole.layer3, whole.layer4
         kept = OrderedDict((k, m) for k, m in whole.named_children() if k not in ("layer3", "layer4"))
         self.backbone = nn.Sequential(*kept.values(), stage3[0])
-        branch = nn.Sequential(stage3[1:], stage4)
+        branch = nn.Sequential(nn.Sequential(*stage3[1:]), stage4)
         fine = copy.deepcopy(branch)
         backbones.remove_stride(fine[1], backbone)
         self.b1 = fine if global_stride == 1 else branch
@@ -537,15 +538,17 @@ class BagOfTricks(nn.Module):
     metric_neck="after" makes feats = (f_i,), as fast-reid's SBS has it.
     neck: "bnneck" (classifier without bias, N(0, 0.001^2)) or "none" (one feature for all, torch's default classifier).
     Weight names are those of michuanhaohao/reid-strong-baseline, modeling/baseline.py at 3da7e6f. Its trained plain
-    ResNets need stem_relu=False (see `backbones.create`).
+    ResNets need stem_relu=False, those of fast-reid stem_ceil=True (see `backbones.create`).
     """
-    renames = ()
+    renames = (("heads.bottleneck.0.", "bottleneck."), ("heads.pool_layer.", "global_pool."),  # fast-reid at c9bc3ce
+               ("heads.weight", "classifier.weight"), ("backbone.", "base."))
 
     def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=1, pooling="avg",
-                 neck="bnneck", test_neck="after", metric_neck="before", image_size=None, stem_relu=True):
+                 neck="bnneck", test_neck="after", metric_neck="before", image_size=None, stem_relu=True,
+                 stem_ceil=False):
         super().__init__()
         self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size,
-                                     stem_relu=stem_relu)
+                                     stem_relu=stem_relu, stem_ceil=stem_ceil)
         dim = self.base.out_channels
         self.global_pool = choose("pooling", pooling, POOLINGS)()
         has_neck = choose("neck", neck, {"bnneck": True, "none": False})
@@ -560,11 +563,15 @@ class BagOfTricks(nn.Module):
         self.feat_dims = (dim,)
 
     def forward(self, images, camids=None):
-        f_t = self.global_pool(self.base(images))  # (B, D)
+        f_t = self.global_pool(self.feature_map(images, camids))  # (B, D)
         f_i = self.bottleneck(f_t)  # (B, D)
         classify = self.training and self.classifier is not None
         logits = (self.classifier(f_i),) if classify else ()
         return Output(f_i if self.embed_after else f_t, logits, (f_i if self.feats_after else f_t,))
+
+    def feature_map(self, images, camids):
+        """(B, 3, H, W) -> (B, C, h, w)."""
+        return self.base(images)
 
 
 # -- Ye, Shen, Lin, Xiang, Shao, Hoi. Deep Learning for Person Re-Identification: A Survey and Outlook. TPAMI 2021. ----
@@ -582,6 +589,41 @@ class AGW(BagOfTricks):
             raise ValueError(f"AGW puts non-local blocks into the stages of a ResNet, which backbone '{backbone}' does "
                              "not have. Use a ResNet or ResNeXt of torchvision, or a resnet*_ibn_*.")
         self.base = backbones.NonLocalResNet(self.base, non_local)
+
+
+# -- The same paper, cross-modality. Released code: mangye16/Cross-Modal-Re-ID-baseline at e817a26, model.py. ----------
+
+class TwoStreamAGW(AGW):
+    """AGW for colour and infrared images: a stem (7x7 convolution, batch norm) for each light, all else shared.
+
+    A negative camid is that of an infrared camera (`loaders` yields -1 - camid); camids=None: all images in colour.
+    Both stems start alike. The exponent of the pooling stays 3, as released.
+    """
+    # Released weights hold three whole ResNets of which the stems of two and the stages of one are used.
+    renames = (("visible_module.visible.conv1.", "base.conv1."), ("visible_module.visible.bn1.", "base.bn1."),
+               ("thermal_module.thermal.conv1.", "base.infrared.conv1."),
+               ("thermal_module.thermal.bn1.", "base.infrared.bn1."), ("base_resnet.base.layer", "base.layer"))
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.base.infrared = nn.Sequential(OrderedDict(
+            (name, copy.deepcopy(getattr(self.base, name))) for name in ("conv1", "bn1", "relu", "maxpool")))
+        if isinstance(self.global_pool, GeM):
+            self.global_pool.p.requires_grad_(False)
+
+    def feature_map(self, images, camids):
+        base = self.base
+        if camids is None:
+            return base(images)
+        infrared = camids < 0  # (B,)
+        rows = torch.cat((infrared.logical_not().nonzero(), infrared.nonzero()))[:, 0]
+        colour = int(len(rows) - infrared.sum())
+        x = [stem(part) for stem, part in ((self.colour_stem, images[rows[:colour]]),
+                                           (base.infrared, images[rows[colour:]])) if len(part)]
+        return base.stages(torch.cat(x)[rows.argsort()])
+
+    def colour_stem(self, images):
+        return self.base.maxpool(self.base.relu(self.base.bn1(self.base.conv1(images))))
 
 
 # -- He, Luo, Wang, Wang, Li, Jiang. TransReID: Transformer-based Object Re-Identification. ICCV 2021. ----------------
@@ -669,3 +711,116 @@ class TransReID(nn.Module):
             logits = tuple(getattr(self, self._name("classifier", i))(f) for i, f in enumerate(necks))
         first, *others = necks if self.embed_after else feats
         return Output(torch.cat((first, *(f / self.parts for f in others)), dim=1), logits, tuple(feats))
+
+
+# -- Tracklets: a feature of many frames ------------------------------------------------------------------------------
+
+class Tracklet(nn.Module):
+    """An image model over tracklets: every frame on its own, then each field of the Output pooled over time.
+
+    pooling: of embedding, feats and parts.
+        "avg"; "max": over the frames, as torchreid tests (torchreid/engine/video/softmax.py at f8cd150);
+        "attention": weighted by a_t = softmax_t(w . embedding_t + b), with w = 0 at first: the average. Temporal
+        attention as in Gao and Nevatia (arXiv:1805.02104, section 3.3) without its convolutions, which are made for
+        maps of one size (models/ResNet.py of jiyanggao/Video-Person-ReID at 5475c97).
+    logits are averaged (or weighted): for a linear classifier those of the averaged feature. Their maximum would
+        belong to no feature, so pooling "max" averages them too.
+
+    Takes, with B tracklets:
+        (B, T, 3, H, W), camids (B,), or (B, T) where a negative number below every camera (`loaders.NO_FRAME`) marks
+            frames that are not there: they do not go through the network;
+        a `loaders.Tracklets`, whose frames come in chunks (tests of tracklets of any length). Where it cuts a tracklet
+            into several clips, its feature is the mean of theirs;
+        (B, 3, H, W): images; the image model's own answer.
+
+    Parameters, buffers and layers are the image model's under the same names (with `attention.` added), so that weights
+    trained on images serve for tracklets and the other way round.
+    """
+
+    def __init__(self, image_model, pooling="avg"):
+        super().__init__()
+        self.pooling = choose("temporal pooling", pooling, {name: name for name in ("avg", "max", "attention")})
+        self.image_model = [image_model]  # in a list: no child, or all names would begin with it
+        for members in ("_parameters", "_buffers", "_modules"):
+            self.__dict__[members] = getattr(image_model, members)  # one dict for both, whatever moves or replaces them
+        if pooling == "attention":
+            self.attention = nn.Linear(image_model.embedding_dim, 1)
+            nn.init.zeros_(self.attention.weight)
+            nn.init.zeros_(self.attention.bias)
+        self.renames = image_model.renames
+        self.num_pids = image_model.num_pids
+        self.embedding_dim = image_model.embedding_dim
+        self.feat_dims = image_model.feat_dims
+        if hasattr(image_model, "begin_stage"):
+            self.begin_stage = image_model.begin_stage
+
+    def frame(self, images, camids):
+        """The image model's Output for (n, 3, H, W)."""
+        image_model = self.image_model[0]
+        image_model.training = self.training  # its flag alone is not shared
+        return image_model(images, camids)
+
+    def forward(self, images, camids=None):
+        if not torch.is_tensor(images):
+            return self.tracklets(images.chunks(), images.lengths, images.clips, camids)
+        if images.ndim == 4:
+            return self.frame(images, camids)
+        lengths = (images.shape[1],) * len(images)
+        if camids is None or camids.ndim == 1:
+            return self.tracklets((images.flatten(0, 1),), lengths, (1,) * len(images), camids)
+        there = camids != torch.iinfo(torch.int64).min  # (B, T)
+        lengths = tuple(there.sum(dim=1).tolist())
+        return self.tracklets((images[there],), lengths, (1,) * len(images), camids.amax(dim=1))
+
+    def tracklets(self, chunks, lengths, clips, camids):
+        """Output of B tracklets from their frames in order, (n, 3, H, W) per chunk.
+
+        lengths (C,): frames of each clip; clips (B,): clips of each tracklet, C in all; camids (B,) or None.
+        """
+        if camids is not None:
+            frames = torch.tensor([sum(part) for part in _split(lengths, clips)], device=camids.device)
+            camids = camids.repeat_interleave(frames)  # (n,)
+        outputs, start = [], 0
+        for images in chunks:
+            end = start + len(images)
+            outputs.append(self.frame(images, None if camids is None else camids[start:end]))
+            start = end
+        embedding = _joined([o.embedding for o in outputs])
+        weights = self.weights(embedding, lengths) if self.pooling == "attention" else None
+
+        def pooled(values, how):  # (n, ...) -> (B, ...)
+            values = values.float()  # a mean over a hundred frames is too much for half precision
+            if weights is not None:
+                values = values * weights.view(-1, *(1,) * (values.ndim - 1))
+            of_clips = _over_time(values, lengths, how)
+            return of_clips if max(clips) == 1 else _over_time(of_clips, clips, torch.mean)
+
+        average = torch.mean if weights is None else torch.sum
+        how = torch.amax if self.pooling == "max" else average
+        logits, feats = (tuple(_joined(each) for each in zip(*(getattr(o, field) for o in outputs), strict=True))
+                         for field in ("logits", "feats"))
+        parts = None if outputs[0].parts is None else pooled(_joined([o.parts for o in outputs]), how)
+        return Output(pooled(embedding, how), tuple(pooled(x, average) for x in logits),
+                      tuple(pooled(x, how) for x in feats), parts)
+
+    def weights(self, embedding, lengths):
+        """Attention of each frame, (n, D) -> (n,), summing to 1 over the frames of a clip."""
+        scores = self.attention(embedding.float())[:, 0]
+        return torch.cat([part.softmax(dim=0) for part in scores.split(lengths)])
+
+
+def _joined(tensors):
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _split(values, sizes):
+    """Consecutive parts of a sequence, of these sizes."""
+    ends = itertools.accumulate(sizes)
+    return [values[end - size:end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def _over_time(values, lengths, how):
+    """`how` (mean, sum, amax) of consecutive runs of rows: (n, ...), lengths (C,) -> (C, ...)."""
+    if len(set(lengths)) == 1:
+        return how(values.unflatten(0, (len(lengths), lengths[0])), dim=1)
+    return torch.stack([how(part, dim=0) for part in values.split(lengths)])

@@ -116,6 +116,42 @@ def test_train_on_two_sets_and_test_on_both(data, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()).keys() == {"market", "own"}
 
 
+def test_search_chooses_on_people_held_out_of_training(data, tmp_path, monkeypatch, capsys):
+    import tester
+
+    monkeypatch.setattr(tester, "K1S", (3, 5))
+    monkeypatch.setattr(tester, "K2S", (1, 2))
+    held = ("--validation_ids", 5)
+    assert train_tiny(data, tmp_path, *held, "--num_queries", 0) == 0
+    words = ("--market_path", data, "--weights", tmp_path / "model.pt", "--output_path", tmp_path)
+    assert run("--mode", "test", *words, *held, "--search_rerank", "--details") == 0
+    metrics = json.loads((tmp_path / "metrics_model.json").read_text())
+    best = metrics["market_val"]["search"][0]
+    assert all(metrics["market"]["reranked"][key] == best[key] for key in ("k1", "k2", "lambda_value"))
+    assert "search" not in metrics["market"] and 0 <= metrics["market"]["verification"]["eer"] <= 1
+    assert (tmp_path / "search_market_val.png").stat().st_size > 0
+    assert "re-ranked with the best" in capsys.readouterr().out
+    assert run("--mode", "test", *words, "--validation_ids", 4, "--search_rerank") == 1
+    assert "has seen people" in capsys.readouterr().err
+
+
+def test_search_on_the_test_set_is_called_unfair(trained, data, monkeypatch, capsys):
+    import tester
+
+    monkeypatch.setattr(tester, "K1S", (3,))
+    monkeypatch.setattr(tester, "K2S", (1,))
+    words = ("--market_path", data, "--weights", trained / "model.pt", "--output_path", trained)
+    assert run("--mode", "test", *words, "--search_rerank", "--query_expansion", 2, 3) == 0
+    assert "not a fair result" in capsys.readouterr().out
+
+
+def test_check_says_whether_a_set_can_be_used(data, tmp_path, capsys):
+    assert run("--mode", "check", "--market_path", data) == 0
+    assert "usable" in capsys.readouterr().out
+    (tmp_path / "query").mkdir()
+    assert run("--mode", "check", "--market_path", tmp_path) == 1
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Resume
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 import checkpoints
+import processes
 
 HEARTBEAT = 20  # iterations between looks at the loss values: each is a wait for the device
 
@@ -54,7 +56,7 @@ def build_optimizers(model: nn.Module, criterion: nn.Module, recipe) -> list[tor
     optimizers = [main_optimizer(recipe, groups_of_main)]
     for _, weight, loss in criterion.terms:
         if getattr(loss, "sgd_lr", None):
-            optimizers.append(torch.optim.SGD(loss.parameters(), lr=loss.sgd_lr / weight))
+            optimizers.append(torch.optim.SGD(loss.parameters(), lr=loss.sgd_lr / weight, fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
@@ -88,7 +90,8 @@ def lr_factor(recipe, epoch: int, epochs: int) -> float:
     warm-up      linear from `warmup_factor`, over `warmup_epochs`: with t = epoch + 1 and a = t / warmup_epochs,
                  f (1 - a) + a  (reid-strong-baseline 3da7e6f, solver/lr_scheduler.py)
     multistep    times `gamma` after each epoch count in `milestones`
-    cosine       0.5 (1 + cos(pi epoch / epochs)), from the end of the warm-up on
+    cosine       0.5 (1 + cos(pi epoch / epochs)), from the end of the warm-up or, given milestones, from the first of
+                 them on (fast-reid c9bc3ce, solver/build.py, DELAY_EPOCHS); down to `lr_floor` instead of 0
     exponential  `gamma` ** ((t - t0) / (epochs - t0)) after t0 = milestones[0] epochs (triplet loss, Hermans et al.,
                  sec. 4.2; AlignedReID's recipe)
     """
@@ -99,9 +102,9 @@ def lr_factor(recipe, epoch: int, epochs: int) -> float:
     if recipe.schedule == "multistep":
         return warm * recipe.gamma ** sum(epoch >= m for m in recipe.milestones)
     if recipe.schedule == "cosine":
-        start = recipe.warmup_epochs
+        start = recipe.milestones[0] if recipe.milestones else recipe.warmup_epochs
         done = max(0, epoch - start) / max(1, epochs - start)
-        return warm * 0.5 * (1 + math.cos(math.pi * done))
+        return warm * (recipe.lr_floor + (1 - recipe.lr_floor) * 0.5 * (1 + math.cos(math.pi * done)))
     if recipe.schedule == "exponential":
         start = recipe.milestones[0] if recipe.milestones else 0
         return warm * recipe.gamma ** (max(0, epoch + 1 - start) / max(1, epochs - start))
@@ -110,12 +113,12 @@ def lr_factor(recipe, epoch: int, epochs: int) -> float:
     raise ValueError(f"schedule '{recipe.schedule}' is not known; choose one of {', '.join(SCHEDULES)}")
 
 
-def stage_of(stages, epoch: int):
-    """The stage that `epoch` (from 0) falls in, with the epoch and the number of epochs its schedule counts."""
+def stage_of(stages, epoch: int) -> tuple[int, tuple[int, int]]:
+    """Index of the stage that `epoch` (from 0) falls in, and (epoch, number of epochs) as its schedule counts them."""
     start = 0
-    for stage in stages:
+    for index, stage in enumerate(stages):
         if epoch < start + stage.epochs:
-            return stage, (epoch - start, stage.epochs) if stage.restart else (epoch, sum(s.epochs for s in stages))
+            return index, (epoch - start, stage.epochs) if stage.restart else (epoch, sum(s.epochs for s in stages))
         start += stage.epochs
     raise ValueError(f"epoch {epoch} lies behind the {start} epochs of the plan")
 
@@ -123,7 +126,7 @@ def stage_of(stages, epoch: int):
 def open_layers(model: nn.Module, trainable: tuple[str, ...], frozen_by_model: set[str]) -> None:
     """Let parameters under the prefixes `trainable` move (empty: all) and put the rest to sleep.
 
-    Modules without a single moving parameter go to eval mode, so that their BatchNorm statistics stay as they are.
+    Modules that hold none of these go to eval mode, so that their BatchNorm statistics stay as they are.
     `frozen_by_model` names what the model itself never trains (the bias of the BN neck).
     """
     model.train()
@@ -135,9 +138,9 @@ def open_layers(model: nn.Module, trainable: tuple[str, ...], frozen_by_model: s
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen_by_model and (not trainable or name.startswith(trainable)))
     for name, module in model.named_modules():
-        if trainable and name and not f"{name}.".startswith(tuple(f"{prefix}." for prefix in trainable)):
-            if not any(child.startswith(f"{name}.") for child in trainable):
-                module.train(False)
+        holds_some = not name or any(prefix.startswith(f"{name}.") for prefix in trainable)
+        if trainable and not holds_some and not name.startswith(trainable):
+            module.eval()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -146,12 +149,12 @@ def open_layers(model: nn.Module, trainable: tuple[str, ...], frozen_by_model: s
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
-    """A seed for what a network draws in one iteration (dropout): a function of (seed, epoch, step) alone."""
-    return ((seed * 1_000_003 + epoch) * 1_000_003 + step) % (2**63 - 1)
+    """A seed for what a network draws in one iteration (dropout): a function of (seed, epoch, step, process) alone."""
+    return (((seed * 1_000_003 + epoch) * 1_000_003 + step) * 1_000_003 + 1_009 * processes.rank()) % (2**63 - 1)
 
 
 def train_one_epoch(
-    model: nn.Module,
+    network: nn.Module,
     criterion: nn.Module,
     batches: Iterator,
     optimizers: list[torch.optim.Optimizer],
@@ -163,55 +166,121 @@ def train_one_epoch(
     autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     scaler: torch.amp.GradScaler | None = None,
     clip_grad: float = 0.0,
+    chunks: int = 1,
     label: str = "",
     stop: threading.Event | None = None,
-    on_terms: Callable[[dict[str, torch.Tensor]], None] | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Train over `batches` of (images (B, 3, H, W), labels (B,), camids (B,)); returns the mean of every term.
 
     `partial` is what an Interrupted of this epoch carried: {"step", "sums"}; `batches` then start at that step.
+    `chunks`: see `in_chunks`. Nothing here waits for a GPU but every HEARTBEAT iterations.
     Raises FloatingPointError when the loss is no longer a number, Interrupted when `stop` is set.
     """
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
     count, sums = (partial["step"], dict(partial["sums"])) if partial else (0, {})
-    bar = tqdm(batches, total=num_steps, initial=count, desc=label, unit="batch", leave=False, dynamic_ncols=True)
+    options = {"total": num_steps, "initial": count, "desc": label, "unit": "batch", "disable": not processes.is_main()}
+    bar = tqdm(batches, **options, leave=False, dynamic_ncols=True)
     for step, (images, labels, camids) in enumerate(bar, start=count):
-        torch.manual_seed(step_seed(seed, epoch, step))
-        with autocast():
-            output = model(images, camids)
-            terms = criterion(output, labels)
-            loss = sum(terms.values())
+        batch = images, labels, camids
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        backward_and_step(loss, model, optimizers, scaler, clip_grad)
-        if on_terms:
-            on_terms(terms)
-        for name, term in (("loss", loss), *terms.items()):
+        now = step_seed(seed, epoch, step)
+        if chunks == 1:
+            terms, backward = whole(network, criterion, batch, now, autocast, scaler)
+        else:
+            terms, backward = in_chunks(network, criterion, batch, now, autocast, scaler, chunks)
+        backward_and_step(backward, network, criterion, optimizers, scaler, clip_grad)
+        if after_step:
+            after_step()
+        for name, term in (("loss", sum(terms.values())), *terms.items()):
             sums[name] = sums[name] + term.detach() if name in sums else term.detach().clone()
         count = step + 1
         if count % HEARTBEAT == 0 or count == num_steps:
-            bar.set_postfix({name: f"{float(total) / count:.3f}" for name, total in sums.items()})
-            check_finite(sums, epoch, step)
-        if stop is not None and stop.is_set() and count < num_steps:
+            means = means_of(sums, count)
+            bar.set_postfix({name: f"{mean:.3f}" for name, mean in means.items()})
+            check_finite(means, epoch, step)
+        if stop is not None and processes.any_of(stop.is_set()) and count < num_steps:
             raise Interrupted(partial={"step": count, "sums": sums})
-    return {name: float(total) / max(count, 1) for name, total in sums.items()}
+    return means_of(sums, count)
 
 
-def backward_and_step(loss, model, optimizers, scaler, clip_grad: float) -> None:
-    """Backward pass and one step of every optimiser; `scaler` is None or disabled where nothing is scaled."""
-    if scaler is None:
-        scaler = torch.amp.GradScaler(enabled=False)
-    scaler.scale(loss).backward()
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images (B, 3, H, W), labels (B,), camids (B,)
+
+
+def whole(network, criterion, batch: Batch, seed: int, autocast, scaler):
+    """Terms of a batch, and the function that leaves their gradients in the parameters."""
+    images, labels, camids = batch
+    torch.manual_seed(seed)
+    with autocast():
+        terms = criterion(*processes.gathered(network(images, camids), labels))
+    return terms, scaler.scale(sum(terms.values())).backward
+
+
+def in_chunks(network, criterion, batch: Batch, seed: int, autocast, scaler, chunks: int):
+    """As `whole`, in the memory that a batch of B / `chunks` images takes (GradCache: Gao et al., RepL4NLP 2021).
+
+    The losses compare all images of the batch, so summing over small batches would be another loss. Instead: the Output
+    of every chunk without a graph; the losses of the whole Output and their gradient with respect to it; each chunk
+    once more, with a graph, from which that gradient flows on. The gradients are those of the whole batch, to rounding;
+    but batch normalisation computes its statistics chunk by chunk. The price is a second forward pass.
+    """
+    images, labels, camids = (values.chunk(chunks) for values in batch)
+    before = [buffer.clone() for buffer in network.buffers()]  # running statistics must move once, not twice
+
+    def forward(i: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed + i)  # the same dropout both times
+        with autocast():
+            return network(images[i], camids[i])
+
+    with torch.no_grad():
+        outputs = [forward(i) for i in range(len(images))]
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)
+    each = zip(*(processes.fields(output) for output in outputs), strict=True)
+    leaves = [torch.cat(tensors).requires_grad_() for tensors in each]  # the Output of the whole batch
+    with autocast():
+        terms = criterion(*processes.gathered(processes.with_fields(outputs[0], leaves), batch[1]))
+
+    def backward() -> None:
+        scaler.scale(sum(terms.values())).backward()
+        gradients = [() if leaf.grad is None else leaf.grad.chunk(chunks) for leaf in leaves]
+        for i in range(len(images)):
+            last = i + 1 == len(images)  # only then do the processes exchange their gradients
+            with contextlib.nullcontext() if last else getattr(network, "no_sync", contextlib.nullcontext)():
+                pairs = [
+                    (tensor, gradient[i])
+                    for tensor, gradient in zip(processes.fields(forward(i)), gradients, strict=True)
+                    if gradient
+                ]
+                torch.autograd.backward(*zip(*pairs, strict=True))
+
+    return terms, backward
+
+
+def backward_and_step(backward: Callable[[], None], network, criterion, optimizers, scaler, clip_grad: float) -> None:
+    """Backward pass and one step of every optimiser; `scaler` is disabled where nothing is scaled."""
+    backward()
+    processes.average_gradients(criterion)
     if clip_grad:
         scaler.unscale_(optimizers[0])
-        nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+        nn.utils.clip_grad_norm_(network.parameters(), clip_grad)
     for optimizer in optimizers:
         scaler.step(optimizer)
     scaler.update()
 
 
-def check_finite(sums: dict[str, torch.Tensor], epoch: int, step: int) -> None:
+def means_of(sums: dict[str, torch.Tensor], count: int) -> dict[str, float]:
+    """Means over `count` iterations as floats, in one wait for the device."""
+    if not sums:
+        return {}
+    totals = torch.stack(list(sums.values())).tolist()
+    return {name: total / count for name, total in zip(sums, totals, strict=True)}
+
+
+def check_finite(means: dict[str, float], epoch: int, step: int) -> None:
     """FloatingPointError that names the terms which are NaN or infinite, and says what helps."""
-    bad = [name for name, total in sums.items() if not math.isfinite(float(total))]
+    bad = [name for name, mean in means.items() if not math.isfinite(mean)]
     if bad:
         raise FloatingPointError(
             f"epoch {epoch + 1}, iteration {step + 1}: {', '.join(bad)} is not finite. The checkpoint of the last "
@@ -227,15 +296,19 @@ def check_finite(sums: dict[str, torch.Tensor], epoch: int, step: int) -> None:
 
 @contextlib.contextmanager
 def stop_on_signals():
-    """An Event that SIGINT (Ctrl-C) or SIGTERM sets; a second signal ends the process at once."""
-    stop = threading.Event()
+    """An Event that SIGINT (Ctrl-C) or SIGTERM sets; the same signal once more ends the process at once.
+
+    (Ctrl-C under torchrun reaches its processes twice: as SIGINT, and as SIGTERM from torchrun.)
+    """
+    stop, seen = threading.Event(), set()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def ask(number, frame):
-        if stop.is_set():
+        if number in seen:
             raise KeyboardInterrupt
+        seen.add(number)
         stop.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -260,54 +333,77 @@ def fit(
     autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     scaler: torch.amp.GradScaler | None = None,
     forward: nn.Module | None = None,
+    chunks: int = 1,
     evaluate: Callable[[nn.Module, threading.Event], dict[str, dict]],
     say: Callable[[str], None] = print,
 ) -> list[dict]:
     """Train `model` by `recipe` and return the log, one dict per epoch.
 
     loader       ``loader.steps(epoch)``, ``loader.epoch(epoch)`` and, where the batches depend on what was seen,
-                 ``loader.observe``, ``loader.state_dict``, ``loader.load_state_dict``
+                 ``loader.alternate`` (true), ``loader.observe``, ``loader.state_dict``, ``loader.load_state_dict``
     description  plain values that rebuild the model (recipe name, overrides, num_pids); kept in every checkpoint and
                  compared on resume: a folder that holds another run is a ValueError
-    forward      what is called in place of `model` (its compiled or distributed form)
+    forward      what is called in place of `model` (its compiled form)
+    chunks       parts of a batch whose graphs are not held at the same time, see `in_chunks`
     evaluate     called with (model, stop) after every ``eval_every`` epochs and the last: {data set: {metric: value}}
 
     Files in `output_path`: last.pt (all that is needed to go on; every epoch), log.jsonl (a line per epoch),
     model_<epoch>.pt (weights at each evaluation), model.pt (the newest of those). Raises Interrupted after a signal.
+    Of several processes (``processes``) all call this, and the main one alone reads and writes.
     """
-    output_path.mkdir(parents=True, exist_ok=True)
     stages, epochs = recipe.plan(), sum(stage.epochs for stage in recipe.plan())
     frozen_by_model = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     optimizers = build_optimizers(model, criterion, recipe)
+    processes.same_everywhere(model, criterion)
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     log, start, partial = [], 0, None
     parts = {"model": model, "criterion": criterion, "scaler": scaler, "loader": loader}
     last_pt = output_path / "last.pt"
-    if resume and last_pt.exists():
-        start, log, partial = restore(last_pt, description, parts, optimizers, device)
+    state = processes.from_main(checkpoints.load(last_pt) if resume and last_pt.exists() else None)
+    if state is not None:
+        start, log, partial = restore(state, last_pt, description, parts, optimizers, device)
         where = f" and {partial['step']} iterations" if partial else ""
         say(f"Resuming {last_pt} after epoch {start}{where} of {epochs} (--resume no starts afresh).")
-    board = tensorboard(output_path)
+    network, in_stage = None, -1
 
     def due(epoch: int) -> bool:
         return epoch + 1 == epochs or bool(recipe.eval_every and (epoch + 1) % recipe.eval_every == 0)
 
-    with stop_on_signals() as stop:
+    def save_last(partial: dict | None = None) -> None:
+        files.write(last_pt, lambda: everything(description, parts, optimizers, log, partial))
+
+    def evaluate_now() -> None:
+        """Keep the weights of the epoch just done and put its results into the last line of the log."""
+        state = weights(model, description, log[-1]["epoch"])
+        files.write(output_path / f"model_{log[-1]['epoch']}.pt", lambda: state)
+        files.write(output_path / "model.pt", lambda: state)
+        processes.same_everywhere(model)  # running statistics
+        log[-1]["metrics"] = evaluate(model, stop)
+        save_last()
+
+    def observe() -> None:
+        loader.observe({"balanced": not criterion.id_only})  # waits for the device
+
+    with stop_on_signals() as stop, Files(output_path) as files:
         if log and due(start - 1) and "metrics" not in log[-1]:  # stopped between the epoch and its evaluation
-            evaluate_epoch(model, evaluate, description, output_path, log[-1], stop)
-            save_last(last_pt, description, parts, optimizers, log)
-            write_log(output_path / "log.jsonl", log)
+            evaluate_now()
+            files.write_log(log)
             say(epoch_line(log[-1], epochs))
         for epoch in range(start, epochs):
-            stage, (counted, of) = stage_of(stages, epoch)
+            index, (counted, of) = stage_of(stages, epoch)
             factor = lr_factor(recipe, counted, of)
             for group in optimizers[0].param_groups:
                 group["lr"] = group["base_lr"] * factor
-            open_layers(model, stage.trainable, frozen_by_model)
+            if index != in_stage and hasattr(model, "begin_stage"):
+                model.begin_stage(index)
+            open_layers(model, stages[index].trainable, frozen_by_model)
+            if index != in_stage:
+                network, in_stage = None, index  # the old one lets go of the parameters first
+                network = processes.parallel(forward or model)
             began, first = time.perf_counter(), partial["step"] if partial else 0
             try:
                 means = train_one_epoch(
-                    forward or model,
+                    network,
                     criterion,
                     loader.epoch(epoch, start=first),
                     optimizers,
@@ -318,12 +414,14 @@ def fit(
                     autocast=autocast,
                     scaler=scaler,
                     clip_grad=recipe.clip_grad,
+                    chunks=chunks,
                     label=f"epoch {epoch + 1}/{epochs}",
                     stop=stop,
-                    on_terms=getattr(loader, "observe", None),
+                    after_step=observe if getattr(loader, "alternate", None) else None,
                 )
             except Interrupted as stopped:
-                save_last(last_pt, description, parts, optimizers, log, stopped.partial)
+                save_last(stopped.partial)
+                files.wait()
                 step = stopped.partial["step"]
                 raise Interrupted(
                     f"Stopped in epoch {epoch + 1} after iteration {step}; {last_pt} holds everything up to there. "
@@ -335,29 +433,14 @@ def fit(
             line |= {name: round(value, 6) for name, value in means.items()}
             partial = None
             log.append(line)
-            save_last(last_pt, description, parts, optimizers, log)
+            save_last()
             if due(epoch):
-                evaluate_epoch(model, evaluate, description, output_path, line, stop)
-                save_last(last_pt, description, parts, optimizers, log)
-            write_log(output_path / "log.jsonl", log)
+                evaluate_now()
+            files.write_log(log)
             say(epoch_line(line, epochs))
             for advice in criterion.collapsed(means) if epoch else ():
                 say(f"WARNING: {advice}")
-            if board:
-                for name, value in line.items():
-                    if isinstance(value, (int, float)) and name != "epoch":
-                        board.add_scalar(name, value, epoch + 1)
-    if board:
-        board.close()
     return log
-
-
-def evaluate_epoch(model, evaluate, description: dict, output_path: Path, line: dict, stop) -> None:
-    """Keep the weights of the epoch just done, as model_<epoch>.pt and model.pt, and put its results into `line`."""
-    state = weights(model, description, line["epoch"])
-    checkpoints.save(output_path / f"model_{line['epoch']}.pt", state)
-    checkpoints.save(output_path / "model.pt", state)
-    line["metrics"] = evaluate(model, stop)
 
 
 def epoch_line(line: dict, epochs: int) -> str:
@@ -375,17 +458,16 @@ def weights(model: nn.Module, description: dict, epoch: int) -> dict:
     return {"format": checkpoints.FORMAT, **description, "epoch": epoch, "model": model.state_dict()}
 
 
-def save_last(path: Path, description: dict, parts: dict, optimizers, log: list[dict], partial=None) -> None:
-    """Everything that a run needs to go on as if it had never stopped; `partial` as in Interrupted."""
+def everything(description: dict, parts: dict, optimizers, log: list[dict], partial: dict | None) -> dict:
+    """All that a run needs to go on as if it had never stopped; `partial` as in Interrupted."""
     state = {"format": checkpoints.FORMAT, **description, "epoch": len(log), "log": log, "partial": partial}
     state |= {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
     state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-    checkpoints.save(path, state)
+    return state
 
 
-def restore(path: Path, description: dict, parts: dict, optimizers, device) -> tuple[int, list[dict], dict | None]:
-    """Load `path` into the parts; returns (epochs done, log, partial). ValueError if it is of another run."""
-    state = checkpoints.load(path)
+def restore(state: dict, path: Path, description: dict, parts, optimizers, device) -> tuple[int, list, dict | None]:
+    """Put the checkpoint of `path` into the parts: (epochs done, log, partial). ValueError if it is of another run."""
     for key, ours in description.items():
         theirs = state.get(key)
         if theirs != ours:
@@ -412,17 +494,92 @@ def difference(theirs, ours) -> str:
     return f"was {theirs!r}, now {ours!r}"
 
 
-def write_log(path: Path, log: list[dict]) -> None:
-    """log.jsonl anew, so that a resumed run never holds an epoch twice."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
-    temporary.replace(path)
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of a run
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def tensorboard(output_path: Path):
+class Files:
+    """Writes into the folder of a run, if this is the main process; TensorBoard as well where it is installed.
+
+    Checkpoints are copied to the host and written by a thread, so that the next epoch need not wait for the disk. One
+    at a time and in order; what goes wrong is raised by the next call, or at the end.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.active = folder, processes.is_main()
+        self.pending: Future | None = None
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        if self.active:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.board = tensorboard(folder) if self.active else None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if error is None:  # else the first error is the one to tell
+                raise
+        finally:
+            self.pool.shutdown()
+            if self.board:
+                self.board.close()
+
+    def write(self, path: Path, make: Callable[[], dict]) -> None:
+        """Begin to write what `make` returns, as it is now."""
+        self.wait()
+        if self.active:
+            state = on_host(make())
+            copied = torch.cuda.Event() if torch.cuda.is_available() else None
+            if copied:
+                copied.record()
+            self.pending = self.pool.submit(self._write, path, state, copied)
+
+    @staticmethod
+    def _write(path: Path, state: dict, copied) -> None:
+        if copied:
+            copied.synchronize()
+        checkpoints.save(path, state)
+
+    def wait(self) -> None:
+        """Until all is on the disk."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
+
+    def write_log(self, log: list[dict]) -> None:
+        """log.jsonl anew, so that a resumed run never holds an epoch twice; the last line for TensorBoard."""
+        if not self.active:
+            return
+        path = self.folder / "log.jsonl"
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+        temporary.replace(path)
+        for name, value in log[-1].items() if self.board else ():
+            if isinstance(value, (int, float)) and name != "epoch":
+                self.board.add_scalar(name, value, log[-1]["epoch"])
+
+
+def on_host(value):
+    """A copy of nested containers and tensors that later steps do not change; copies from CUDA may be under way."""
+    if isinstance(value, torch.Tensor):
+        if value.device.type != "cuda":
+            return value.detach().to("cpu", copy=True)
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value.detach(), non_blocking=True)
+    if isinstance(value, dict):
+        return {key: on_host(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(on_host(item) for item in value)
+    return value
+
+
+def tensorboard(folder: Path):
     """A SummaryWriter if TensorBoard is installed, else None (log.jsonl holds the same numbers)."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(output_path / "tensorboard")
+    return SummaryWriter(folder / "tensorboard")

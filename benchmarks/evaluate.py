@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this fold
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
 
 import evaluate  # noqa: E402
 
@@ -53,7 +52,7 @@ def labels_like_market(num_query: int, num_gallery: int, num_pids: int, seed: in
 
 
 def clustered(query_pids, gallery_pids, width: int, seed: int = 0, latent: int = 32, spread: float = 0.7):
-    """Features (Q, D), (G, D): a latent centre per identity (one per image for distractors), noise, and a random map."""
+    """Features (Q, D), (G, D): a latent centre per identity (per image for distractors), noise, and a random map."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(int(max(query_pids.max(), gallery_pids.max())) + 1, latent, generator=generator)
     project = torch.randn(latent, width, generator=generator) / latent**0.5
@@ -138,7 +137,8 @@ def table_ways() -> None:
         for way in (evaluate._count_row_by_row, sort_rows, count_per_match, torch_sort, torch_compare, torch_bucketize):
             found = torch.cat([_checked(way(*x), x[2]) for x in rows])
             assert torch.equal(found, expected), way.__name__
-            row(way.__name__.strip("_"), best(lambda way=way: [way(*x) for x in rows], 2))
+            seconds = best(lambda: [way(*x) for x in rows], 2)  # noqa: B023
+            row(way.__name__.strip("_"), seconds)
 
 
 def _checked(counts, num):
@@ -148,7 +148,8 @@ def _checked(counts, num):
 def sort_rows(block, levels, num):
     """np.sort of every row, whole."""
     rows = np.sort(block.numpy(), axis=1)
-    return torch.from_numpy(np.stack([r.searchsorted(x, side="right") for r, x in zip(rows, levels.numpy(), strict=True)]))
+    counts = [r.searchsorted(x, side="right") for r, x in zip(rows, levels.numpy(), strict=True)]
+    return torch.from_numpy(np.stack(counts))
 
 
 def count_per_match(block, levels, num):

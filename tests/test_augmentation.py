@@ -251,3 +251,9 @@ def test_random_pixels_are_normal_and_the_same_both_ways():
     assert abs((values.abs() < 1).float().mean() - 0.6827) < 0.02
     bank = augmentation._noise_bank(torch.device("cpu"))
     assert len(bank) == augmentation.NOISE_BANK and abs(bank.mean()) < 0.005 and abs(bank.std() - 1) < 0.005
+
+
+def test_random_pixels_of_too_large_an_image_are_refused():
+    with pytest.raises(ValueError, match="choose another fill"):
+        augmentation.Augmentation(erase_fill="pixel").draw(2, (1024, 512), 1, 0, 0, 0)
+    assert augmentation.Augmentation().draw(2, (1024, 512), 1, 0, 0, 0).erase.shape == (2, 5)

@@ -4,35 +4,17 @@ import dataclasses
 import os
 import pickle
 import random
-import re
 import sys
 import time
 import types
 
 import pytest
+from trees import error, names, tree
 
 import datasets
+import datasets_own
 from datasets import Counts, Sample, Splits, check_queries, load_splits
-
-
-def tree(root, *names):
-    """Empty files at the given paths below `root`."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return root
-
-
-def names(samples, root):
-    """(path below root, pid, camid) of each sample."""
-    return [(os.path.relpath(s.path, root).replace(os.sep, "/"), s.pid, s.camid) for s in samples]
-
-
-def error(kind, *texts):
-    """Context that expects `kind` with a message of one line that holds every one of `texts`."""
-    return pytest.raises(kind, match="^(?!.*\n)" + "".join(f"(?=.*{re.escape(text)})" for text in texts))
-
+from datasets_image import MARKET_PUBLISHED
 
 MARKET = (
     "bounding_box_train/0002_c1s1_000451_03.jpg", "bounding_box_train/0002_c3s1_000551_01.jpg",
@@ -70,21 +52,56 @@ def test_types_are_frozen_and_travel_to_workers():
     assert Sample(("a.jpg", "b.jpg"), 1, 2).path == ("a.jpg", "b.jpg")  # a tracklet
 
 
+ALL = ("cuhk01", "cuhk03", "duke", "dukevid", "grid", "ilids", "ilidsvid", "market", "mars", "msmt17", "occludedduke",
+       "occludedreid", "own", "partialilids", "partialreid", "prid", "prid2011", "prid450s", "regdb", "sensereid",
+       "synthetic", "syntheticrgbir", "syntheticvideo", "sysu", "viper")  # fmt: skip
+
+
 def test_registry_is_sorted_and_complete():
+    assert tuple(datasets.DATASETS) == ALL
     assert list(datasets.DATASETS) == sorted(datasets.DATASETS)
     assert list(datasets.ALIASES) == sorted(datasets.ALIASES)
-    assert {"market", "duke", "cuhk03", "msmt17", "own", "synthetic"} <= set(datasets.DATASETS)
     for name, entry in datasets.DATASETS.items():
-        assert entry.title and entry.description and callable(entry.parse), name
+        assert entry.name == name and entry.title and entry.description and callable(entry.parse), name
         if entry.published:
-            assert entry.citation and entry.terms and set(entry.published) == set(datasets.SUBSETS), name
+            assert entry.citation and entry.terms and {"query", "gallery"} <= set(entry.published), name
+            assert ("for testing only" in entry.description) == ("train" not in entry.published), name
+        docstring = entry.parse.__doc__
+        assert all(word in docstring for word in ("Reference:", "Published:", "Folders:")) or name == "own", name
     assert set(datasets.ALIASES.values()) <= set(datasets.DATASETS)
-    assert datasets.DATASETS["cuhk03"].options == {"labeled": False}
-    assert datasets.DATASETS["market"].options == {}
+    assert not set(datasets.ALIASES) & set(datasets.DATASETS)
+    assert datasets.DATASETS["cuhk03"].options == {"labeled": False, "classic": False, "split": 0}
+    assert datasets.DATASETS["market"].options == {"distractors": False, "multi_query": False}
+    assert datasets.DATASETS["duke"].options == {}
+
+
+def test_repeated_splits():
+    repeated = {name: datasets.num_splits(name) for name in datasets.DATASETS if datasets.num_splits(name) > 1}
+    assert repeated == {"cuhk01": 20, "grid": 10, "ilids": 10, "ilidsvid": 10, "prid": 10, "prid2011": 10,
+                        "prid450s": 10, "regdb": 10, "viper": 20}  # fmt: skip
+    assert all("split" in datasets.DATASETS[name].options for name in (*repeated, "cuhk03"))
+    assert datasets.num_splits("cuhk03-np", classic=True) == 20
+    assert [name for name in datasets.DATASETS if datasets.num_trials(name) > 1] == ["syntheticrgbir", "sysu"]
+    with error(ValueError, "'classic'", "its options: none"):
+        datasets.num_splits("duke", classic=True)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "own" and not name.startswith("synthetic")])
+def test_a_wrong_layout_is_answered_with_both(tmp_path, name):
+    """What was found, what was expected, and where the data set comes from."""
+    tree(tmp_path, "holiday/beach.jpg", "notes.txt")
+    entry = datasets.DATASETS[name]
+    with error(FileNotFoundError, f"{name}: {entry.title} not found", f"{tmp_path} holds holiday/, notes.txt",
+               "Looked for", entry.offer):  # fmt: skip
+        load_splits(name, tmp_path)
+    withdrawn = name in ("duke", "dukevid", "occludedduke")
+    assert ("withdrawn" in entry.offer and "withdrawn" in entry.description) == withdrawn
 
 
 @pytest.mark.parametrize("given, name", [
-    ("market", "market"), ("market1501", "market"), ("Market-1501", "market"), ("dukemtmc", "duke"),
+    ("market", "market"), ("iLIDS-VID", "ilidsvid"),
+    ("SYSU-MM01", "sysu"), ("DukeMTMC-VideoReID", "dukevid"), ("Occluded_Duke", "occludedduke"),
+    ("market1501", "market"), ("Market-1501", "market"), ("dukemtmc", "duke"),
     ("DukeMTMC-reID", "duke"), ("dukemtmcreid", "duke"), ("cuhk03_np", "cuhk03"), ("msmt", "msmt17"),
     ("MSMT17_V1", "msmt17"), ("own", "own"), ("synthetic", "synthetic"),
 ])  # fmt: skip
@@ -93,14 +110,14 @@ def test_names_of_others_are_understood(given, name):
 
 
 def test_unknown_names_and_options(tmp_path):
-    with error(ValueError, "'markt1501'", "'market'", "cuhk03, duke, market, msmt17, own, synthetic"):
+    with error(ValueError, "'markt1501'", "'market'", ", ".join(ALL)):
         load_splits("markt1501", tmp_path)
-    with error(ValueError, "'imagenet'", "cuhk03, duke"):
+    with error(ValueError, "'imagenet'", "cuhk01, cuhk03, duke"):
         load_splits("imagenet", tmp_path)
     with error(ValueError, "'labelled'", "labeled"):
         load_splits("cuhk03", tmp_path, labelled=True)
     with error(ValueError, "'labeled'", "none"):
-        load_splits("market", tmp_path, labeled=True)
+        load_splits("duke", tmp_path, labeled=True)
     with error(ValueError, "no path", "Market-1501", "http://www.liangzheng.org"):
         load_splits("market")
 
@@ -305,7 +322,8 @@ def counted(prefix, ids, images, cameras, first=1):
 def market_sized(**changes):
     gallery = counted("g", 750, 13_115, 6) + tuple(Sample(f"d{i}", 0, 1) for i in range(2_798))
     parts = {"train": counted("t", 751, 12_936, 6), "query": counted("q", 750, 3_368, 6), "gallery": gallery}
-    return Splits("market", **{**parts, **changes}, published=datasets.MARKET_PUBLISHED, distractor_pid=0)
+    return Splits("market", **{**parts, **changes}, published=MARKET_PUBLISHED, distractor_pid=0,
+                  title="Market-1501")
 
 
 def test_table_of_a_complete_set():
@@ -373,6 +391,8 @@ def test_msmt17_by_hand(tmp_path, wrapper, train, test, version):
     assert [(s.pid, s.camid) for s in splits.query] == [(0, 1), (2, 14)]
     assert [(s.pid, s.camid) for s in splits.gallery] == [(2, 15), (0, 11)]
     assert splits.count("gallery") == Counts(2, 2, 2)  # pid 0 is a person here
+    assert not splits.shared_pids  # and another person than pid 0 of training
+    assert len({s.pid for s in datasets.combine([splits], use_all=True)}) == 4
     assert splits.published["train"] == Counts(1041, 32621, 15)
     assert version in splits.notes[0] and "list_val" in splits.notes[0]
 
@@ -478,7 +498,7 @@ def test_own_folder_per_person(tmp_path):
     ("abc3_1", None), ("doc4", None), ("c_3", None), ("IMG_0001", None), ("c3x", None),
 ])  # fmt: skip
 def test_cameras_in_file_names(name, camera):
-    match = datasets.OWN_CAMERA.search(name)
+    match = datasets_own.OWN_CAMERA.search(name)
     assert (int(match[1]) if match else None) == camera
 
 
@@ -584,7 +604,7 @@ def test_drawn_queries_always_keep_a_match(protocol):
     for seed in range(300):
         rng = random.Random(seed)
         samples = [Sample(f"{i}", rng.randrange(4), rng.randrange(3)) for i in range(rng.randrange(1, 20))]
-        query, gallery = datasets._draw_queries(samples, protocol, random.Random(seed))
+        query, gallery = datasets_own.draw_queries(samples, protocol, random.Random(seed))
         assert all(has_match(q, gallery, protocol) for q in query)
         assert sorted(s.path for s in query + gallery) == sorted(s.path for s in samples)
         key = (lambda s: s.pid) if protocol == "none" else (lambda s: (s.pid, s.camid))
@@ -720,6 +740,23 @@ def test_combine():
         datasets.combine([one, Splits("duke", (), (), ())])
 
 
+def test_combine_all_images():
+    """Each image once, no distractors; a pid of the test is the same person in training only where it is."""
+    query, gallery = (Sample("q", 2, 1), Sample("c", 9, 3)), (Sample("q", 2, 1), Sample("g", 9, 6), Sample("d", 0, 1))
+    shared = Splits("own", (Sample("a", 7, 6), Sample("b", 2, 1)), query, gallery, distractor_pid=0)
+    assert datasets.combine([shared], use_all=True) == (*shared.train, query[0], query[1], gallery[1])
+    apart = dataclasses.replace(shared, name="msmt17", shared_pids=False)
+    assert [(s.path, s.pid, s.camid) for s in datasets.combine([apart], use_all=True)] == [
+        ("a", 1, 2), ("b", 0, 0), ("q", 2, 0), ("c", 3, 1), ("g", 3, 2)]  # fmt: skip
+    assert datasets.combine([apart]) == apart.train
+    both = datasets.combine([shared, apart], use_all=True)
+    assert [s.pid for s in both] == [1, 0, 0, 2, 2, 4, 3, 5, 6, 6] and {s.camid for s in both} == {0, 1, 2, 3, 4, 5}
+    test_only = dataclasses.replace(shared, train=())
+    assert len(datasets.combine([test_only], use_all=True)) == 3
+    with error(ValueError, "has no training images"):
+        datasets.combine([test_only])
+
+
 @pytest.mark.parametrize("protocol", ["market1501", "cuhk03", "sysu", "none"])
 def test_check_queries_against_the_rule_word_for_word(protocol):
     for seed in range(200):
@@ -771,3 +808,16 @@ def test_check_queries_at_the_size_of_msmt17():
     for protocol in ("market1501", "none"):
         assert check_queries(query, gallery, protocol).num_valid > 11_000
     assert time.perf_counter() - began < 5  # a pairwise loop would take minutes
+
+
+def test_hold_out_parts_people_and_keeps_a_match():
+    train = tuple(Sample(f"{pid}_{camid}_{i}", pid, camid) for pid in range(8) for camid in (1, 2) for i in range(3))
+    splits = Splits("market", train, (), ())
+    rest, validation = datasets.hold_out(splits, 3, seed=1)
+    held = {s.pid for s in validation.query}
+    assert len(held) == 3 and not held & {s.pid for s in rest.train} and len({s.pid for s in rest.train}) == 5
+    assert set(validation.query) | set(validation.gallery) | set(rest.train) == set(train)
+    assert datasets.check_queries(validation.query, validation.gallery).num_valid == 6  # one per person and camera
+    assert datasets.hold_out(splits, 3, seed=1)[1] == validation != datasets.hold_out(splits, 3, seed=2)[1]
+    with error(ValueError, "8 people cannot be held out of 8"):
+        datasets.hold_out(splits, 8)

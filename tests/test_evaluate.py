@@ -207,6 +207,8 @@ def test_pairwise_distance_equals_float64():
         single = evaluate.pairwise_distance(query.astype(np.float32), torch.from_numpy(gallery).float(), metric)
         assert single.dtype == torch.float32
         np.testing.assert_allclose(single, expected, atol=5e-3 if metric == "euclidean" else 5e-5)
+    same = torch.randn(50, 33, generator=torch.Generator().manual_seed(0))
+    assert evaluate.pairwise_distance(same, same, "cosine").min() >= 0
     assert evaluate.pairwise_distance(np.zeros((1, 3)), np.ones((1, 3)), "cosine").item() == 1
     half = evaluate.pairwise_distance(torch.full((1, 4), 300.0).half(), torch.zeros(1, 4).half())
     assert half.item() == 600  # the square, 360,000, is past half precision
@@ -260,6 +262,8 @@ def test_custom_distance_of_several_tensors():
     expected = evaluate.rank_metrics(distance(q, g), *labels)
     found = evaluate.evaluate_features(q, g, *labels, distance=distance, memory_gb=3e-5)
     assert found.mAP == pytest.approx(expected.mAP, abs=1e-6)
+    arrays = [tuple(x.numpy() for x in pair) for pair in (q, g)]
+    assert evaluate.evaluate_features(*arrays, *labels, distance=distance).mAP == pytest.approx(expected.mAP, abs=1e-6)
 
 
 def test_re_ranking_gets_normalised_features_under_cosine():
@@ -293,7 +297,9 @@ def test_verbose_prints_the_peak(capsys):
 
 
 CHILD = """
-import resource, sys
+import sys
+def peak():  # KiB; not ru_maxrss, which the child of a large process inherits
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 sys.path.insert(0, sys.argv[1])
 import numpy as np, torch
 import evaluate
@@ -302,13 +308,13 @@ rng = np.random.default_rng(0)
 query, gallery = rng.random((1500, 8), dtype=np.float32), rng.random((80_000, 8), dtype=np.float32)
 labels = [rng.integers(0, 750, n) for n in (1500, 80_000)] + [rng.integers(1, 7, n) for n in (1500, 80_000)]
 evaluate.evaluate_features(query[:8], gallery, labels[0][:8], labels[1], labels[2][:8], labels[3])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 evaluate.evaluate_features(query, gallery, *labels, memory_gb=0.05)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((peak() - before) / 1024)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_within_the_budget_measured_in_a_child_process():
     root = str(Path(evaluate.__file__).parent)
     run = subprocess.run([sys.executable, "-c", CHILD, root], capture_output=True, text=True, check=True)
@@ -357,6 +363,9 @@ def test_nan_distance_is_an_error(position):
 def test_infinite_distances_are_allowed_and_last():
     d = torch.tensor([[math.inf, 0.0, -math.inf]])
     assert evaluate.rank_metrics(d, [1], [1, 2, 3], [1], [2, 2, 2]).mAP == pytest.approx(1 / 3)
+    # a hit at infinity beside the padding of a query with fewer images
+    d = torch.full((2, 3), math.inf)
+    assert evaluate.rank_metrics(d, [1, 2], [1, 1, 2], [1, 1], [2, 2, 2]).ap.tolist() == pytest.approx([7 / 12, 1 / 3])
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -446,7 +455,7 @@ def test_camera_pairs_are_evaluations_of_parts_of_the_gallery():
 def test_query_expansion():
     query, gallery, *_ = clusters(8)
     unit_q, unit_g = (nn.functional.normalize(x, dim=1).double() for x in (query, gallery))
-    for k, alpha in ((1, 0.0), (4, 3.0)):
+    for k, alpha in ((1, 0.0), (4, 3.0), (300, 0.5)):  # the last has negative cosines
         found = evaluate.expand_queries(query, gallery, k, alpha, memory_gb=3e-5)
         for q, row in enumerate(found.double()):
             similarity = unit_g @ unit_q[q]
@@ -560,19 +569,26 @@ def test_features_go_to_a_file_when_asked_or_when_too_large(tmp_path, capsys):
     assert "in a file" in capsys.readouterr().err
 
 
+def test_a_killed_extraction_leaves_no_file_that_looks_whole(tmp_path):
+    _, _, loader = batches()
+    with pytest.raises(RuntimeError, match="yielded 8"):
+        evaluate.extract(Net(), Announced(loader[:2], 11), out=tmp_path / "market.npy")
+    assert not (tmp_path / "market.npy").exists()
+
+
+class Announced:
+    def __init__(self, loader, count):
+        self.loader, self.num_images = loader, count
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
 def test_loader_must_keep_its_word():
     _, _, loader = batches()
-
-    class Loader:
-        def __init__(self, count):
-            self.num_images = count
-
-        def __iter__(self):
-            return iter(loader)
-
     for count in (10, 12):
         with pytest.raises(RuntimeError, match=f"announced {count} images"):
-            evaluate.extract(Net(), Loader(count))
+            evaluate.extract(Net(), Announced(loader, count))
     with pytest.raises(ValueError, match="num_images"):
         evaluate.extract(Net(), iter(loader))
 

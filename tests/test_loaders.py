@@ -414,6 +414,18 @@ def test_caches_and_workers_give_the_same_batches(samples, tmp_path):
             assert same_batches(loader.epoch(1), expected)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("cache", ["gpu", "ram", "none"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_cuda_device_gives_the_batches_of_the_cpu(samples, cache, channels_last):
+    options = dict(channels_last=channels_last, **EVERYTHING)
+    on_device = train_loader(samples, cache=cache, device="cuda", **options).epoch(1)
+    moved = ([part.cpu() for part in batch] for batch in on_device)
+    assert same_batches(moved, train_loader(samples, **options).epoch(1))
+    images = [images.cpu() for images, _ in loaders.EvalLoader(samples, image_size=SIZE, device="cuda", cache=cache)]
+    assert torch.equal(torch.cat(images), loaders.normalise(plain_batch([sample.path for sample in samples])))
+
+
 def test_epochs_do_not_depend_on_history(samples):
     loader = train_loader(samples, p=4, k=2, batch_size=None, steps=6, **EVERYTHING)
     expected = list(loader.epoch(4))
@@ -483,6 +495,9 @@ def test_train_loader_refuses_what_cannot_work_before_training(samples, options,
 def test_a_store_can_be_shared(samples):
     loader = train_loader(samples)
     assert train_loader(samples, store=loader.store).store is loader.store
+    assert loaders.EvalLoader(samples, image_size=SIZE, store=loader.store).store is loader.store
+    with pytest.raises(ValueError, match="make a store of the same files"):
+        loaders.EvalLoader(samples[::-1], image_size=SIZE, store=loader.store)
     with pytest.raises(ValueError, match="40 samples and 3 labels"):
         train_loader(samples, [0, 1, 2])
 
@@ -505,15 +520,15 @@ def test_an_empty_set_yields_nothing():
     assert list(loaders.EvalLoader([], image_size=SIZE)) == []
 
 
-def test_streaming_reads_ahead_but_not_without_bound(samples, monkeypatch):
+@pytest.mark.parametrize("ahead, started", [(None, 4), (0, 4), (3, 16)])
+def test_streaming_reads_ahead_but_not_without_bound(files, monkeypatch, ahead, started):
     decoded = count_decoding(monkeypatch)
-    batches = iter(loaders.EvalLoader(samples, image_size=SIZE, batch_size=4, workers=2))
+    batches = store(files, "none", workers=2).stream(torch.arange(40).split(4), ahead)
     next(batches)
     deadline = time.monotonic() + 5
-    while len(decoded) < 16 and time.monotonic() < deadline:
+    while len(decoded) < started and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    assert len(decoded) == 16  # the batch in hand and three more
+    assert len(decoded) == started  # the batch in hand and `ahead` more; on a CPU none by default
     batches.close()
-    time.sleep(0.05)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]

@@ -238,6 +238,7 @@ def test_collapse_is_told_from_a_loss_that_passes_the_margin():
         assert loss.collapsed(level) is None  # the value alone, with features far apart
         loss(collapsed, labels)
         assert loss.collapsed(0.9 * level) is None and loss.collapsed(1.1 * level) is None
+        assert loss.collapsed(math.nan) is None and loss.collapsed(math.inf) is None
     total = losses.TripletLoss(0.3, reduction="sum")
     total(output_of(*[randn(32, 8, seed=s, scale=1e-4) for s in range(5)]), labels)
     assert "0.3" in total.collapsed(1.5) and total.collapsed(0.3) is None
@@ -304,7 +305,7 @@ def test_arcface_against_angles():
         true = math.cos(theta) - 0.5 * math.sin(math.pi - 0.5) if past_pi else math.cos(theta + 0.5)
         logits.append([30 * (true if j == label else c) for j, c in enumerate(row)])
     expected = slow_cross_entropy(torch.tensor(logits, dtype=torch.float64), labels)
-    assert float(loss(output_of(embedding), labels)) == pytest.approx(expected, rel=1e-6)
+    assert loss(output_of(embedding), labels).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("head", [losses.ArcFace, losses.CosFace, losses.CircleSoftmax])
@@ -317,6 +318,12 @@ def test_margin_heads_have_finite_gradients_at_angles_zero_and_pi_and_at_zero(he
     assert gradient(value, embedding).isfinite().all() and gradient(value, loss.weight).isfinite().all()
 
 
+@pytest.mark.parametrize("cosine", [1.0, -1.0, math.cos(math.pi - 0.5)])
+def test_arc_margin_has_a_finite_gradient_where_sine_has_none(cosine):
+    cosine = torch.tensor(cosine, requires_grad=True)
+    assert gradient(losses.arc_margin(cosine, 0.5), cosine).isfinite()
+
+
 def test_cosface_and_circle_softmax_against_loops():
     embedding, labels = randn(6, 3, seed=9), torch.tensor([0, 1, 2, 3, 0, 1])
     cosface, circle = losses.CosFace(3, 4).double(), losses.CircleSoftmax(3, 4).double()
@@ -325,7 +332,7 @@ def test_cosface_and_circle_softmax_against_loops():
         for row, label in zip(cosines(embedding, cosface.weight.detach()), labels.tolist(), strict=True)
     ]
     expected = slow_cross_entropy(torch.tensor(logits, dtype=torch.float64), labels)
-    assert float(cosface(output_of(embedding), labels)) == pytest.approx(expected, rel=1e-9)
+    assert cosface(output_of(embedding), labels).item() == pytest.approx(expected, rel=1e-9)
     logits = [
         [
             64 * (max(0, 1.35 - c) * (c - 0.65) if j == label else max(0, c + 0.35) * (c - 0.35))
@@ -334,7 +341,7 @@ def test_cosface_and_circle_softmax_against_loops():
         for row, label in zip(cosines(embedding, circle.weight.detach()), labels.tolist(), strict=True)
     ]
     expected = slow_cross_entropy(torch.tensor(logits, dtype=torch.float64), labels)
-    assert float(circle(output_of(embedding), labels)) == pytest.approx(expected, rel=1e-9)
+    assert circle(output_of(embedding), labels).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_margin_head_names_a_wrong_width():
@@ -356,6 +363,29 @@ def test_circle_loss_against_loops():
         total += math.log1p(positive * negative)
     loss = losses.CircleLoss(m, gamma)(output_of(feats), labels)
     assert loss.item() == pytest.approx(total / 7, rel=1e-9)
+
+
+def test_weights_of_the_circle_losses_are_constants_for_the_gradient():
+    feats, labels, m, gamma = randn(5, 3, seed=10, grad=True), torch.tensor([0, 0, 1, 1, 2]), 0.25, 16.0
+    s = cosines(feats, feats)  # the weights are fixed at these
+
+    def oracle(x):
+        now, total = cosines(x, x), 0.0
+        for a in range(5):
+            others = [b for b in range(5) if labels[a] != labels[b]]
+            same = [b for b in range(5) if labels[a] == labels[b] and a != b]
+            negative = sum(math.exp(gamma * max(0, s[a][b] + m) * (now[a][b] - m)) for b in others)
+            positive = sum(math.exp(-gamma * max(0, 1 + m - s[a][b]) * (now[a][b] - 1 + m)) for b in same)
+            total += math.log1p(positive * negative)
+        return total / 5
+
+    value = losses.CircleLoss(m, gamma)(output_of(feats), labels)
+    torch.testing.assert_close(gradient(value, feats), numeric_gradient(oracle, feats), rtol=1e-5, atol=1e-7)
+    cosine = randn(2, 4, seed=11).tanh().requires_grad_()
+    logits = losses.CircleSoftmax(3, 4).with_margin(cosine, torch.tensor([1, 3]))
+    true = F.one_hot(torch.tensor([1, 3]), 4).bool()
+    expected = torch.where(true, 1.35 - cosine.detach(), cosine.detach() + 0.35).clamp(min=0)
+    torch.testing.assert_close(gradient(logits.sum(), cosine), expected)
 
 
 def test_ring_loss_by_hand():
@@ -381,16 +411,24 @@ def test_focal_loss_against_loops_and_at_certainty(gamma):
 
 
 def test_weighted_regularized_triplet_against_loops():
-    feats, labels = randn(7, 3, seed=12), torch.tensor([0, 0, 0, 1, 1, 2, 2])
-    x, total = feats.tolist(), 0.0
-    for a in range(7):
-        positive = [dist(x[a], x[b]) for b in range(7) if labels[a] == labels[b]]
-        negative = [dist(x[a], x[b]) for b in range(7) if labels[a] != labels[b]]
-        furthest = sum(d * math.exp(d) for d in positive) / sum(math.exp(d) for d in positive)
-        nearest = sum(d * math.exp(-d) for d in negative) / sum(math.exp(-d) for d in negative)
-        total += math.log1p(math.exp(furthest - nearest))
+    feats, labels = randn(7, 3, seed=12, grad=True), torch.tensor([0, 0, 0, 1, 1, 2, 2])
+
+    def oracle(x, normalize=False):
+        x, total = [unit(row) if normalize else row for row in x.tolist()], 0.0
+        for a in range(7):
+            positive = [dist(x[a], x[b]) for b in range(7) if labels[a] == labels[b]]
+            negative = [dist(x[a], x[b]) for b in range(7) if labels[a] != labels[b]]
+            furthest = sum(d * math.exp(d) for d in positive) / sum(math.exp(d) for d in positive)
+            nearest = sum(d * math.exp(-d) for d in negative) / sum(math.exp(-d) for d in negative)
+            total += math.log1p(math.exp(furthest - nearest))
+        return total / 7
+
     loss = losses.WeightedRegularizedTriplet()
-    assert float(loss(output_of(feats), labels)) == pytest.approx(total / 7, rel=1e-9)
+    value = loss(output_of(feats), labels)
+    assert value.item() == pytest.approx(oracle(feats), rel=1e-9)
+    torch.testing.assert_close(gradient(value, feats), numeric_gradient(oracle, feats), rtol=1e-5, atol=1e-7)
+    normalized = losses.WeightedRegularizedTriplet(normalize=True)(output_of(feats), labels)
+    assert normalized.item() == pytest.approx(oracle(feats, normalize=True), rel=1e-9)
     far = torch.eye(4, dtype=torch.float64) * 100  # every negative 141 away: exp(-141) must not lose its weight
     assert float(loss(output_of(far), torch.arange(4))) < 1e-30
 
@@ -427,7 +465,7 @@ def test_aligned_distance_against_enumeration_of_all_paths(s, t, normalize):
 def test_shortest_path_takes_the_detour():
     cost = torch.tensor([[1.0, 9.0, 1.0], [1.0, 9.0, 1.0], [1.0, 1.0, 1.0]], requires_grad=True)
     total = losses.shortest_path(cost)
-    assert float(total) == 5
+    assert total.item() == 5
     assert torch.equal(gradient(total, cost), torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 1, 1]]))
 
 
@@ -448,9 +486,12 @@ def test_blocks_do_not_change_the_result_and_float32_agrees():
     for memory in (1 << 16, 1 << 20):
         torch.testing.assert_close(losses.aligned_distance(x, y, memory=memory), exact)
     torch.testing.assert_close(losses.aligned_distance(x.float(), y.float()).double(), exact, rtol=1e-5, atol=1e-5)
+    half = x.bfloat16(), y.bfloat16()
+    exact = losses.aligned_distance(half[0].double(), half[1].double())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        auto = losses.aligned_distance(x.float(), y.float())
-    torch.testing.assert_close(auto.double(), exact, rtol=1e-5, atol=1e-5)
+        for grad in (False, True):
+            auto = losses.aligned_distance(half[0].requires_grad_(grad), half[1]).detach()
+            torch.testing.assert_close(auto, exact.float(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -483,10 +524,11 @@ def test_empty_and_ill_shaped_parts():
         losses.aligned_distance(torch.zeros(3, 4, 8), torch.zeros(3, 4, 7))
 
 
-def slow_aligned_triplet(feat, parts, labels, margin, normalize_parts, mine):
+def slow_aligned_triplet(feat, parts, labels, margin, normalize, normalize_parts, mine):
     n, total = len(labels), 0.0
+    feat = [unit(row) if normalize else row for row in feat.tolist()]
     local = [[slow_aligned(parts[a], parts[b], normalize_parts) for b in range(n)] for a in range(n)]
-    mined = local if mine == "local" else [[dist(a, b) for b in feat.tolist()] for a in feat.tolist()]
+    mined = local if mine == "local" else [[dist(a, b) for b in feat] for a in feat]
     for a in range(n):
         positive = max((b for b in range(n) if labels[a] == labels[b]), key=lambda b: mined[a][b])
         negative = min((b for b in range(n) if labels[a] != labels[b]), key=lambda b: mined[a][b])
@@ -495,12 +537,15 @@ def slow_aligned_triplet(feat, parts, labels, margin, normalize_parts, mine):
 
 
 @pytest.mark.parametrize("normalize_parts", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("mine", ["global", "local"])
-def test_aligned_triplet_mines_by_the_global_or_the_local_distance(normalize_parts, mine):
-    feat, parts, labels = randn(6, 3, seed=19), randn(6, 3, 4, seed=20), labels_of(3, 2)
-    loss = losses.AlignedTriplet(0.3, normalize_parts=normalize_parts, mine=mine)
+def test_aligned_triplet_mines_by_the_global_or_the_local_distance(normalize, normalize_parts, mine):
+    feat = randn(8, 3, seed=19) * torch.linspace(0.2, 3, 8)[:, None]  # normalising changes who is nearest
+    parts, labels = randn(8, 3, 4, seed=20), labels_of(2, 4)
+    loss = losses.AlignedTriplet(0.3, normalize, normalize_parts, mine)
     value = loss(output_of(feat, parts=parts), labels)
-    assert value.item() == pytest.approx(slow_aligned_triplet(feat, parts, labels, 0.3, normalize_parts, mine))
+    expected = slow_aligned_triplet(feat, parts, labels, 0.3, normalize, normalize_parts, mine)
+    assert value.item() == pytest.approx(expected)
 
 
 def test_aligned_triplet_of_two_networks_is_the_sum_of_both():
@@ -611,7 +656,7 @@ def decide(balance, steps, labels=None):
         terms = balance(None, labels)
         assert list(terms) == ["id", "triplet"]
         decisions.append("id" if balance.id_only else "both")
-        assert (float(terms["triplet"]) == 0) == bool(balance.id_only)
+        assert (terms["triplet"].item() == 0) == bool(balance.id_only)
     return decisions
 
 
@@ -622,6 +667,12 @@ def test_dynamic_rule_on_a_recorded_sequence(id_rising):
     assert min(expected.count("id"), expected.count("both")) > 20  # the sequence does exercise both
     balance = losses.DynamicBalance(Recorded(id_values), Recorded(triplet_values), id_rising=id_rising)
     assert decide(balance, 200) == expected
+
+
+def test_performance_measure_by_hand():
+    before, after = torch.tensor([4.0, 4.0, 4.0, 0.0, 0.0]), torch.tensor([3.0, 4.0, 5.0, 1.0, 0.0])
+    measure = losses.focal_measure(before, after, gamma=2.0)
+    torch.testing.assert_close(measure, torch.tensor([-(0.25**2) * math.log(0.75), 0.0, 0.0, 0.0, 0.0]))
 
 
 def test_the_two_readings_of_a_rising_id_loss():
@@ -666,14 +717,13 @@ def test_dynamic_state_resumes_bit_for_bit():
 def test_dynamic_gradient_stops_in_id_only_steps_and_eval_changes_nothing():
     balance = losses.DynamicBalance(Recorded([8.0] * 21), Recorded([2.0] * 21))
     balance.means.copy_(torch.tensor([80.0, 1.0]))  # ID falls by far, triplet rises
-    balance.steps.fill_(10)
     terms = balance(None, None)
-    assert balance.id_only and float(terms["triplet"]) == 0
+    assert balance.id_only and terms["triplet"].item() == 0
     sum(terms.values()).backward()
     assert float(balance.triplet_loss.scale.grad) == 0 and float(balance.id_loss.scale.grad) == 8
     before = {key: value.clone() for key, value in balance.state_dict().items()}
     terms = balance.eval()(None, None)
-    assert float(terms["triplet"]) == 2
+    assert terms["triplet"].item() == 2
     assert all(torch.equal(value, before[key]) for key, value in balance.state_dict().items())
 
 
@@ -707,8 +757,8 @@ def test_criterion_takes_the_terms_of_dynamic_balance():
         terms = criterion(output, labels_of(2, 4))
     assert list(terms) == ["id", "triplet", "ring"]
     slow = sum(slow_cross_entropy(part, labels_of(2, 4)) for part in output.logits)
-    assert float(terms["id"]) == pytest.approx(2 * slow, rel=1e-6)
-    advice = criterion.collapsed({name: float(term) for name, term in terms.items()})
+    assert terms["id"].item() == pytest.approx(2 * slow, rel=1e-6)
+    advice = criterion.collapsed({name: term.item() for name, term in terms.items()})
     assert len(advice) == 1 and "1.4" in advice[0]  # seen in the running mean, not in the sum of both terms
     assert criterion.id_only is False
     balance.id_only.fill_(True)

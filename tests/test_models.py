@@ -151,6 +151,15 @@ def test_embedding_width_of_the_paper(build, dim):
         assert build(num_pids=0).embedding_dim == dim
 
 
+@pytest.mark.parametrize("key", architectures.NETWORKS)
+def test_torchreid_key_builds(key):
+    with torch.device("meta"):
+        model = architectures.NETWORKS[key](num_pids=PIDS, pretrained=False)
+    if key.endswith("_fc512") or key.startswith("osnet"):
+        assert model.embedding_dim == 512
+    assert len(architectures.NETWORKS) == 49 + 2  # all of f8cd150, two of v0.5.0
+
+
 # -- one by one -------------------------------------------------------------------------------------------------------
 
 def test_gem_is_the_average_for_p_1_and_near_the_maximum_for_large_p():
@@ -413,6 +422,8 @@ def renamed(model, names):
     (models.AlignedReIDPlusPlus, {"base.0.weight": "base.conv1.weight", "base.1.bias": "base.bn1.bias",
                                   "base.4.0.conv1.weight": "base.layer1.0.conv1.weight",
                                   "base.7.1.bn1.weight": "base.layer4.1.bn1.weight", "conv1.bias": "conv1.bias"}),
+    (models.BagOfTricks, {"backbone.layer1.0.conv1.weight": "base.layer1.0.conv1.weight",
+                          "heads.bottleneck.0.weight": "bottleneck.weight", "heads.weight": "classifier.weight"}),
     (models.MGN, {"b21_head.bottleneck.1.weight": "heads.3.neck.weight", "b1_head.weight": "heads.0.classifier.weight",
                   "b3.1.0.conv1.weight": "b3.1.0.conv1.weight", "backbone.4.0.conv1.weight":
                   "backbone.4.0.conv1.weight"}),

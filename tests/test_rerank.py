@@ -1,6 +1,10 @@
 """rerank.py against the released algorithm, written again as slow dense NumPy in float64."""
 
 import itertools
+import subprocess
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +138,17 @@ def test_all_points_equal():
         assert_equal(rerank.k_reciprocal(x[:10], x[10:], k1, k2), published(squared_distances(x), 10, k1, k2, 0.3))
 
 
+def test_collapsed_features():
+    """Thousands of equal features: neighbours are those of lowest index, and it takes seconds, not hours."""
+    x = torch.ones(3000, 64)
+    x[-1000:] = random(1000, 64, 0)
+    points = rerank._Features(x[:500], x[500:], None)
+    near = rerank._neighbours(points, 21, {21, 11, 6})
+    assert torch.equal(near.index[:2000], torch.arange(21).expand(2000, -1))
+    assert torch.equal(near.dist[:2000], torch.zeros(2000, 21))
+    assert torch.isfinite(rerank.k_reciprocal(x[:500], x[500:])).all()
+
+
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float16))
 def test_dtypes(dtype):
     x = clustered(80, 16, 0).to(dtype)
@@ -162,6 +177,132 @@ def test_stream_is_the_whole(memory_gb):
         assert torch.allclose(block, whole[start:stop], atol=1e-6)
         seen = stop
     assert seen == 150
+
+
+def test_memory_is_bounded():
+    """Peak of a child process: far below one dense (N, N) float32 matrix, of which the released code holds several."""
+    code = (
+        "import torch, rerank\n"
+        "status = lambda: open('/proc/self/status')\n"  # not ru_maxrss, which the child of a large process inherits
+        "peak = lambda: next(int(line.split()[1]) * 1024 for line in status() if line.startswith('VmHWM'))\n"
+        "x = torch.randn(10000, 16)\n"
+        "rerank.k_reciprocal(x[:50], x[50:500])\n"
+        "before = peak()\n"
+        "for _ in rerank.iter_k_reciprocal(x[:500], x[500:], memory_gb=0.05): pass\n"
+        "print(peak() - before)"
+    )
+    root = Path(rerank.__file__).parent
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert int(found.stdout) < 10000**2 * 4 / 2
+
+
+# ---------------------------------------------------------------- parameter search
+
+
+def score(dist, query_pids, gallery_pids, query_camids, gallery_camids):
+    """AP and rank-1 per query, (Q, 2): plain loops, wrong images first among equals, NaN without a match."""
+    out = []
+    for i, row in enumerate(dist.tolist()):
+        kept = [g for g in range(len(row)) if gallery_pids[g] != query_pids[i] or gallery_camids[g] != query_camids[i]]
+        kept.sort(key=lambda g: (row[g], bool(gallery_pids[g] == query_pids[i])))
+        hits = [rank for rank, g in enumerate(kept, 1) if gallery_pids[g] == query_pids[i]]
+        precision = [n / rank for n, rank in enumerate(hits, 1)]
+        out.append((sum(precision) / len(hits), float(hits[0] == 1)) if hits else (float("nan"),) * 2)
+    return torch.tensor(out, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("make", (clustered, duplicated), ids=lambda f: f.__name__)
+def test_search_equals_single_runs(make):
+    q, g = 30, 150
+    x = make(q + g, 12, 7).double()
+    rng = np.random.default_rng(0)
+    pids = (x[:, 0] * 1000).long() % 12  # equal features are of equal identity: no tie between right and wrong
+    camids = torch.tensor(rng.integers(0, 3, q + g))
+    pids[0] = 99  # a query without a match
+    labels = (pids[:q], pids[q:], camids[:q], camids[q:])
+    grid = dict(k1s=(4, 9), k2s=(1, 3), lambdas=(0.0, 0.3, 1.0))
+    trials = rerank.search(x[:q], x[q:], *labels, **grid)
+    called = rerank.search(x[:q], x[q:], metric=lambda a, b, d: score(d, pids[a:b], pids[q:], camids[a:b], camids[q:]),
+                           **grid)  # fmt: skip
+    assert [t[:3] for t in trials] == list(itertools.product(*grid.values())) == [t[:3] for t in called]
+    for trial, other in zip(trials, called, strict=True):
+        final = rerank.k_reciprocal(x[:q], x[q:], *trial[:3])
+        # Query expansion gives points with the same k2 neighbours equal V: a tie that the last bit decides.
+        right = 1e-9 * (pids[:q, None] == pids[q:])
+        worst, best = (score(final + shift, *labels).nanmean(0) for shift in (right, -right))
+        assert trial.lambda_value == 0 or torch.allclose(best, worst)
+        for found in (torch.tensor(trial[3:]), torch.tensor(other[3:])):
+            assert (worst - 1e-6 <= found).all() and (found <= best + 1e-6).all()
+
+
+def test_search_errors():
+    x = clustered(20, 4, 0)
+    with pytest.raises(ValueError, match="no query has a match"):
+        rerank.search(x[:5], x[5:], range(5), range(5, 20))
+    with pytest.raises(ValueError, match="pids"):
+        rerank.search(x[:5], x[5:])
+    with pytest.raises(ValueError, match="query_pids has 4"):
+        rerank.search(x[:5], x[5:], range(4), range(15))
+    with pytest.raises(ValueError, match="at least one"):
+        rerank.search(x[:5], x[5:], range(5), range(15), k1s=())
+
+
+# ---------------------------------------------------------------- the steps that differ between CPU and GPU
+
+
+def test_device_steps_agree():
+    x = clustered(300, 16, 1)
+    points = rerank._Features(x[:50], x[50:], None)
+    near = rerank._neighbours(points, 16, {16, 9, 5})
+    v = rerank._encode(points, near, 15)
+    dense = [torch.zeros(300, 300, dtype=torch.float64) for _ in range(2)]
+    for out, mean in zip(dense, (rerank._mean_rows_scipy, rerank._mean_rows_torch), strict=True):
+        w = mean(v, near.index[:, :5])
+        out[torch.arange(300).repeat_interleave(w.start.diff()), w.col] = w.value.double()
+    assert torch.allclose(*dense, atol=1e-6) and torch.allclose(dense[0].sum(1), torch.ones(300).double())
+    d, bound = torch.randn(37, 53), torch.full((37, 1), -1.0)
+    for b in (bound, torch.full((53,), -1.0)):
+        assert torch.equal(torch.stack(rerank._below(d, b)), (d < b).nonzero().T)
+
+
+def test_gpu_branches_on_the_cpu():
+    """The branches that a GPU takes hold torch operations alone: read the module so that CPU tensors take them too."""
+    source = Path(rerank.__file__).read_text()
+    for equal in ("==", "!="):
+        source = source.replace(f'type {equal} "cpu"', f'type {equal} "?"')
+    twin = types.ModuleType("rerank_as_on_gpu")
+    exec(compile(source, "rerank_as_on_gpu", "exec"), twin.__dict__)
+    twin.np = None  # NumPy cannot read a GPU tensor
+    for make, (k1, k2, lambda_value) in itertools.product(KINDS, PARAMETERS):
+        x = make(120, 16, 1)
+        expected = published(squared_distances(x), 20, k1, k2, lambda_value)
+        assert_equal(twin.k_reciprocal(x[:20], x[20:], k1, k2, lambda_value), expected)
+    x = clustered(400, 16, 1)
+    labels = (torch.arange(400) % 9).split((100, 300))
+    grid = dict(k1s=(5,), k2s=(3,), lambdas=(0.2, 0.6))
+    for found, other in zip(twin.search(*x.split((100, 300)), *labels, **grid),
+                            rerank.search(*x.split((100, 300)), *labels, **grid), strict=True):  # fmt: skip
+        assert found == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_equals_cpu():
+    for make in (clustered, duplicated, grid):
+        x = make(900, 32, 2)
+        whole = rerank.k_reciprocal(x[:200], x[200:])
+        found = rerank.k_reciprocal(x[:200].cuda(), x[200:].cuda()).cpu()
+        assert (found - whole).abs().max() <= 1e-5
+
+
+def test_many_tiles_equal_one():
+    """More points than one tile holds, with near and exact duplicates across tiles."""
+    x = clustered(2600, 24, 4)
+    x[2000:2300] = x[:300]
+    x[1500:1600] = x[100:200] + 1e-5
+    found = rerank.k_reciprocal(x[:300], x[300:], 6, 3)
+    d = torch.from_numpy(np.sqrt(squared_distances(x)))
+    given = rerank.k_reciprocal_from_distances(d[:300, 300:], d[:300, :300], d[300:, 300:], 6, 3)
+    assert (found - given).abs().max() <= 1e-5
 
 
 # ---------------------------------------------------------------- errors

@@ -1,0 +1,450 @@
+"""What every data set is made of: `Sample`, `Counts`, `Splits`, `Entry`; reading folders; repeated splits kept as JSON.
+
+The parsers (`datasets_image.py`, `datasets_small.py`, `datasets_video.py`, `datasets_infrared.py`, `datasets_own.py`)
+build on this file, and `datasets.py` on them. Rules for every parser:
+- `pid` and `camid` are the publisher's own numbers, as they stand in the file name (Market-1501's cameras are 1 to 6).
+  They are only ever compared for equality; contiguous training labels are made once, by `datasets.relabel`.
+- What comes from a folder is sorted by name, so that the order is the same on every machine.
+- Hidden files (`._0002_c1s1_000451_03.jpg` of macOS archives) and files that are no images (`Thumbs.db`) are passed
+  over. An image whose name cannot be read is an error that names it: a silently smaller gallery is a better result.
+- pid -1 is junk and dropped (Market-1501: boxes too poor to be called right or wrong); distractors stay in the gallery.
+
+Sources named in short in the parsers:
+    torchreid  github.com/KaiyangZhou/deep-person-reid at f8cd150, torchreid/data/datasets/
+    fast-reid  github.com/JDAI-CV/fast-reid at c9bc3ce, fastreid/data/datasets/
+    BoT        github.com/michuanhaohao/reid-strong-baseline at 3da7e6f, data/datasets/
+    AGW        github.com/mangye16/Cross-Modal-Re-ID-baseline at e817a26
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import random
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+SUBSETS = ("train", "query", "gallery")
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+FIRST_FEW = 5  # bad names quoted in an error; the rest is counted
+
+
+# ============ the types ============
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image, or one tracklet when `path` is a tuple of frame paths. `pid`, `camid`: the data set's own numbers."""
+
+    path: str | tuple[str, ...]
+    pid: int
+    camid: int
+
+    @property
+    def frames(self) -> tuple[str, ...]:
+        """The paths of its images: one, or those of the tracklet."""
+        return self.path if isinstance(self.path, tuple) else (self.path,)
+
+
+class Counts(NamedTuple):
+    """Sizes of one subset. Distractors are counted as images, not as an identity; tracklets are counted under `images`.
+
+    None stands for what a publisher does not state (or what differs from split to split).
+    """
+
+    ids: int | None
+    images: int | None
+    cameras: int | None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set, ready to train on (`train`) and to measure with (`query`, `gallery`); what is not there is empty.
+
+    `protocol`: the rule of evaluation that fits the data (`none` if there is one camera only).
+    `distractor_pid`: gallery pid that stands for "nobody in particular" (Market-1501: 0), or None.
+    `published`: what the publisher counts, by subset. `notes`: what a reader of the table has to know.
+    `infrared`: the cameras that see infrared light (SYSU-MM01: 3 and 6); empty where all see colours.
+    `shared_pids`: whether a pid is the same person in training and test (MSMT17 numbers both from 0: False).
+    `multi_query`: for each query all images of its person and camera, if the publisher gives them and they were asked
+        for; else empty.
+    """
+
+    name: str
+    train: tuple[Sample, ...]
+    query: tuple[Sample, ...]
+    gallery: tuple[Sample, ...]
+    published: Mapping[str, Counts] | None = None
+    notes: tuple[str, ...] = ()
+    protocol: str = "market1501"
+    distractor_pid: int | None = None
+    title: str = ""
+    infrared: frozenset[int] = frozenset()
+    shared_pids: bool = True
+    multi_query: tuple[tuple[Sample, ...], ...] = ()
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the samples are tracklets."""
+        return any(isinstance(part[0].path, tuple) for part in (self.train, self.query, self.gallery) if part)
+
+    def count(self, subset: str) -> Counts:
+        """Identities, images (or tracklets) and cameras found in `train`, `query` or `gallery`."""
+        samples = getattr(self, subset)
+        pids = {sample.pid for sample in samples} - {self.distractor_pid}
+        return Counts(len(pids), len(samples), len({sample.camid for sample in samples}))
+
+    def differences(self) -> list[str]:
+        """One line per count that is not the published one, e.g. `train images: 12,935 != 12,936 published`.
+
+        A subset that is not there at all (a copy for testing only) is not a difference; `notes` says so.
+        """
+        lines = []
+        for subset, published in (self.published or {}).items():
+            if not getattr(self, subset):
+                continue
+            for field, found, expected in zip(self._fields(), self.count(subset), published, strict=True):
+                if expected is not None and found != expected:
+                    lines.append(f"{subset} {field}: {found:,} != {expected:,} published")
+        return lines
+
+    def __str__(self) -> str:
+        header = ("subset", *self._fields())
+        rows = [header] + [(subset, *self._cells(subset)) for subset in SUBSETS]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+        lines = [f"{self.title or self.name}: found" + (" (published)" if self.published else "")]
+        lines += [" | ".join(cells).rstrip() for cells in padded]
+        lines.insert(2, "-+-".join("-" * width for width in widths))
+        if self.is_video:
+            frames = {subset: sum(len(s.frames) for s in getattr(self, subset)) for subset in SUBSETS}
+            lines.append("note: " + ", ".join(f"{number:,} frames in {subset}" for subset, number in frames.items()))
+        distractors = sum(sample.pid == self.distractor_pid for sample in self.gallery)
+        if distractors:
+            lines.append(f"note: {distractors:,} gallery {self._fields()[1]} are distractors (pid {self.distractor_pid}"
+                         f"), which are {self._fields()[1]} but no identity")
+        lines += [f"note: {note}" for note in self.notes]
+        if self.differences():
+            lines.append("WARNING: counts marked != differ from the publication; "
+                         "results will not compare with published ones")
+        return "\n".join(lines)
+
+    def _fields(self) -> tuple[str, str, str]:
+        return ("ids", "tracklets" if self.is_video else "images", "cameras")
+
+    def _cells(self, subset: str) -> list[str]:
+        found = self.count(subset)
+        if not self.published or subset not in self.published:
+            return [f"{number:,}" for number in found]
+        if not getattr(self, subset):
+            return ["none" + (f" ({expected:,})" if expected is not None else "") for expected in
+                    self.published[subset]]
+        return [f"{number:,}" if expected is None else f"{number:,} ({expected:,})" if number == expected
+                else f"{number:,} != {expected:,} published"
+                for number, expected in zip(found, self.published[subset], strict=True)]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of `datasets.DATASETS`: everything that the command line and the README say about a data set.
+
+    `num_splits`, `num_trials`: how often its publisher repeats training and test (options `split`), and the test alone
+    (option `trial`): a number, or a function of the options.
+    """
+
+    name: str
+    title: str
+    description: str  # one line for --help
+    citation: str
+    site: str  # where the publisher offers it; empty: nowhere
+    terms: str  # what the publisher asks of its users
+    parse: Callable[..., Splits]
+    published: Mapping[str, Counts] | None = None  # for the default options
+    aliases: tuple[str, ...] = ()  # other people's names, in lower case without punctuation
+    needs_path: bool = True
+    num_splits: int | Callable[[Mapping[str, object]], int] = 1
+    num_trials: int = 1
+
+    @property
+    def offer(self) -> str:
+        """Where it can be had and on what terms, as a sentence; empty for what needs no publisher."""
+        return f"Offered at {self.site}: {self.terms}." if self.site else self.terms
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Name and default of each option that `load_splits` accepts for this data set."""
+        parameters = inspect.signature(self.parse).parameters.values()
+        return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+
+# ============ words for messages ============
+
+
+def plain(name: str) -> str:
+    """Lower case without punctuation: `Market-1501-v15.09.15` -> `market1501v150915`."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def few(things: Iterable, limit: int = FIRST_FEW) -> str:
+    """`1, 2, 3 and 4 more`, sorted."""
+    things = sorted(things)
+    more = f" and {len(things) - limit:,} more" if len(things) > limit else ""
+    return ", ".join(str(each) for each in things[:limit]) + more
+
+
+def holds(folder: str) -> str:
+    """The first entries of a folder, in words."""
+    with os.scandir(folder) as entries:
+        names = [entry.name + ("/" if entry.is_dir() else "") for entry in entries]
+    return f"{folder} holds {few(names, 8)}" if names else f"{folder} is empty"
+
+
+def missing(entry: Entry, root: str, looked_for: str, parent_fits: bool = False) -> FileNotFoundError:
+    """What was looked for, what is there instead, what to do."""
+    if not os.path.exists(root):
+        parent = os.path.dirname(root)
+        while not os.path.isdir(parent) and parent != os.path.dirname(parent):
+            parent = os.path.dirname(parent)
+        found, advice = f"{root} does not exist" + (f"; {holds(parent)}" if os.path.isdir(parent) else ""), ""
+    elif not os.path.isdir(root):
+        found, advice = f"{root} is a file", " Give the folder; unpack an archive first."
+    else:
+        found, advice = holds(root), ""
+        if parent_fits:
+            advice = f" Give the folder above it, {os.path.dirname(root)}."
+        elif re.search(r"\.(zip|tar|tgz|gz|rar|7z)\b", found):
+            advice = " Unpack the archive first."
+    return FileNotFoundError(f"{entry.name}: {entry.title} not found: {found}. Looked for {looked_for}.{advice} "
+                             f"{entry.offer}".rstrip())
+
+
+def check_choice(entry: Entry, option: str, value: object, choices: Sequence) -> None:
+    """ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{entry.name}: {option} is {value!r}; it can be {', '.join(map(str, choices))}")
+
+
+def check_number(entry: Entry, option: str, value: int, count: int) -> None:
+    """ValueError unless `value` is one of 0 .. count - 1 (option `split` or `trial`)."""
+    if not isinstance(value, int) or not 0 <= value < count:
+        raise ValueError(f"{entry.name}: there is no {option} {value}; there are {count}, numbered 0 to {count - 1}")
+
+
+# ============ reading folders ============
+
+
+def list_folder(folder: str) -> tuple[list[str], list[str]]:
+    """Names of the images and of the folders in `folder`, each sorted; hidden ones are passed over."""
+    images, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                images.append(entry.name)
+    return sorted(images), sorted(folders)
+
+
+def has_folders(*names: str) -> Callable[[str], bool]:
+    """A test for `find_folder`: does a folder hold all these folders?"""
+    return lambda folder: all(os.path.isdir(os.path.join(folder, name)) for name in names)
+
+
+def find_folder(entry: Entry, root: str, fits: Callable[[str], bool], looked_for: str, depth: int = 2) -> str:
+    """The folder that `fits`: `root` itself or one up to `depth` levels below.
+
+    Several data sets share one layout, so a folder on whose path stands the data set's name goes before others.
+    """
+    if not os.path.isdir(root):
+        raise missing(entry, root, looked_for)
+    if fits(root):
+        return root
+    found, level = [], [root]
+    for _ in range(depth):
+        below = [os.path.join(folder, child) for folder in level for child in _subfolders(folder)]
+        level = [folder for folder in below if not fits(folder)]
+        found += [folder for folder in below if fits(folder)]
+    keys = (entry.name, *entry.aliases)
+    named = [folder for folder in found
+             if any(plain(part).startswith(keys) for part in os.path.relpath(folder, root).split(os.sep))]
+    candidates = named or found
+    if not candidates:
+        raise missing(entry, root, f"{looked_for}, there and {depth} levels below", fits(os.path.dirname(root)))
+    if len(candidates) > 1:
+        raise ValueError(f"{entry.name}: {len(candidates)} folders below {root} look like {entry.title}: "
+                         f"{few(candidates)}. Give the path of the one that is meant.")
+    return candidates[0]
+
+
+def _subfolders(folder: str) -> list[str]:
+    try:
+        return list_folder(folder)[1]
+    except PermissionError:  # a search may pass by folders that are nobody's business (lost+found)
+        return []
+
+
+def find_file(folder: str, *names: str, depth: int = 1) -> str | None:
+    """The first of `names` that is a file in `folder`, up to `depth` levels below it or one above; None if none is."""
+    level, places = [folder], [folder]
+    for _ in range(depth):
+        level = [os.path.join(each, child) for each in level for child in _subfolders(each)]
+        places += level
+    for place in (*places, os.path.dirname(folder)):
+        for name in names:
+            if os.path.isfile(os.path.join(place, name)):
+                return os.path.join(place, name)
+    return None
+
+
+def read_folder(entry: Entry, folder: str, pattern: re.Pattern, example: str, camid: int | None = None,
+                prefix: str = "") -> tuple[tuple[Sample, ...], int]:
+    """The images of one folder, sorted by name, and how many junk images (pid -1) were left out.
+
+    `pattern` has two groups, pid and camera, or one if the whole folder is of camera `camid`; `example` is a name that
+    it reads. `prefix`: images whose names begin otherwise are not of the data set (masks in PRID450S) and passed over.
+    """
+    images = [image for image in list_folder(folder)[0] if image.startswith(prefix)]
+    samples, num_junk, bad = [], 0, []
+    for image in images:
+        match = pattern.match(image)
+        if match is None:
+            bad.append(image)
+        elif match[1] == "-1":
+            num_junk += 1
+        else:
+            camera = int(match[2]) if camid is None else camid
+            samples.append(Sample(os.path.join(folder, image), int(match[1]), camera))
+    if bad:
+        raise ValueError(f"{entry.name}: {len(bad):,} of {len(images):,} images in {folder} have names that do not "
+                         f"read like {example}: {few(bad)}. Take them out; images of your own go in as data set 'own'.")
+    if not samples:
+        raise ValueError(f"{entry.name}: no {entry.title} images in {folder} (expected names like {example}); "
+                         f"{holds(folder)}. Unpack the archive again.")
+    return tuple(samples), num_junk
+
+
+def absent(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """Notes for a data set of which only one half is there."""
+    notes = [] if samples["train"] else ["no training images: good for testing only"]
+    return notes if samples["gallery"] else [*notes, "no query and gallery images: good for training only"]
+
+
+class FolderListings:
+    """Is a file there? One listing per folder instead of one look-up per file, since network drives are slow."""
+
+    def __init__(self):
+        self._names: dict[str, frozenset[str]] = {}
+
+    def has(self, folder: str, name: str) -> bool:
+        if folder not in self._names:
+            self._names[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
+        return name in self._names[folder]
+
+
+def read_mat(entry: Entry, path: str, *variables: str) -> list:
+    """Variables of a MATLAB file (version 5 to 7) as arrays; ValueError if it is another file."""
+    from scipy.io import loadmat  # slow to import; most data sets do not need it
+
+    try:
+        content = loadmat(path, variable_names=variables)
+    except Exception as error:  # scipy raises anything for a damaged file, zlib.error and TypeError too
+        raise ValueError(f"{entry.name}: {path} cannot be read as a MATLAB file: {error}. Take it again from the "
+                         "archive.") from None
+    absent_ones = [name for name in variables if name not in content]
+    if absent_ones:
+        raise ValueError(f"{entry.name}: {path} has no variable {few(absent_ones)}. Take it again from the archive.")
+    return [content[name] for name in variables]
+
+
+# ============ repeated splits ============
+
+
+def cache_folder(entry: Entry, folder: str) -> str:
+    """Where results about a read-only data set are kept: below $XDG_CACHE_HOME, or ~/.cache where that is not set."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    key = hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:8]
+    return os.path.join(cache, "reid_suite", f"{entry.name}-{key}")
+
+
+def place_for(entry: Entry, folder: str, name: str) -> str:
+    """Path of something made from a data set: beside the data, or in the cache if that cannot be written.
+
+    What is already there, in either place, is what is meant.
+    """
+    beside, cached = os.path.join(folder, name), os.path.join(cache_folder(entry, folder), name)
+    if os.path.exists(beside) or (os.access(folder, os.W_OK) and not os.path.exists(cached)):
+        return beside
+    os.makedirs(os.path.dirname(cached), exist_ok=True)
+    return cached
+
+
+def write_json(path: str, content: object) -> None:
+    """Write under a temporary name, then rename: the file is whole or absent."""
+    handle, temporary = tempfile.mkstemp(prefix=".part-", suffix=".json", dir=os.path.dirname(path))
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        os.chmod(temporary, 0o644)  # mkstemp's files are private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def kept_splits(entry: Entry, folder: str, people: Iterable[int], count: int, made_from: str,
+                make: Callable[[], list[dict[str, list]]]) -> tuple[list[dict[str, list]], str]:
+    """(the `count` splits of a data set, where they are written).
+
+    They are read from `splits_<name>_reid.json` beside the data (or in the cache), where they are written once: read
+    from the publisher's file or made here by `make`, as `made_from` says. A split is {"train": [pids], "test": [pids]},
+    with more if the data set needs it.
+
+    Raises ValueError if the publisher's file is of other people than those found, and if the kept one is: it would
+    move people between training and test.
+    """
+    people = sorted(set(people))
+    path = place_for(entry, folder, f"splits_{entry.name}_reid.json")
+    if not os.path.exists(path):
+        made = make()
+        strangers = {pid for split in made for pid in (*split["train"], *split["test"])} - set(people)
+        if len(made) != count or strangers:
+            which = f"names {len(strangers):,} people who are not there: {few(strangers)}" if strangers else \
+                f"holds {len(made)} splits, not {count}"
+            raise ValueError(f"{entry.name}: {made_from} does not fit the images of {folder}: it {which}. "
+                             "Unpack the archive again.")
+        write_json(path, {"data_set": entry.name, "made_from": made_from, "people": people, "splits": made})
+    try:
+        with open(path, encoding="utf-8") as file:
+            kept = json.load(file)
+        splits, others = kept["splits"], kept["people"]
+        same = kept["data_set"] == entry.name and others == people and len(splits) == count
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{entry.name}: {path} is damaged ({error!r}). Delete it; it is made again.") from None
+    if not same:
+        raise ValueError(f"{entry.name}: {path} holds {len(splits)} splits of {len(others):,} people of "
+                         f"{kept['data_set']}; {len(people):,} people are here, and they are not the same. If the data "
+                         "are complete, delete that file: new splits are made, and older results do not compare.")
+    return splits, f"{kept['made_from']}, kept in {path}"
+
+
+def random_halves(people: Iterable[int], count: int, num_train: int, seed: int = 0) -> list[dict[str, list[int]]]:
+    """`count` random divisions of people: {"train": `num_train` sorted pids, "test": the others}."""
+    rng, splits = random.Random(seed), []
+    for _ in range(count):
+        order = sorted(set(people))
+        rng.shuffle(order)
+        splits.append({"train": sorted(order[:num_train]), "test": sorted(order[num_train:])})
+    return splits
+
+
+def of_people(samples: Iterable[Sample], pids: Iterable[int]) -> tuple[Sample, ...]:
+    """The samples that show one of `pids`, in their order."""
+    pids = set(pids)
+    return tuple(sample for sample in samples if sample.pid in pids)

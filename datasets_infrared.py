@@ -1,0 +1,251 @@
+"""RGB-infrared data sets: people seen by cameras for colours and by cameras for infrared light (`Splits.infrared`)."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+
+from datasets_base import (
+    Counts,
+    Entry,
+    FolderListings,
+    Sample,
+    Splits,
+    check_choice,
+    check_number,
+    few,
+    find_file,
+    find_folder,
+    has_folders,
+    list_folder,
+    missing,
+    read_mat,
+)
+
+# ============ SYSU-MM01 ============
+
+SYSU_INFRARED = (3, 6)
+SYSU_GALLERY = {"all": (1, 2, 4, 5), "indoor": (1, 2)}  # by search
+SYSU_TRAIN = {True: Counts(395, 34_167, 6), False: Counts(296, 30_213, 6)}  # by use_val
+SYSU_QUERY = Counts(96, 3_803, 2)
+SYSU_SINGLE_SHOT = {"all": Counts(96, 301, 4), "indoor": Counts(56, 112, 2)}
+SYSU_TRIALS = 10
+SYSU_LOOKED_FOR = "a folder SYSU-MM01/ with cam1/ to cam6/ and exp/"
+
+
+def parse_sysu(root: str, *, search: str = "all", shots: int = 1, trial: int = 0, use_val: bool = True) -> Splits:
+    """SYSU-MM01. `search`: `all` or `indoor`; `shots`: gallery images per person and camera, 1 or 10; `trial`: which
+    draw of the gallery, 0 to 9; `use_val`: train on the validation people too.
+
+    Reference: Wu et al., "RGB-Infrared Cross-Modality Person Re-Identification", ICCV 2017; IJCV 2020.
+    Published: 491 people in 6 cameras, 296 for training, 99 for validation, 96 for the test (README of
+        github.com/wuancong/SYSU-MM01 at 0499112). Test, counted in its evaluation/data_split/: 3,803 queries, all
+        images of infrared cameras 3 and 6; gallery, drawn ten times from colour cameras 1, 2, 4, 5 (`all`) or 1, 2
+        (`indoor`): 301 or 112 images, 1 of each person in each camera, or ten times as many. Training images of the 296
+        people: 30,213, counted there too; of the 395 that practice trains on: 22,258 + 11,909.
+        Queries of camera 3 do not see gallery images of camera 2, which is in the same room: protocol `sysu`.
+    Gallery draws: the publisher's rand_perm_cam.mat if it is in or beside the data: row `trial` of its order of each
+        person's images in each camera. Else seeded as in AGW (data_manager.py): `random.seed(trial)`, then one
+        `random.choice` per person and camera, which is what most published results used; `shots=10` is drawn alike.
+    Folders: cam1/ to cam6/ with a folder per person, 0001/0001.jpg; exp/train_id.txt, val_id.txt and test_id.txt with
+        one line `1,2,4,...`, or .mat files of the same names with variable id.
+    """
+    _check_sysu_options(SYSU, search, shots, trial)
+    folder = find_folder(SYSU, root, has_folders("exp", "cam3", "cam6"), SYSU_LOOKED_FOR)
+    gallery = SYSU_SINGLE_SHOT[search]._replace(images=SYSU_SINGLE_SHOT[search].images * shots)
+    published = {"train": SYSU_TRAIN[use_val], "query": SYSU_QUERY, "gallery": gallery}
+    return _sysu_splits(SYSU, folder, search, shots, trial, use_val, published)
+
+
+def _check_sysu_options(entry: Entry, search: str, shots: int, trial: int) -> None:
+    check_choice(entry, "search", search, tuple(SYSU_GALLERY))
+    check_choice(entry, "shots", shots, (1, 10))
+    check_number(entry, "trial", trial, SYSU_TRIALS)
+
+
+def _sysu_splits(entry: Entry, folder: str, search: str, shots: int, trial: int, use_val: bool,
+                 published: Mapping[str, Counts] | None, *notes: str) -> Splits:
+    """Read a folder in SYSU-MM01's layout."""
+    cameras = sorted({*SYSU_GALLERY["all"], *SYSU_INFRARED})
+    lost = [f"cam{camera}/" for camera in cameras if not has_folders(f"cam{camera}")(folder)]
+    if lost:
+        raise missing(entry, folder, f"{SYSU_LOOKED_FOR}, of which {few(lost)} are not there")
+    test = _sysu_people(folder, "test")
+    learned = sorted({*_sysu_people(folder, "train"), *(_sysu_people(folder, "val") if use_val else ())})
+    draw, source = _sysu_draw(folder, trial)
+    return Splits(
+        entry.name,
+        train=tuple(s for pid in learned for camera in cameras for s in _sysu_images(folder, camera, pid)),
+        query=tuple(s for pid in test for camera in SYSU_INFRARED for s in _sysu_images(folder, camera, pid)),
+        gallery=tuple(s for pid in test for camera in SYSU_GALLERY[search]
+                      for s in draw(_sysu_images(folder, camera, pid), shots)),
+        published=published,
+        notes=(*notes, f"{search} search, {shots}-shot; gallery {trial} of {SYSU_TRIALS}: {source}",
+               "training people: train and val" if use_val else "training people: train only"),
+        protocol="sysu",
+        infrared=frozenset(SYSU_INFRARED),
+    )
+
+
+def _sysu_people(folder: str, part: str) -> list[int]:
+    """The sorted pids of exp/<part>_id.txt or .mat."""
+    text, mat = (os.path.join(folder, "exp", f"{part}_id.{ending}") for ending in ("txt", "mat"))
+    if os.path.isfile(text):
+        with open(text, encoding="utf-8") as file:
+            words = file.read().replace(",", " ").split()
+        if not words or not all(word.isdecimal() for word in words):
+            raise ValueError(f"sysu: {text} does not read like '1,2,4'. Unpack the archive again.")
+        return sorted(int(word) for word in words)
+    if os.path.isfile(mat):
+        return sorted(int(pid) for pid in read_mat(SYSU, mat, "id")[0].ravel())
+    raise missing(SYSU, os.path.join(folder, "exp"), f"{part}_id.txt or {part}_id.mat")
+
+
+def _sysu_images(folder: str, camera: int, pid: int) -> list[Sample]:
+    """The images of a person in a camera, by name; none if that camera did not see that person."""
+    person = os.path.join(folder, f"cam{camera}", f"{pid:04d}")
+    names = list_folder(person)[0] if os.path.isdir(person) else []
+    return [Sample(os.path.join(person, name), pid, camera) for name in names]
+
+
+def _sysu_draw(folder: str, trial: int):
+    """(a function that draws up to n of a person's images in a camera, where the draw comes from)."""
+    path = find_file(folder, "rand_perm_cam.mat")
+    if path is None:
+        rng = random.Random(trial)  # AGW draws person by person, camera by camera, as the caller here does
+
+        def seeded(images: Sequence[Sample], shots: int) -> list[Sample]:
+            if not images or shots == 1:
+                return [rng.choice(images)] if images else []
+            return rng.sample(images, min(shots, len(images)))
+
+        return seeded, f"drawn with seed {trial}, since there is no rand_perm_cam.mat"
+    (cameras,) = read_mat(SYSU, path, "rand_perm_cam")  # cell (6, 1) of cells (people, 1) of orders (10, images)
+
+    def published(images: Sequence[Sample], shots: int) -> list[Sample]:
+        if not images:
+            return []
+        people = cameras[images[0].camid - 1, 0]
+        orders = people[images[0].pid - 1, 0] if images[0].pid <= len(people) else ()
+        if len(orders) != SYSU_TRIALS or len(orders[trial]) != len(images):
+            expected = len(orders[0]) if len(orders) else 0
+            raise ValueError(f"sysu: {os.path.dirname(images[0].path)} holds {len(images)} images, and {path} is for "
+                             f"{expected}. Unpack the archive again.")
+        return [images[int(number) - 1] for number in orders[trial][:shots]]  # MATLAB counts from 1
+
+    return published, "rand_perm_cam.mat of the publisher"
+
+
+# ============ RegDB ============
+
+REGDB_CAMERAS = {"visible": 1, "thermal": 2}
+
+
+def parse_regdb(root: str, *, split: int = 0, query: str = "visible") -> Splits:
+    """RegDB. `split` 0 to 9: the published trials 1 to 10; `query`: `visible` asks for thermal images, or `thermal`.
+
+    Reference: Nguyen et al., "Person Recognition System Based on a Combination of Body Images from Visible Light and
+        Thermal Cameras", Sensors 2017; the trials: Ye et al., "Hierarchical Discriminative Learning for Visible Thermal
+        Person Re-Identification", AAAI 2018.
+    Published: 412 people with 10 visible and 10 thermal images each; ten divisions into 206 and 206 people: 2,060
+        images of each light for training and for the test.
+    Folders: Visible/ and Thermal/; idx/ with train_visible_1.txt, train_thermal_1.txt, test_visible_1.txt,
+        test_thermal_1.txt to ..._10.txt, which have lines `Visible/1/male_back_v_00261_1.bmp 0`: path, number of the
+        person within that list, so that pid 7 of training and of the test are two people. Cameras: 1 visible,
+        2 thermal.
+    """
+    check_number(REGDB, "split", split, REGDB.num_splits)
+    check_choice(REGDB, "query", query, tuple(REGDB_CAMERAS))
+    folder = find_folder(REGDB, root, lambda folder: has_folders("idx")(folder) and (
+        has_folders("Visible")(folder) or has_folders("Thermal")(folder)), "a folder with Visible/, Thermal/ and idx/")
+    parts = {(part, light): _read_regdb_list(folder, f"{part}_{light}_{split + 1}.txt", camid)
+             for part in ("train", "test") for light, camid in REGDB_CAMERAS.items()}
+    (other,) = set(REGDB_CAMERAS) - {query}
+    return Splits(REGDB.name, parts["train", "visible"] + parts["train", "thermal"], parts["test", query],
+                  parts["test", other], REGDB.published,
+                  (f"split {split} of {REGDB.num_splits} (trial {split + 1}); {query} images ask for {other} ones",),
+                  infrared=frozenset({REGDB_CAMERAS["thermal"]}), shared_pids=False)
+
+
+def _read_regdb_list(folder: str, name: str, camid: int) -> tuple[Sample, ...]:
+    """The samples of idx/<name>, in its order; every file is looked up."""
+    path = os.path.join(folder, "idx", name)
+    if not os.path.isfile(path):
+        raise missing(REGDB, os.path.join(folder, "idx"), name)
+    listings, samples, lost = FolderListings(), [], []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            relative, _, pid = line.strip().rpartition(" ")
+            if not relative or not pid.isdecimal():
+                raise ValueError(f"regdb: line {number} of {path} does not read like "
+                                 f"'Visible/1/male_back_v_00261_1.bmp 0': {line.strip()!r}")
+            image = os.path.join(folder, *relative.strip().split("/"))
+            if not listings.has(*os.path.split(image)):
+                lost.append(relative)
+            samples.append(Sample(image, int(pid), camid))
+    if lost:
+        raise FileNotFoundError(f"regdb: {len(lost):,} of the {len(samples):,} images in {path} are not below "
+                                f"{folder}: {few(lost)}. Unpack the archive again.")
+    return tuple(samples)
+
+
+# ============ the built-in data set ============
+
+
+def parse_synthetic_rgbir(root: str | None = None, *, seed: int = 0, search: str = "all", shots: int = 1,
+                          trial: int = 0) -> Splits:
+    """The built-in colour and infrared images: procedural pedestrians, drawn on first use into `root` or the cache.
+
+    Reference: `synthetic_sets.py`. Published: nothing; its numbers compare with nothing but themselves.
+    Folders: as SYSU-MM01, whose options `search`, `shots` and `trial` mean the same here.
+    """
+    import synthetic_sets  # draws with Pillow and numpy, which the other parsers do not need
+
+    _check_sysu_options(SYNTHETIC_RGBIR, search, shots, trial)
+    folder = os.fspath(synthetic_sets.ensure(synthetic_sets.INFRARED, root, seed))
+    return _sysu_splits(SYNTHETIC_RGBIR, folder, search, shots, trial, True, None,
+                        "drawn by this program: a demonstration, not a benchmark")
+
+
+# ============ the rows of the registry ============
+
+REGDB = Entry(
+    name="regdb",
+    title="RegDB",
+    description="RegDB (206/206 identities, visible and thermal images, 10 splits, both directions)",
+    citation="Nguyen et al., Person Recognition System Based on a Combination of Body Images from Visible Light and "
+             "Thermal Cameras, Sensors 2017",
+    site="http://dm.dongguk.edu/link.html",
+    terms="on request, with a signed form",
+    parse=parse_regdb,
+    published={"train": Counts(206, 4_120, 2), "query": Counts(206, 2_060, 1), "gallery": Counts(206, 2_060, 1)},
+    num_splits=10,
+)
+SYNTHETIC_RGBIR = Entry(
+    name="syntheticrgbir",
+    title="built-in demonstration set, RGB-infrared",
+    description="pedestrians in colour and infrared drawn by this program; a demonstration, not a benchmark",
+    citation="",
+    site="",
+    terms="",
+    parse=parse_synthetic_rgbir,
+    needs_path=False,
+    num_trials=SYSU_TRIALS,
+)
+SYSU = Entry(
+    name="sysu",
+    title="SYSU-MM01",
+    description="SYSU-MM01 (395/96 identities, 4 colour and 2 infrared cameras, 10 gallery draws)",
+    citation="Wu et al., RGB-Infrared Cross-Modality Person Re-Identification, ICCV 2017",
+    site="https://github.com/wuancong/SYSU-MM01",
+    terms="on request, with a signed agreement",
+    parse=parse_sysu,
+    published={"train": SYSU_TRAIN[True], "query": SYSU_QUERY, "gallery": SYSU_SINGLE_SHOT["all"]},
+    aliases=("sysumm", "sysumm01"),
+    num_trials=SYSU_TRIALS,
+)
+
+ENTRIES = (REGDB, SYNTHETIC_RGBIR, SYSU)

@@ -1,0 +1,412 @@
+"""From a model and a data set to the numbers and pictures that a person reads.
+
+``evaluate`` computes on tensors; this file feeds it from images and says what came out: plain values for metrics.json,
+the closing table, the page of ranked queries.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import datasets
+import evaluate
+import loaders
+import processes
+import rerank
+import visualize
+
+K1S, K2S, LAMBDAS = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50), (1, 3, 6, 9, 12), (0.1, 0.2, 0.3, 0.5)  # of the search
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a test is done; the flags of ``main.py`` carry the same names."""
+
+    batch_size: int = 128
+    workers: int | None = None
+    flip: bool = False  # mean of the features of an image and its mirror image
+    protocol: str | None = None  # None: the data set's own
+    max_rank: int = 50
+    rerank: dict | None = None  # k1, k2, lambda_value
+    search: bool = False  # a table of re-ranking parameters
+    expansion: tuple[int, float] | None = None  # alpha query expansion: k, alpha
+    multi_query: str | None = None  # mean or max over all images of the query's person and camera
+    details: bool = False  # verification rates and camera pairs
+    memory_gb: float | None = None
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Features:
+    """Samples with their embeddings (N, D) and parts (N, S, D) or None."""
+
+    samples: tuple[datasets.Sample, ...]
+    embeddings: torch.Tensor
+    parts: torch.Tensor | None
+
+    def compared(self, recipe) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """What `recipe` compares: embeddings by its metric, or (embeddings, parts) by its distance."""
+        return self.embeddings if recipe.distance is None else (self.embeddings, self.parts)
+
+    def distances_to(self, gallery: Features, recipe, row: int) -> torch.Tensor:
+        """Distances (G,) of image number `row` to the whole gallery."""
+        query, others = self.compared(recipe), gallery.compared(recipe)
+        if recipe.distance is None:
+            return evaluate.pairwise_distance(query[row : row + 1], others, recipe.metric)[0]
+        return recipe.distance(tuple(x[row : row + 1] for x in query), others)[0]
+
+    @property
+    def pids(self) -> list[int]:
+        return [sample.pid for sample in self.samples]
+
+    @property
+    def camids(self) -> list[int]:
+        return [sample.camid for sample in self.samples]
+
+    @property
+    def paths(self) -> list:
+        return [sample.path for sample in self.samples]
+
+
+class Sized:
+    """Batches with a length and a number of images, for progress bars."""
+
+    def __init__(self, batches, length: int, num_images: int):
+        self.batches, self.length, self.num_images = batches, length, num_images
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return self.length
+
+
+class Tester:
+    """Evaluates a model on data sets.
+
+    recipe: image size, normalisation, metric, distance. camera_label: called with (data set, camid), the camera as a
+    network that embeds cameras knows it (-1: unseen), or None. group: processes that each take a part of the work.
+    """
+
+    def __init__(self, recipe, splits: dict[str, datasets.Splits], options: Options, *, device: torch.device,
+                 channels_last: bool = False, camera_label: Callable[[str, int], int] | None = None, group=None):
+        self.recipe, self.splits, self.options = recipe, splits, options
+        self.device, self.channels_last = device, channels_last
+        self.camera_label, self.group = camera_label, group
+
+    def loader(self, samples: Sequence[datasets.Sample]) -> loaders.EvalLoader:
+        return loaders.EvalLoader(
+            samples,
+            image_size=self.recipe.image_size,
+            batch_size=self.options.batch_size,
+            device=self.device,
+            interpolation=self.recipe.interpolation,
+            mean=self.recipe.mean,
+            std=self.recipe.std,
+            workers=self.options.workers,
+            channels_last=self.channels_last,
+            skip_bad=self.options.skip_bad,
+        )
+
+    def batches(self, loader: loaders.EvalLoader, name: str, stop=None):
+        """(images, camids as the network knows them); raises `Stopped` once `stop` is set."""
+        for images, camids in loader:
+            if stop is not None and stop.is_set():
+                raise Stopped
+            if self.camera_label is not None:
+                known = [self.camera_label(name, camid) for camid in camids.tolist()]
+                camids = torch.tensor(known, device=camids.device)
+            yield images, camids
+
+    def features(self, model, samples, label: str, stop=None, name: str = "") -> Features:
+        """`Features` of `samples` of set `name`, in order, without those that could not be read (`skip_bad`)."""
+        loader = self.loader(samples)
+        sized = Sized(self.batches(loader, name, stop), len(loader), loader.num_images)
+        progress = label if processes.is_main() else None
+        embeddings, parts = evaluate.extract(
+            model, sized, flip=self.options.flip, progress=progress, memory_gb=self.options.memory_gb
+        )
+        return Features(tuple(loader.samples), embeddings, parts)
+
+    def shared(self, model, samples, label: str, stop=None, name: str = "") -> Features:
+        """`features`, of which each process computes its part. Unreadable images would make the parts uneven."""
+        if self.group is None or self.options.skip_bad:
+            return self.features(model, samples, label, stop, name)
+        first, last = evaluate.shard(len(samples), self.group)
+        mine = self.features(model, samples[first:last], label, stop, name)
+        gather = functools.partial(evaluate.gather_rows, count=len(samples), group=self.group)
+        return Features(tuple(samples), gather(mine.embeddings), None if mine.parts is None else gather(mine.parts))
+
+    def query_and_gallery(self, model, name: str, stop=None) -> tuple[Features, Features]:
+        """Features of both sides of data set `name`, after multi-query pooling and query expansion if asked for."""
+        splits = self.splits[name]
+        query = self.shared(model, splits.query, f"query of {name}", stop, name)
+        gallery = self.shared(model, splits.gallery, f"gallery of {name}", stop, name)
+        if self.options.multi_query:
+            images = sorted({s for group in splits.multi_query for s in group}, key=lambda s: s.path)
+            if not images:
+                raise ValueError(f"{name} has no multi-query images (Market-1501 keeps them in gt_bbox/)")
+            more = self.shared(model, images, f"multi-query of {name}", stop, name)
+            pooled = evaluate.pool_queries(
+                query.pids, query.camids, more.embeddings, more.pids, more.camids, self.options.multi_query
+            )
+            query = Features(query.samples, pooled, query.parts)
+        if self.options.expansion:
+            k, alpha = self.options.expansion
+            expanded = evaluate.expand_queries(query.embeddings, gallery.embeddings, k, alpha)
+            query = Features(query.samples, expanded, query.parts)
+        return query, gallery
+
+    def labels(self, name: str, query: Features, gallery: Features) -> evaluate.Labels:
+        """Who is on which image, under the protocol asked for or the set's own."""
+        return evaluate.Labels(
+            query.pids,
+            gallery.pids,
+            query.camids,
+            gallery.camids,
+            self.options.protocol or self.splits[name].protocol,
+            query_items=query.paths,
+            gallery_items=gallery.paths,
+        )
+
+    def __call__(self, model, stop=None) -> dict[str, dict]:
+        """{data set: metrics as plain values}; ``reranked``, ``search`` and ``verification`` inside where asked for."""
+        model.eval()
+        validations = [name for name in self.splits if name.endswith("_val")]
+        results, chosen = {}, None
+        for name in (*validations, *(n for n in self.splits if n not in validations)):
+            results[name] = self.one(model, name, stop, chosen)
+            if "search" in results[name] and name in validations and chosen is None:
+                best = results[name]["search"][0]
+                chosen = {key: best[key] for key in ("k1", "k2", "lambda_value")}
+        return {name: results[name] for name in self.splits}
+
+    def one(self, model, name: str, stop=None, chosen: dict | None = None) -> dict:
+        """Everything that `options` ask of data set `name`; `chosen`: re-ranking parameters found on other people."""
+        began = time.perf_counter()
+        query, gallery = self.query_and_gallery(model, name, stop)
+        seconds = time.perf_counter() - began
+        labels = self.labels(name, query, gallery)
+        result = self.metrics(query, gallery, labels)
+        result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
+        reranked = chosen or self.options.rerank
+        if reranked:
+            result["reranked"] = self.metrics(query, gallery, labels, reranked) | reranked
+        if self.options.search and chosen is None:
+            result["search"] = self.search(query, gallery)
+        if self.options.details:
+            result |= self.details(query, gallery, labels)
+        return result
+
+    def metrics(self, query: Features, gallery: Features, labels: evaluate.Labels, reranked=None) -> dict:
+        """Metrics as plain values; ``rank1_interval`` and ``mAP_interval`` are 95 % bootstrap intervals."""
+        ranks = evaluate.rank_features(
+            query.compared(self.recipe),
+            gallery.compared(self.recipe),
+            labels,
+            self.recipe.metric,
+            rerank=reranked,
+            distance=self.recipe.distance,
+            memory_gb=self.options.memory_gb,
+            group=self.group,
+            verbose=reranked is None and processes.is_main(),
+        )
+        found = evaluate.summarize(ranks, self.options.max_rank)
+        intervals = evaluate.confidence_intervals(ranks)
+        cmc = found.cmc.tolist()
+        return {
+            "mAP": float(found.mAP),
+            "mINP": float(found.mINP),
+            **{f"rank{r}": cmc[min(r, len(cmc)) - 1] for r in (1, 5, 10)},
+            "num_query": len(query.samples),
+            "num_gallery": len(gallery.samples),
+            "num_valid": int(found.num_valid),
+            "rank1_interval": list(intervals["rank1"]),
+            "mAP_interval": list(intervals["mAP"]),
+            "cmc": cmc,
+        }
+
+    def blocks(self, query: Features, gallery: Features):
+        """Distances of successive queries to the gallery, as `evaluate.distance_blocks` yields them."""
+        return evaluate.distance_blocks(
+            query.compared(self.recipe),
+            gallery.compared(self.recipe),
+            self.recipe.metric,
+            distance=self.recipe.distance,
+            memory_gb=self.options.memory_gb,
+        )
+
+    def details(self, query: Features, gallery: Features, labels: evaluate.Labels) -> dict:
+        """``verification`` (same person or not, by a threshold on the distance) and ``camera_pairs``."""
+        same = evaluate.verification(self.blocks(query, gallery), labels)
+        pairs = evaluate.camera_pairs(self.blocks(query, gallery), labels)
+        rates = [
+            {"fpr": float(level), "tpr": float(tpr), "threshold": float(threshold)}
+            for level, tpr, threshold in zip(same.levels, same.tpr, same.thresholds, strict=True)
+        ]
+        return {
+            "verification": {"eer": same.eer, "eer_threshold": same.eer_threshold, "rates": rates},
+            "camera_pairs": {
+                "query_cameras": pairs.query_camids.tolist(),
+                "gallery_cameras": pairs.gallery_camids.tolist(),
+                "mAP": [[None if value != value else value for value in row] for row in pairs.mAP.tolist()],
+            },
+        }
+
+    def search(self, query: Features, gallery: Features) -> list[dict]:
+        """mAP and rank-1 after re-ranking for every combination of `K1S`, `K2S` and `LAMBDAS`, best mAP first."""
+        if self.recipe.distance is not None:
+            raise ValueError(f"recipe {self.recipe.name} compares parts; the search knows features only")
+        vectors = [query.embeddings, gallery.embeddings]
+        if self.recipe.metric == "cosine":
+            vectors = [torch.nn.functional.normalize(x, dim=1) for x in vectors]
+        trials = rerank.search(
+            *vectors, query.pids, gallery.pids, query.camids, gallery.camids, k1s=K1S, k2s=K2S, lambdas=LAMBDAS
+        )
+        return sorted((trial._asdict() for trial in trials), key=lambda trial: -trial["mAP"])
+
+
+class Stopped(Exception):
+    """A signal arrived while evaluating."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a person reads
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def table(results: dict[str, dict], trained_on: str, recipe) -> str:
+    """The closing table; what others published stands in a column of its own. `recipe` None: compare with nothing."""
+    lines = [f"{'':<34}{'rank-1':>8}{'rank-5':>8}{'rank-10':>8}{'mAP':>8}{'mINP':>8}{'queries':>10}{'published':>18}"]
+    notes = []
+    for name, metrics in results.items():
+        theirs = published(recipe, trained_on, name)
+        for label, values in ((f"{trained_on}2{name}", metrics), ("  re-ranked", metrics.get("reranked"))):
+            if values:
+                shown = f"{theirs.rank1:.1f} / {theirs.mAP:.1f}" if theirs and values is metrics else ""
+                numbers = "".join(f"{100 * values[k]:>8.2f}" for k in ("rank1", "rank5", "rank10", "mAP", "mINP"))
+                lines.append(f"{label:<34}{numbers}{values['num_valid']:>10}{shown:>18}")
+        low, high = metrics["rank1_interval"]
+        notes.append(f"{name}: rank-1 {100 * low:.1f} to {100 * high:.1f} (95 % of bootstrap draws over queries)")
+        if metrics["num_valid"] < metrics["num_query"]:
+            skipped = metrics["num_query"] - metrics["num_valid"]
+            notes.append(f"{name}: {skipped} queries without a match in the gallery are skipped")
+        if theirs:
+            notes.append(f"{name}: published rank-1 / mAP from {theirs.source}")
+        if name.startswith("synthetic"):
+            notes.append(f"{name} is a built-in demonstration set, not a benchmark")
+        notes += more_lines(name, metrics)
+    return "\n".join(lines + notes)
+
+
+def more_lines(name: str, metrics: dict) -> list[str]:
+    """Lines for what was asked beyond the table: verification and the search of re-ranking parameters."""
+    lines = []
+    if "verification" in metrics:
+        same = metrics["verification"]
+        rates = ", ".join(f"{100 * r['tpr']:.1f} % at FPR {r['fpr']:g}" for r in same["rates"])
+        lines.append(
+            f"{name}: same person if the distance is at most {same['eer_threshold']:.4f} (equal error rate "
+            f"{100 * same['eer']:.2f} %); true positive rate {rates}"
+        )
+    if "search" in metrics:
+        lines.append(f"{name}: re-ranking parameters by mAP (k1, k2, lambda: mAP, rank-1)")
+        lines += [
+            f"  {t['k1']:>3} {t['k2']:>3} {t['lambda_value']:>5}: {100 * t['mAP']:.2f} {100 * t['rank1']:.2f}"
+            for t in metrics["search"][:8]
+        ]
+        lines.append(
+            "The test sets are re-ranked with the best of these."
+            if name.endswith("_val")
+            else "WARNING: parameters chosen on the test set are not a fair result. Choose them on people who are held "
+            "out of training: --validation_ids in training and with --search_rerank."
+        )
+    return lines
+
+
+def published(recipe, trained_on: str, name: str):
+    """What the recipe's sources print for this pair of sets, or None."""
+    if recipe is None:
+        return None
+    return recipe.published.get(f"{trained_on}2{name}") or (recipe.published.get(name) if trained_on == name else None)
+
+
+def search_heatmap(trials: list[dict], path: Path) -> Path:
+    """mAP over k1 and k2, at the best lambda of the search, as a picture."""
+    best = trials[0]["lambda_value"]
+    value = {(t["k1"], t["k2"]): 100 * t["mAP"] for t in trials if t["lambda_value"] == best}
+    k1s, k2s = (sorted({key[i] for key in value}) for i in (0, 1))
+    return visualize.heatmap([[value[k1, k2] for k1 in k1s] for k2 in k2s], k1s, k2s, path)
+
+
+def ranked_pages(tester: Tester, model, folder: Path, *, what=("ranks",), top_k: int = 10, num_queries: int = 20,
+                 order: str = "worst", only: str = "all", show_junk: bool = False, figures: dict | None = None,
+                 seed: int = 0) -> list[Path]:
+    """A page of ranked queries per data set under `folder`, with CMC curve and activation maps; returns the pages."""
+    pages, recipe = [], tester.recipe
+    for name, splits in tester.splits.items():
+        query, gallery = tester.query_and_gallery(model, name)
+        ranks = evaluate.rank_features(
+            query.compared(recipe),
+            gallery.compared(recipe),
+            tester.labels(name, query, gallery),
+            recipe.metric,
+            distance=recipe.distance,
+            memory_gb=tester.options.memory_gb,
+        )
+        found = evaluate.summarize(ranks, tester.options.max_rank)
+        ap = torch.full((len(query.samples),), torch.nan, dtype=torch.float64)
+        ap[ranks.query] = ranks.ap
+        extra = {"Cumulative matching": visualize.cmc_curve({name: found.cmc}, folder / name / "cmc.png")}
+        if "actmap" in what:
+            worst = ap.nan_to_num(2).argsort(stable=True)[: min(num_queries, 12)].tolist()
+            samples = [query.samples[i] for i in worst]
+            maps = torch.cat([feature_map(model, *batch) for batch in tester.batches(tester.loader(samples), name)])
+            sheet = visualize.activation_maps(maps, [s.path for s in samples], folder / name / "activation.png")
+            extra["Where the network answers: the worst queries"] = sheet
+        if "ranks" in what:
+            page = visualize.draw_ranks(
+                folder / name,
+                query.samples,
+                gallery.samples,
+                lambda row, query=query, gallery=gallery: query.distances_to(gallery, recipe, row),
+                ap=ap,
+                topk=top_k,
+                order=order,
+                only=only,
+                num=num_queries,
+                protocol=tester.options.protocol or splits.protocol,
+                show_junk=show_junk,
+                title=f"{recipe.name} on {splits.title or datasets.DATASETS[name].title}",
+                summary={"rank-1": found.cmc[0], "mAP": found.mAP, "mINP": found.mINP, "queries": found.num_valid},
+                figures=extra | (figures or {}),
+                seed=seed,
+            )
+            pages.append(page)
+    return pages
+
+
+@torch.inference_mode()
+def feature_map(model, images: torch.Tensor, camids: torch.Tensor) -> torch.Tensor:
+    """The last map (B, C, h, w), h w > 1, that any module of `model` puts out: what activation maps are drawn from."""
+    last = []
+
+    def keep(module, inputs, output):
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+            last[:] = [output]
+
+    handles = [module.register_forward_hook(keep) for module in model.modules()]
+    try:
+        model.eval()(images, camids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not last:
+        raise ValueError(f"{type(model).__name__} has no spatial feature map to draw; leave actmap out of --vis")
+    return last[0].float().cpu()

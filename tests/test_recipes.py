@@ -1,0 +1,245 @@
+"""The table of methods: every row builds, every field is read, every published number has its source."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+import recipes
+from recipe import (
+    NETWORK_FIELDS,
+    Published,
+    Recipe,
+    Stage,
+    applies,
+    arguments,
+    check_network_fields,
+    check_test_distance,
+)
+from recipes import RECIPES
+from train import lr_factor
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(RECIPES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_names_paper_and_sources(name):
+    recipe = RECIPES[name]
+    assert recipe.name == name and recipe.title and recipe.source
+    assert re.search(r"\b(19|20)\d\d\b", recipe.paper), "a citation has a year"
+    for result in recipe.published.values():
+        assert isinstance(result, Published) and 0 < result.mAP <= result.rank1 <= 100
+        assert len(result.source) > 10
+
+
+def test_no_field_is_unread():
+    """Each field is read as an attribute, or is an argument of some row's network."""
+    files = ("main.py", "train.py", "recipe.py", "recipes.py", "benchmarks/tables.py")
+    code = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+    for field in dataclasses.fields(Recipe):
+        of_network = any(field.name in arguments(r.network) for r in RECIPES.values())
+        read = re.search(rf"\b(recipe|self|r)\.{field.name}\b", code)
+        assert read or (field.name in NETWORK_FIELDS and of_network), f"Recipe.{field.name} is read nowhere"
+
+
+def test_every_flag_is_a_field_and_every_number_has_a_flag():
+    import main
+
+    flags = {field for rows in main.RECIPE_FLAGS.values() for field, *_ in rows}
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    assert flags <= fields
+    not_numbers = {"name", "title", "paper", "source", "published", "differs", "network", "stages", "mean", "std"}
+    assert fields - flags <= not_numbers | main.FIXED_FIELDS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_plan_covers_the_epochs(name):
+    recipe = RECIPES[name]
+    for epochs in (recipe.epochs, 7, 3):
+        plan = recipe.with_(epochs=epochs).plan()
+        assert sum(stage.epochs for stage in plan) == epochs
+    if recipe.stages:
+        assert recipe.plan() == recipe.stages, "the row's epochs are those of its stages"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_field_that_a_row_sets_reaches_its_network(name):
+    """A number that the network has no argument for would be a claim about the method that is not true."""
+    recipe = RECIPES[name]
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    for field in NETWORK_FIELDS:
+        if field not in ("image_size", "backbone") and getattr(recipe, field) != defaults[field]:
+            assert applies(recipe, field), f"{name} sets {field}, which {recipe.network.__name__} does not read"
+
+
+def test_a_field_without_meaning_for_the_network_is_an_error():
+    check_network_fields(RECIPES["bot"], {"neck": "none", "lr": 1.0, "image_size": (64, 32)})
+    with pytest.raises(ValueError, match="PCB has no neck"):
+        check_network_fields(RECIPES["pcb"], {"neck": "none"})
+    with pytest.raises(ValueError, match="network of its own"):
+        check_network_fields(RECIPES["hacnn"], {"backbone": "resnet18"})
+
+
+def test_stages_keep_their_proportions_and_one_epoch_at_least():
+    recipe = RECIPES["pcb_rpp"]
+    assert [stage.epochs for stage in recipe.with_(epochs=100).plan()] == [40, 10, 50]
+    assert [stage.epochs for stage in recipe.with_(epochs=4).plan()] == [2, 1, 1]
+    assert [stage.epochs for stage in recipe.with_(epochs=3).plan()] == [1, 1, 1]
+    with pytest.raises(ValueError, match="too few for 3"):
+        recipe.with_(epochs=2).plan()
+
+
+def test_schedules_of_the_rows():
+    """Rates over the base rate, epochs counted from 0, from the sources that the rows name."""
+    sbs, aligned, rpp, transreid = (RECIPES[name] for name in ("sbs", "aligned", "pcb_rpp", "transreid"))
+    assert lr_factor(sbs, 29, 60) == 1 and lr_factor(sbs, 30, 60) == 1
+    assert lr_factor(sbs, 45, 60) == pytest.approx((1 + 0.002) / 2) and lr_factor(sbs, 60, 60) == pytest.approx(0.002)
+    assert lr_factor(sbs, 0, 60) == pytest.approx(0.1 + 0.9 / 10)
+    assert lr_factor(aligned, 149, 300) == 1
+    assert lr_factor(aligned, 150, 300) == pytest.approx(0.001 ** (1 / 150))
+    assert lr_factor(aligned, 299, 300) == pytest.approx(0.001)
+    assert [lr_factor(rpp, epoch, 50) for epoch in (19, 20, 39, 40)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    assert lr_factor(transreid, 0, 120) == pytest.approx(0.01 + 0.99 / 5)
+
+
+def test_fixbase_epochs_come_first_and_open_new_layers_only():
+    plan = RECIPES["bot"].with_(epochs=10, fixbase_epochs=3).plan()
+    assert plan[0].epochs == 3 and "classifier" in plan[0].trainable and plan[1] == Stage(7)
+
+
+def test_bot_trains_id_triplet_and_center():
+    recipe = RECIPES["bot"].with_(backbone="resnet18")
+    criterion = recipe.losses(5)
+    assert [(name, weight) for name, weight, _ in criterion.terms] == [("id", 1.0), ("triplet", 1.0), ("center", 5e-4)]
+    assert dict(criterion.named_parameters())["losses.center.centers"].shape == (5, 512)
+
+
+def test_terms_and_weights_of_the_parts_methods():
+    def terms(name, **fields):
+        fields = {"backbone": "resnet18"} | fields
+        criterion = RECIPES[name].with_(**fields).losses(5)
+        return {term: (weight, loss) for term, weight, loss in criterion.terms}
+
+    assert terms("pcb")["id"][1].reduction == "sum"
+    pyramid = terms("pyramid")["balance"][1]
+    assert (pyramid.alpha, pyramid.gamma, pyramid.sigma) == (0.25, 2.0, 0.16)
+    assert pyramid.id_loss.reduction == pyramid.triplet_loss.reduction == "sum" and pyramid.triplet_loss.margin == 1.4
+    assert list(terms("aligned")) == ["triplet", "local"] and terms("aligned")["local"][1].mine == "global"
+    assert list(terms("aligned_mutual")) == ["id", "triplet", "local", "mutual_kl", "mutual_distance"]
+    half = terms("transreid", backbone="vit_tiny_patch16_224")
+    assert {name: weight for name, (weight, _) in half.items()} == {
+        "id": 0.5, "id_parts": 0.5, "triplet": 0.5, "triplet_parts": 0.5
+    }  # fmt: skip
+    circle = terms("sbs")["id"][1]
+    assert (circle.scale, circle.margin, circle.label_smoothing) == (64.0, 0.35, 0.1)
+
+
+def test_half_weighs_the_first_feature_as_much_as_all_others():
+    """damo-cv/TransReID at dec5504, loss/make_loss.py, written out."""
+    torch.manual_seed(0)
+    recipe = RECIPES["transreid"].with_(backbone="vit_tiny_patch16_224")
+    logits, feats = [tuple(torch.randn(8, n) for _ in range(5)) for n in (4, 6)]
+    labels = torch.arange(4).repeat_interleave(2)
+    found = recipe.losses(4)(models.Output(torch.cat(feats, 1), logits, feats), labels)
+    cross = [torch.nn.functional.cross_entropy(x, labels) for x in logits]
+    assert float(found["id"] + found["id_parts"]) == pytest.approx(float(0.5 * cross[0] + 0.5 * sum(cross[1:]) / 4))
+    with pytest.raises(ValueError, match="only one"):
+        recipe.losses(4)(models.Output(feats[0], logits[:1], feats[:1]), labels)
+
+
+@pytest.mark.parametrize("id_loss", ["focal", "arcface", "cosface", "circle"])
+def test_every_id_loss_and_every_metric_term_trains(id_loss):
+    recipe = RECIPES["bot"].with_(backbone="resnet18", id_loss=id_loss, circle_weight=1.0, ring_weight=0.1)
+    model, criterion = recipe.model(4), recipe.losses(4)
+    output = model.train()(torch.randn(8, 3, 64, 32))
+    terms = criterion(output, torch.arange(4).repeat_interleave(2))
+    assert list(terms) == ["id", "triplet", "center", "circle", "ring"]
+    assert all(term.isfinite() and term > 0 for term in terms.values())
+    assert model.num_pids == (4 if id_loss == "focal" else 0), "a loss with its own weights needs no classifier"
+
+
+def test_test_distances():
+    torch.manual_seed(0)
+    query, gallery = ((torch.randn(n, 6), torch.randn(n, 3, 4)) for n in (2, 5))
+    recipe = RECIPES["aligned"]
+    both = recipe.distance(query, gallery)
+    local = recipe.with_(test_distance="local").distance(query, gallery)
+    assert recipe.with_(test_distance="global").distance is None
+    torch.testing.assert_close(both - local, torch.cdist(query[0], gallery[0]))
+    plus = RECIPES["aligned_pp"]
+    ours = plus.distance(query, gallery)
+    q, g = (torch.nn.functional.normalize(x[0], dim=1) for x in (query, gallery))
+    theirs = torch.cdist(q, g).square() + plus.with_(test_distance="local").distance(query, gallery)
+    torch.testing.assert_close(2 * ours, theirs)
+    normalised = recipe.with_(test_distance="local", normalize_parts=True).distance(query, gallery)
+    assert not torch.allclose(normalised, local)
+
+
+def test_a_local_test_distance_needs_parts():
+    check_test_distance(RECIPES["aligned"].with_(backbone="resnet18"))
+    with pytest.raises(ValueError, match="BagOfTricks of recipe bot has none"):
+        check_test_distance(RECIPES["bot"].with_(backbone="resnet18", test_distance="local"))
+
+
+@pytest.mark.parametrize(("name", "backbone", "fields"), [
+    ("bot", "densenet121", {"last_stride": 2}),
+    ("bot", "shufflenet_v2_x1_0", {"last_stride": None}),
+    ("bot", "vit_tiny_patch16_224", {"last_stride": None}),
+    ("pcb", "osnet_x1_0", {"last_stride": None}),
+    ("pcb_rpp", "resnet34", {}),
+    ("aligned", "mobilenetv2_x1_0", {}),
+    ("aligned_mutual", "osnet_x0_25", {}),
+    ("pyramid", "densenet121", {"last_stride": None}),
+    ("agw", "resnext50_32x4d", {}),
+    ("mgn", "resnet50", {}),
+    ("transreid", "deit_small_patch16_224", {}),
+])  # fmt: skip
+def test_any_backbone_goes_with_any_head_that_its_map_allows(name, backbone, fields):
+    recipe = RECIPES[name].with_(backbone=backbone, **fields)
+    images = torch.empty(2, 3, *recipe.image_size, device="meta")
+    with torch.inference_mode():
+        assert recipe.outline(3).eval()(images).embedding.shape[0] == 2
+
+
+@pytest.mark.parametrize(("name", "backbone", "reason"), [
+    ("bot", "densenet121", "last_stride=1 does not apply"),
+    ("resnet50mid", "densenet121", "reads inside the stages of a ResNet"),
+    ("agw", "osnet_x1_0", "last_stride=1 does not apply"),
+    ("mgn", "mobilenetv2_x1_0", "no ResNet stem"),
+    ("transreid", "resnet50", "not a vision transformer"),
+])  # fmt: skip
+def test_an_impossible_pair_says_why(name, backbone, reason):
+    with pytest.raises(ValueError, match=reason):
+        RECIPES[name].with_(backbone=backbone).outline(3)
+
+
+def test_an_unknown_field_is_an_error():
+    with pytest.raises(TypeError):
+        RECIPES["bot"].with_(label_smooth=0.1)
+
+
+def test_two_rows_of_one_name_are_an_error():
+    with pytest.raises(ValueError, match="two recipes"):
+        recipes.row(RECIPES["bot"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_builds_without_allocating(name):
+    with torch.device("meta"):
+        model = RECIPES[name].model(7)
+    assert model.num_pids == (7 if RECIPES[name].reads_logits else 0)
+    assert model.embedding_dim > 0 and model.feat_dims
+
+
+def test_readme_tables_are_those_of_the_code():
+    import sys
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import tables
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == tables.filled(text), "run python benchmarks/tables.py"

@@ -1,0 +1,566 @@
+"""The optimisers, schedules, loop and files of a run, against slow plain versions."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import checkpoints
+import losses
+import models
+import train
+from recipes import RECIPES, Stage
+
+DEMO = RECIPES["demo"]
+
+
+def recipe(**fields):
+    return DEMO.with_(**{"warmup_epochs": 0, "milestones": (), "schedule": "constant", **fields})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Schedules
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def strong_baseline(last_epoch, milestones, gamma, warmup_factor, warmup_iters):
+    """get_lr of reid-strong-baseline 3da7e6f, solver/lr_scheduler.py, over the base rate. `last_epoch` starts at 1:
+    the scheduler steps when an epoch begins."""
+    factor = 1
+    if last_epoch < warmup_iters:
+        alpha = last_epoch / warmup_iters
+        factor = warmup_factor * (1 - alpha) + alpha
+    return factor * gamma ** bisect.bisect_right(milestones, last_epoch)
+
+
+def test_warmup_multistep_is_the_released_one_with_drops_after_the_milestones():
+    bot = RECIPES["bot"]
+    for epoch in range(bot.epochs):
+        # the released drop comes one epoch sooner: as if its milestones were 41 and 71 (the paper's are "after 40")
+        theirs = strong_baseline(epoch + 1, [m + 1 for m in bot.milestones], bot.gamma, 0.01, 10)
+        assert train.lr_factor(bot, epoch, bot.epochs) == pytest.approx(theirs, rel=1e-12)
+    assert train.lr_factor(bot, 39, 120) == 1 and train.lr_factor(bot, 40, 120) == pytest.approx(0.1)
+
+
+def test_cosine_without_warmup_is_torchs_per_epoch():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)  # torchreid: max_epoch
+    for epoch in range(12):
+        assert train.lr_factor(recipe(schedule="cosine"), epoch, 12) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+
+
+def test_cosine_after_warmup_starts_at_the_full_rate_and_never_rises_again():
+    row = recipe(schedule="cosine", warmup_epochs=4, warmup_factor=0.1)
+    factors = [train.lr_factor(row, epoch, 20) for epoch in range(20)]
+    assert factors[:4] == pytest.approx([0.1 * 0.75 + 0.25, 0.1 * 0.5 + 0.5, 0.1 * 0.25 + 0.75, 1.0])
+    assert factors[4] == 1 and all(a > b for a, b in zip(factors[4:], factors[5:], strict=False))
+    assert factors[12] == pytest.approx(0.5)
+
+
+def test_cosine_after_a_flat_start_ends_at_its_floor():
+    """fast-reid c9bc3ce, configs/Base-SBS.yml: 30 epochs at 3.5e-4, then down to 7e-7 after 60."""
+    row = recipe(schedule="cosine", milestones=(30,), lr_floor=0.002)
+    assert [train.lr_factor(row, epoch, 60) for epoch in (0, 29, 30)] == [1, 1, 1]
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30, eta_min=0.002)
+    for epoch in range(30, 60):
+        assert train.lr_factor(row, epoch, 60) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+
+
+def test_exponential_is_alignedreids():
+    # Zhang et al. 2017; its reproduction counts epochs from 1 and begins at 151 of 300
+    row = recipe(schedule="exponential", milestones=(150,), gamma=0.001)
+    for ep in range(1, 301):
+        theirs = 1.0 if ep < 151 else 0.001 ** ((ep + 1 - 151) / (300 + 1 - 151))
+        assert train.lr_factor(row, ep - 1, 300) == pytest.approx(theirs, rel=1e-12)
+
+
+def test_unknown_names_are_listed():
+    with pytest.raises(ValueError, match="multistep"):
+        train.lr_factor(recipe(schedule="stairs"), 0, 1)
+    with pytest.raises(ValueError, match="amsgrad"):
+        train.main_optimizer(recipe(optimizer="lion"), [{"params": [nn.Parameter(torch.zeros(1))]}])
+
+
+def test_stages():
+    stages = (Stage(2, ("classifier",)), Stage(3), Stage(2, (), restart=True))
+    found = [train.stage_of(stages, epoch) for epoch in range(7)]
+    assert [index for index, _ in found] == [0, 0, 1, 1, 1, 2, 2]
+    assert [counted for _, counted in found] == [(0, 7), (1, 7), (2, 7), (3, 7), (4, 7), (0, 2), (1, 2)]
+    with pytest.raises(ValueError, match="epoch 7"):
+        train.stage_of(stages, 7)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Optimisers and layers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """Trunk, BN neck without shift, classifier: what the suite's models are made of."""
+
+    def __init__(self, num_pids=4, dropout=0.0):
+        super().__init__()
+        self.base = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+        self.dropout = nn.Dropout(dropout)
+        self.bottleneck = models.bn_neck(6)
+        self.bottleneck_1 = models.bn_neck(6)
+        self.classifier = nn.Linear(6, num_pids, bias=False)
+
+    def forward(self, images, camids=None):
+        feature = self.dropout(self.base(images).mean((2, 3)))
+        after = self.bottleneck(feature) + self.bottleneck_1(feature)
+        return models.Output(after, (self.classifier(after),), (feature,))
+
+
+class NoBatchNorm(nn.Module):
+    def __init__(self, num_pids=4):
+        super().__init__()
+        self.base = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 8, 6), nn.Tanh(), nn.Dropout(0.2))
+        self.classifier = nn.Linear(6, num_pids)
+
+    def forward(self, images, camids=None):
+        feature = self.base(images)
+        return models.Output(feature, (self.classifier(feature),), (feature,), feature.unflatten(1, (2, 3)))
+
+
+def criterion(center=0.0):
+    terms = {"id": (1, losses.IDLoss(0.1)), "triplet": (1, losses.TripletLoss(0.3))}
+    if center:
+        terms["center"] = (center, losses.CenterLoss(4, 6, sgd_lr=0.5))
+    return losses.Criterion(**terms)
+
+
+def test_backbone_gets_its_own_rate_and_frozen_parameters_no_optimiser():
+    torch.manual_seed(0)
+    net, terms = Net(), losses.Criterion(id=(1, losses.IDLoss()), arcface=(1, losses.ArcFace(6, 4)))
+    [optimizer] = train.build_optimizers(net, terms, recipe(lr=0.5, base_lr_mult=0.1))
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in (*net.named_parameters(), *terms.named_parameters()):
+        expected = None if name.endswith("k.bias") or name.endswith("_1.bias") else 0.5
+        expected = 0.05 if name.startswith("base.") else expected
+        assert rate.get(id(parameter)) == pytest.approx(expected) if expected else id(parameter) not in rate, name
+    assert all(group["base_lr"] == group["lr"] for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("name", train.OPTIMIZERS)
+def test_optimisers_step_as_torchs_plain_ones(name):
+    row = recipe(optimizer=name, lr=0.1, weight_decay=0.01, nesterov=True)
+    plain = {
+        "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01),
+        "amsgrad": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01, amsgrad=True),
+        "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.01),
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01, momentum=0.9, nesterov=True),
+    }[name]
+    ours, theirs = (nn.Parameter(torch.ones(5)) for _ in range(2))
+    pair = [(ours, train.main_optimizer(row, [{"params": [ours], "lr": 0.1}])), (theirs, plain([theirs]))]
+    for step in range(4):
+        for parameter, optimizer in pair:
+            parameter.grad = torch.linspace(-1, 1, 5) * (step + 1)
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_center_loss_steps_as_if_its_gradient_were_divided_by_the_weight():
+    """reid-strong-baseline 3da7e6f, engine/trainer.py: grad *= 1 / weight, then SGD(lr=0.5)."""
+    torch.manual_seed(0)
+    terms = criterion(center=5e-4)
+    centers = terms.losses["center"].centers
+    net, images, labels = Net(), torch.randn(8, 3, 12, 8), torch.arange(4).repeat_interleave(2)
+    optimizers = train.build_optimizers(net, terms, recipe())
+    assert len(optimizers) == 2
+    output = net(images)
+    feats, expected = output.feats[0].detach(), centers.detach().clone()
+    for i in range(4):  # d/dc of the unweighted mean over the batch of ||x - c||^2
+        own = feats[labels == i]
+        expected[i] -= 0.5 * (2 * (expected[i] - own)).sum(0) / len(feats)
+    sum(terms(output, labels).values()).backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    torch.testing.assert_close(centers.detach(), expected)
+
+
+def test_open_layers_freezes_batch_norm_with_its_parameters():
+    net = Net()
+    neck = {"bottleneck.bias", "bottleneck_1.bias"}
+    train.open_layers(net, ("classifier", "bottleneck"), neck)
+    moving = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    assert moving == {"classifier.weight", "bottleneck.weight", "bottleneck_1.weight"}
+    training = {name for name, module in net.named_modules() if module.training}
+    assert training == {"", "classifier", "bottleneck", "bottleneck_1"}
+    before = net.base[1].running_mean.clone()
+    net(torch.randn(4, 3, 12, 8))
+    assert torch.equal(net.base[1].running_mean, before) and net.bottleneck.running_mean.abs().sum() > 0
+
+    train.open_layers(net, ("base.1",), neck)  # a prefix below the top: the way down to it is awake
+    assert net.base.training and net.base[1].training and not net.base[0].training and not net.bottleneck.training
+
+    train.open_layers(net, (), neck)
+    assert all(module.training for module in net.modules())
+    frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    assert frozen == neck
+    with pytest.raises(ValueError, match="fixbase_epochs"):
+        train.open_layers(net, ("head",), neck)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One epoch
+# ---------------------------------------------------------------------------------------------------------------------
+
+LABELS = torch.arange(4).repeat_interleave(2)
+
+
+def batch_of(step: int):
+    images = torch.randn(8, 3, 12, 8, generator=torch.Generator().manual_seed(step))
+    return images + LABELS[:, None, None, None] / 2, LABELS, torch.zeros(8, dtype=torch.int64)
+
+
+class Batches:
+    """A loader whose batches depend on (epoch, step) only."""
+
+    batch_size, alternate = 8, None
+
+    def __init__(self, steps=5):
+        self.number = steps
+
+    def steps(self, epoch):
+        return self.number
+
+    def epoch(self, epoch, start=0):
+        return (batch_of(100 * epoch + step) for step in range(start, self.number))
+
+
+def test_an_epoch_is_the_plain_loop():
+    torch.manual_seed(0)
+    net, reference = Net(dropout=0.3), Net(dropout=0.3)
+    reference.load_state_dict(net.state_dict())
+    terms, row = criterion(), recipe(optimizer="sgd", lr=0.05, momentum=0.9)
+    means = train.train_one_epoch(
+        net, terms, Batches(4).epoch(3), train.build_optimizers(net, terms, row), epoch=3, num_steps=4, seed=7
+    )
+
+    optimizer = torch.optim.SGD([p for p in reference.parameters() if p.requires_grad], 0.05, 0.9, weight_decay=5e-4)
+    sums = {"loss": 0.0, "id": 0.0, "triplet": 0.0}
+    for step in range(4):
+        images, labels, camids = batch_of(300 + step)
+        torch.manual_seed(train.step_seed(7, 3, step))
+        found = terms(reference(images), labels)
+        optimizer.zero_grad()
+        (found["id"] + found["triplet"]).backward()
+        optimizer.step()
+        for name, term in (*found.items(), ("loss", found["id"] + found["triplet"])):
+            sums[name] += term.item()
+    assert means == pytest.approx({name: total / 4 for name, total in sums.items()}, rel=1e-5)
+    for a, b in zip(net.state_dict().values(), reference.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_disabled_scaler_changes_nothing_and_an_enabled_one_only_scales():
+    results = []
+    for scaler in (None, torch.amp.GradScaler("cpu", enabled=False), torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        torch.manual_seed(0)
+        net, terms = Net(), criterion(center=5e-4)
+        optimizers = train.build_optimizers(net, terms, recipe(optimizer="sgd", lr=0.05))
+        options = {"epoch": 0, "num_steps": 3, "scaler": scaler, "clip_grad": 0.5}
+        train.train_one_epoch(net, terms, Batches(3).epoch(0), optimizers, **options)
+        results.append([*net.state_dict().values(), *terms.state_dict().values()])
+    for plain, disabled, scaled in zip(*results, strict=True):
+        assert torch.equal(plain, disabled)
+        torch.testing.assert_close(plain, scaled)
+
+
+def test_clip_grad_limits_the_norm():
+    torch.manual_seed(0)
+    net, terms = Net(), criterion()
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    optimizers = train.build_optimizers(net, terms, recipe(optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0))
+    train.train_one_epoch(net, terms, Batches(1).epoch(0), optimizers, epoch=0, num_steps=1, clip_grad=0.01)
+    moved = sum((a - b).square().sum() for a, b in zip(net.parameters(), before, strict=True)).sqrt()
+    assert moved.item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("chunks", [2, 4])
+def test_chunks_give_the_step_of_the_whole_batch(chunks):
+    results = []
+    for parts in (1, chunks):
+        torch.manual_seed(0)
+        net, terms = NoBatchNorm().double(), criterion(center=0.1).double()
+        net.base[3].p = 0.0  # dropout draws other numbers for a part than for the whole
+        optimizers = train.build_optimizers(net, terms, recipe(optimizer="sgd", lr=0.05))
+        batches = ((images.double(), labels, camids) for images, labels, camids in Batches(4).epoch(0))
+        means = train.train_one_epoch(net, terms, batches, optimizers, epoch=0, num_steps=4, chunks=parts)
+        results.append([*net.state_dict().values(), *terms.state_dict().values(), torch.tensor(list(means.values()))])
+    for one, many in zip(*results, strict=True):
+        torch.testing.assert_close(one, many, rtol=1e-9, atol=1e-12)
+
+
+def test_chunks_repeat_dropout_and_move_running_statistics_once():
+    torch.manual_seed(0)
+    net, terms = Net(dropout=0.5), criterion()
+    expected = Net()
+    expected.load_state_dict(net.state_dict())
+    images, labels, _ = batch_of(0)
+    for part in images.chunk(2):
+        expected.base(part)
+    seen = []
+    net.dropout.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
+    optimizers = train.build_optimizers(net, terms, recipe())
+    train.train_one_epoch(net, terms, Batches(1).epoch(0), optimizers, epoch=0, num_steps=1, chunks=2)
+    torch.testing.assert_close(net.base[1].running_mean, expected.base[1].running_mean)
+    assert net.base[1].num_batches_tracked == 2
+    assert len(seen) == 4 and torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3])
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    net, terms = Net(), criterion()
+    images, labels, camids = batch_of(0)
+    batches = iter([(images * math.nan, labels, camids)] * 2)
+    optimizers = train.build_optimizers(net, terms, recipe())
+    with pytest.raises(FloatingPointError, match=r"epoch 3, iteration 2: .*id.* not finite.*--lr"):
+        train.train_one_epoch(net, terms, batches, optimizers, epoch=2, num_steps=2)
+
+
+def test_an_interrupted_epoch_goes_on_bit_for_bit():
+    def start():
+        torch.manual_seed(0)
+        net, terms = Net(dropout=0.3), criterion()
+        return net, terms, train.build_optimizers(net, terms, recipe())
+
+    net, terms, optimizers = start()
+    means = train.train_one_epoch(net, terms, Batches(5).epoch(0), optimizers, epoch=0, num_steps=5)
+
+    again, terms, optimizers = start()
+    stop = threading.Event()
+
+    def until_second():
+        for step, batch in enumerate(Batches(5).epoch(0)):
+            if step == 1:
+                stop.set()
+            yield batch
+
+    with pytest.raises(train.Interrupted) as stopped:
+        train.train_one_epoch(again, terms, until_second(), optimizers, epoch=0, num_steps=5, stop=stop)
+    partial = stopped.value.partial
+    assert partial["step"] == 2
+    options = {"epoch": 0, "num_steps": 5, "partial": partial}
+    assert train.train_one_epoch(again, terms, Batches(5).epoch(0, start=2), optimizers, **options) == means
+    for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A whole run
+# ---------------------------------------------------------------------------------------------------------------------
+
+METRICS = {"set": {"rank1": 0.5, "mAP": 0.25}}
+
+
+def fit(folder, loader=None, row=None, evaluate=lambda model, stop: METRICS, description=None, net=None, **options):
+    torch.manual_seed(0)
+    net = net or Net(dropout=0.2)
+    terms = criterion(center=5e-4)
+    row = row or recipe(epochs=4, eval_every=2, optimizer="amsgrad", schedule="cosine")
+    said = []
+    log = train.fit(
+        net, terms, loader or Batches(), row, output_path=folder, description=description or {"recipe": "demo"},
+        device=torch.device("cpu"), evaluate=evaluate, say=said.append, **options,
+    )  # fmt: skip
+    return SimpleNamespace(log=log, said=said, net=net, terms=terms, state=checkpoints.load(folder / "last.pt"))
+
+
+def comparable(log):
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in log]
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if k not in ("seconds", "images_per_second"))
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def test_files_of_a_run(tmp_path):
+    run = fit(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == run.log == run.state["log"]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert [line.get("metrics") for line in lines] == [None, METRICS, None, METRICS]
+    assert {"lr", "seconds", "images_per_second", "loss", "id", "triplet", "center"} <= lines[0].keys()
+    assert lines[0]["lr"] == pytest.approx(DEMO.lr) and lines[2]["lr"] == pytest.approx(DEMO.lr / 2)
+    assert {path.name for path in tmp_path.glob("*.pt")} == {"last.pt", "model.pt", "model_2.pt", "model_4.pt"}
+    final = checkpoints.load(tmp_path / "model.pt")
+    assert final["epoch"] == 4 and same(final["model"], dict(run.net.state_dict())) and final["recipe"] == "demo"
+    assert not same(checkpoints.load(tmp_path / "model_2.pt")["model"], final["model"])
+    assert len(run.said) == 4 and "rank-1 50.0 mAP 25.0" in run.said[-1]
+
+
+class DiesAt(Batches):
+    """Stands for a kill: the loader raises at (epoch, step)."""
+
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.at = epoch, step
+
+    def epoch(self, epoch, start=0):
+        for step, batch in enumerate(super().epoch(epoch, start), start=start):
+            if (epoch, step) == self.at:
+                raise MemoryError("killed by the test")
+            yield batch
+
+
+@pytest.mark.parametrize("at", [(1, 0), (2, 3), (3, 4)])
+def test_a_run_that_died_ends_as_one_that_did_not(tmp_path, at):
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(MemoryError):
+        fit(tmp_path / "died", DiesAt(*at))
+    died = fit(tmp_path / "died")
+    assert same(died.state, whole.state) and comparable(died.log) == comparable(whole.log)
+    assert f"after epoch {at[0]}" in died.said[0]
+
+
+class StopsAt(Batches):
+    """Stands for Ctrl-C: sends SIGTERM to this process at (epoch, step)."""
+
+    def epoch(self, epoch, start=0):
+        for step, batch in enumerate(super().epoch(epoch, start), start=start):
+            if (epoch, step) == (1, 2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)
+            yield batch
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_signal_in_mid_epoch_keeps_every_iteration(tmp_path):
+    whole = fit(tmp_path / "whole")
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(train.Interrupted, match="epoch 2 after iteration 3"):
+        fit(tmp_path / "stopped", StopsAt())
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert checkpoints.load(tmp_path / "stopped" / "last.pt")["partial"]["step"] == 3
+    stopped = fit(tmp_path / "stopped")
+    assert same(stopped.state, whole.state)
+    assert "after epoch 1 and 3 iterations" in stopped.said[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_the_same_signal_twice_ends_at_once_but_two_kinds_do_not():
+    with train.stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # torchrun's, on Ctrl-C
+        time.sleep(0.05)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+
+def test_an_evaluation_that_was_stopped_is_made_up_for(tmp_path):
+    def stopped(model, stop):
+        raise train.Interrupted("while evaluating")
+
+    with pytest.raises(train.Interrupted):
+        fit(tmp_path, evaluate=stopped)
+    assert "metrics" not in checkpoints.load(tmp_path / "last.pt")["log"][-1]
+    run = fit(tmp_path)
+    assert [line.get("metrics") for line in run.log] == [None, METRICS, None, METRICS]
+
+
+def test_a_folder_of_another_run_is_refused_and_kept(tmp_path):
+    fit(tmp_path, description={"recipe": "demo", "overrides": {"lr": 0.1}})
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"lr was 0.1, now 0.2"):
+        fit(tmp_path, description={"recipe": "demo", "overrides": {"lr": 0.2}})
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert len(fit(tmp_path, description={"recipe": "other"}, resume=False).said) == 4
+
+
+def test_a_disk_that_is_full_ends_the_run_with_its_message(tmp_path, monkeypatch):
+    def full(path, state):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    with pytest.raises(RuntimeError, match="no space left"):
+        fit(tmp_path)
+    monkeypatch.undo()
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path, monkeypatch):
+    save = checkpoints.save
+
+    def slow(path, state):
+        time.sleep(0.2)  # training goes on meanwhile
+        save(path, state)
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    tensor, log = torch.zeros(3), [{"a": 1}]
+    with train.Files(tmp_path) as files:
+        files.write(tmp_path / "last.pt", lambda: {"tensor": tensor, "log": log})
+        tensor += 1
+        log[0]["a"] = 2
+    assert same(checkpoints.load(tmp_path / "last.pt"), {"tensor": torch.zeros(3), "log": [{"a": 1}]})
+
+
+def test_stages_begin_with_the_model_told_and_layers_closed(tmp_path):
+    class Staged(Net):
+        begun: list
+
+        def begin_stage(self, index):
+            self.begun.append(index)
+
+    net = Staged()
+    net.begun = []
+    first = net.base[0].weight.detach().clone()
+    stages = (Stage(2, ("classifier",)), Stage(1))
+    weights_seen = []
+    fit(tmp_path, net=net, row=recipe(stages=stages, epochs=3, eval_every=1),
+        evaluate=lambda model, stop: weights_seen.append(model.base[0].weight.detach().clone()) or METRICS)  # fmt: skip
+    assert net.begun == [0, 1]
+    assert [torch.equal(first, weight) for weight in weights_seen] == [True, True, False]
+
+
+def test_only_a_loader_that_alternates_is_told_what_was_seen(tmp_path):
+    told = []
+
+    class Alternating(Batches):
+        alternate = "random"
+
+        def observe(self, values):
+            told.append(values)
+
+    fit(tmp_path / "a", Alternating(3), row=recipe(epochs=1))
+    assert told == [{"balanced": True}] * 3
+    plain = Batches(3)
+    plain.observe = lambda values: pytest.fail("a loader that does not alternate was told")
+    fit(tmp_path / "b", plain, row=recipe(epochs=1))
+
+
+def test_a_collapsed_triplet_loss_is_warned_of_from_the_second_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(losses.Criterion, "collapsed", lambda self, means: ["it has collapsed"])
+    assert sum("WARNING: it has collapsed" in text for text in fit(tmp_path).said) == 3
+
+
+def test_what_differs_between_two_settings_is_named():
+    Row = namedtuple("Row", "theirs ours text")
+    rows = [Row({"a": 1}, {"a": 2}, "a was 1, now 2"), Row({}, {"b": 3}, "b was 'default', now 3"), Row(1, 2, "was 1")]
+    assert all(row.text in train.difference(row.theirs, row.ours) for row in rows)

@@ -1,0 +1,30 @@
+"""What the tests of the data sets share: small trees of empty files with real names, and one-line error messages."""
+
+import os
+import re
+
+import pytest
+
+
+def tree(root, *names):
+    """Empty files at the given paths below `root`."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def names(samples, root):
+    """(path below root, pid, camid) of each sample; of a tracklet, the tuple of its frames."""
+    def below(path):
+        if isinstance(path, tuple):
+            return tuple(below(each) for each in path)
+        return os.path.relpath(path, root).replace(os.sep, "/")
+
+    return [(below(s.path), s.pid, s.camid) for s in samples]
+
+
+def error(kind, *texts):
+    """Context that expects `kind` with a message of one line that holds every one of `texts`."""
+    return pytest.raises(kind, match="^(?!.*\n)" + "".join(f"(?=.*{re.escape(text)})" for text in texts))
