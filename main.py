@@ -347,6 +347,10 @@ def customised(recipe: Recipe, given: dict) -> Recipe:
     if any(side < 8 for side in given.get("image_size", (8,))):
         raise ValueError(f"--image_size is height and width in pixels, found {given['image_size']}")
     check_network_fields(recipe, given)
+    if given.get("schedule", recipe.schedule) != recipe.schedule:
+        given = {"milestones": ()} | given  # those of the recipe belong to its own schedule
+        if given["schedule"] == "multistep" and not given["milestones"]:
+            raise ValueError(f"--schedule multistep needs --milestones; recipe {recipe.name} has none of its own")
     recipe = recipe.with_(**given)
     if recipe.pretrained == "none" and recipe.fixbase_epochs and not recipe.stages:
         recipe = recipe.with_(fixbase_epochs=0)  # freezing protects pretrained layers; there are none
@@ -646,7 +650,7 @@ def mode_train(args, recipe: Recipe) -> None:
     pictures = []
     if args.num_queries:
         what = ("ranks", "batch", "curves")
-        pictures = draw(args, recipe, run, model, {name: found[name] for name in tests}, log, what, loader)
+        pictures = draw(args, recipe, run, model, evaluated, log, what, loader)
     if results:
         print("\n" + tester.table(results, "+".join(trains), recipe if not given else None))
     print(f"\n{'weights':<14}{run.output / 'model.pt'}\n{'results':<14}{run.output / 'metrics.json'}")
@@ -813,11 +817,12 @@ def mode_visualize(args, recipe: Recipe) -> None:
     loader = None
     if "batch" in args.vis and trains:
         loader, _ = training_data(args, recipe, run, [found[name] for name in trains], cache="none")
-    pictures = draw(args, recipe, run, model, {name: found[name] for name in tests}, log, args.vis, loader)
+    drawn = make_tester(args, recipe, run, {name: found[name] for name in tests})
+    pictures = draw(args, recipe, run, model, drawn, log, args.vis, loader)
     print("\n" + "\n".join(f"{'pictures':<14}{path}" for path in pictures))
 
 
-def draw(args, recipe: Recipe, run: Run, model, tests: dict[str, datasets.Splits], log, what, loader) -> list[Path]:
+def draw(args, recipe: Recipe, run: Run, model, tested: tester.Tester, log, what, loader) -> list[Path]:
     """Write the pictures named in `what` below <output>/visualize; returns what to look at first: a page per set."""
     folder, figures, pages = run.output / "visualize", {}, []
     if "curves" in what and log:
@@ -828,7 +833,7 @@ def draw(args, recipe: Recipe, run: Run, model, tests: dict[str, datasets.Splits
         figures["A training batch as the network sees it"] = sheet
     if {"ranks", "actmap"} & set(what):
         pages = tester.ranked_pages(
-            make_tester(args, recipe, run, tests),
+            tested,
             model,
             folder,
             what=what,

@@ -99,6 +99,7 @@ class Tester:
         self.recipe, self.splits, self.options = recipe, splits, options
         self.device, self.channels_last = device, channels_last
         self.camera_label, self.group = camera_label, group
+        self.last: dict[str, tuple[Features, Features]] = {}  # query and gallery of each set, of the last evaluation
 
     def loader(self, samples: Sequence[datasets.Sample]) -> loaders.EvalLoader:
         return loaders.EvalLoader(
@@ -190,7 +191,7 @@ class Tester:
     def one(self, model, name: str, stop=None, chosen: dict | None = None) -> dict:
         """Everything that `options` ask of data set `name`; `chosen`: re-ranking parameters found on other people."""
         began = time.perf_counter()
-        query, gallery = self.query_and_gallery(model, name, stop)
+        query, gallery = self.last[name] = self.query_and_gallery(model, name, stop)
         seconds = time.perf_counter() - began
         labels = self.labels(name, query, gallery)
         result = self.metrics(query, gallery, labels)
@@ -348,10 +349,13 @@ def search_heatmap(trials: list[dict], path: Path) -> Path:
 def ranked_pages(tester: Tester, model, folder: Path, *, what=("ranks",), top_k: int = 10, num_queries: int = 20,
                  order: str = "worst", only: str = "all", show_junk: bool = False, figures: dict | None = None,
                  seed: int = 0) -> list[Path]:
-    """A page of ranked queries per data set under `folder`, with CMC curve and activation maps; returns the pages."""
+    """A page of ranked queries per data set under `folder`, with CMC curve and activation maps; returns the pages.
+
+    Features come from the tester's last evaluation if it has made one, which must have been of this very model.
+    """
     pages, recipe = [], tester.recipe
     for name, splits in tester.splits.items():
-        query, gallery = tester.query_and_gallery(model, name)
+        query, gallery = tester.last.get(name) or tester.query_and_gallery(model, name)
         ranks = evaluate.rank_features(
             query.compared(recipe),
             gallery.compared(recipe),
