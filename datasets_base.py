@@ -73,6 +73,7 @@ class Splits:
     `shared_pids`: whether a pid is the same person in training and test (MSMT17 numbers both from 0: False).
     `multi_query`: for each query all images of its person and camera, if the publisher gives them and they were asked
         for; else empty.
+    `trials`: the galleries of repeated draws (SYSU-MM01: ten), over which a test takes the mean; empty: `gallery` only.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Splits:
     infrared: frozenset[int] = frozenset()
     shared_pids: bool = True
     multi_query: tuple[tuple[Sample, ...], ...] = ()
+    trials: tuple[tuple[Sample, ...], ...] = ()
 
     @property
     def is_video(self) -> bool:

@@ -522,10 +522,17 @@ class _Cycle:
 
 # --------------------------------------------------------------------------------------------------- tracklets
 
-SAMPLE_METHODS = ("evenly", "random", "all")  # frames of a tracklet in training
+SAMPLE_METHODS = ("evenly", "random", "all", "frames")  # frames of a tracklet in training
 TEST_FRAMES = ("all", "evenly", "dense")  # frames of a tracklet in a test
 NO_FRAME = torch.iinfo(torch.int64).min  # stands for the camera where a short tracklet of a batch is filled up
 TRACKLET_CACHE = 2 << 30  # bytes of pixels of tracklets above which cache "auto" decodes as needed, see `_make_store`
+
+
+def as_images(samples: Sequence, labels: Sequence[int] | Tensor) -> tuple[list, list[int]]:
+    """(samples, labels) with every frame of a tracklet as a sample of its own."""
+    counts = [len(frames_of(sample)) for sample in samples]
+    images = [type(sample)(path, sample.pid, sample.camid) for sample in samples for path in frames_of(sample)]
+    return images, [int(label) for label, count in zip(labels, counts, strict=True) for _ in range(count)]
 
 
 def frames_of(sample) -> tuple[str, ...]:
@@ -612,12 +619,12 @@ def _memory_format(images: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _make_store(samples: Sequence, image_size: tuple[int, int], store: ImageStore | None, cache: str,
+def _make_store(samples: Sequence, image_size: tuple[int, int], store: ImageStore | None, cache: str, video: bool,
                 **options) -> ImageStore:
     """The given store, if it is of these samples, or a new one.
 
-    "auto" keeps tracklets only up to TRACKLET_CACHE: an epoch reads a few frames of each (of MARS, 33,192 of 509,914
-    at four per tracklet), so decoding all of them first would cost more than it saves.
+    "auto" keeps the frames of a `video` only up to TRACKLET_CACHE: an epoch reads a few frames of each tracklet (of
+    MARS, 33,192 of 509,914 at four each), so decoding all of them first would cost more than it saves.
     """
     paths = [path for sample in samples for path in frames_of(sample)]
     if store is not None:
@@ -626,7 +633,7 @@ def _make_store(samples: Sequence, image_size: tuple[int, int], store: ImageStor
                              f"was given {len(samples):,} samples at {tuple(image_size)}: make a store of the same "
                              "files")
         return store
-    if cache == "auto" and are_tracklets(samples) and len(paths) * math.prod(image_size) * 3 > TRACKLET_CACHE:
+    if cache == "auto" and video and len(paths) * math.prod(image_size) * 3 > TRACKLET_CACHE:
         cache = "none"
     return ImageStore(paths, image_size, cache=cache, **options)
 
@@ -648,7 +655,9 @@ class TrainLoader:
             All of them count the whole batch over all processes.
         steps: batches per epoch; None for what one pass gives.
         drop_last: of shuffled batches, see `shuffled`.
-        seq_len, sample_method: of tracklets, see `sampled_frames`. Every number above then counts tracklets.
+        seq_len, sample_method: of tracklets, see `sampled_frames`. Every number above then counts tracklets. With
+            "frames" each frame of a tracklet is an image like any other, and the numbers count frames (torchreid
+            v0.0.9, train_vid_model_xent_htri.py).
         frame_by_frame: hand on the frames of tracklets as images of their own, as torchreid trains (f8cd150,
             engine/video: each frame is classified, and only a test pools over time).
         same_augmentation: draw one augmentation for all frames of a tracklet; torchreid draws one for each.
@@ -710,9 +719,13 @@ class TrainLoader:
         self.balanced = True
         # other accelerators lack the integer and double arithmetic that makes the pixels equal to Pillow's
         pixel_device = self.device if self.device.type == "cuda" else torch.device("cpu")
-        self.tracklets = are_tracklets(samples)
-        self.store = _make_store(samples, image_size, store, cache, interpolation=interpolation, device=pixel_device,
-                                 workers=workers, cache_dir=cache_dir, skip_bad=skip_bad, progress=progress)
+        video = are_tracklets(samples)
+        self.tracklets = video and sample_method != "frames"
+        if video and not self.tracklets:
+            samples, labels = as_images(samples, labels)
+        self.store = _make_store(samples, image_size, store, cache, video, interpolation=interpolation,
+                                 device=pixel_device, workers=workers, cache_dir=cache_dir, skip_bad=skip_bad,
+                                 progress=progress)
         self.rows = Rows.of(samples, self.store)
         self.samples = [samples[i] for i in self.rows.kept.tolist()]
         self.labels = torch.as_tensor(labels, dtype=torch.int64)[torch.from_numpy(self.rows.kept)]
@@ -883,8 +896,9 @@ class EvalLoader:
         self.batch_size, self.mean, self.std = batch_size, tuple(mean), tuple(std)
         self.device, self.channels_last, self.dtype = torch.device(device), channels_last, dtype
         self.tracklets = are_tracklets(samples)
-        self.store = _make_store(samples, image_size, store, cache, interpolation=interpolation, device=device,
-                                 workers=workers, cache_dir=cache_dir, skip_bad=skip_bad, progress=progress)
+        self.store = _make_store(samples, image_size, store, cache, self.tracklets, interpolation=interpolation,
+                                 device=device, workers=workers, cache_dir=cache_dir, skip_bad=skip_bad,
+                                 progress=progress)
         self.rows = Rows.of(samples, self.store)
         self.samples = [samples[i] for i in self.rows.kept.tolist()]
         camids = torch.tensor([sample.camid for sample in self.samples], dtype=torch.int64)

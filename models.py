@@ -824,3 +824,8 @@ def _over_time(values, lengths, how):
     if len(set(lengths)) == 1:
         return how(values.unflatten(0, (len(lengths), lengths[0])), dim=1)
     return torch.stack([how(part, dim=0) for part in values.split(lengths)])
+
+
+def for_tracklets(model, pooling="avg"):
+    """`model` as a `Tracklet`; itself if it is one."""
+    return model if isinstance(model, Tracklet) else Tracklet(model, pooling)

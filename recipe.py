@@ -95,6 +95,15 @@ class Recipe:
     batch_size: int = 64
     steps: int | None = None  # iterations per epoch; None: once through the data as the sampler goes
     alternate: bool = False  # shuffled batches where the dynamic balance asks for the ID loss alone
+    infrared: bool = False  # k images of each light per identity; the network is told which cameras see infrared
+
+    # tracklets: of a video set `batch_size`, p and k count tracklets
+    seq_len: int = 15  # frames of a tracklet
+    sample_method: str = "evenly"  # evenly | random | all | frames (each an image), in training
+    frame_by_frame: bool = False  # the losses see frames, not tracklets
+    same_augmentation: bool = False  # one augmentation for all frames of a tracklet
+    temporal_pooling: str = "avg"  # avg | max | attention
+    test_frames: str = "all"  # all | evenly | dense, in a test
 
     # optimisation
     optimizer: str = "adam"
@@ -161,7 +170,8 @@ class Recipe:
             fields["num_cameras"] = num_cameras if self.sie_weight else 0
         classes = num_pids if self.reads_logits else 0
         make = partial(self.network, num_pids=classes, pretrained=pretrained, **fields, **self.options)
-        return make() if self.members == 1 else models.Mutual([make() for _ in range(self.members)])
+        model = make() if self.members == 1 else models.Mutual([make() for _ in range(self.members)])
+        return models.Tracklet(model, "attention") if self.temporal_pooling == "attention" else model
 
     def losses(self, num_pids: int) -> losses.Criterion:
         """The criterion: called with (Output, labels), answers {name: weighted term}."""

@@ -14,6 +14,7 @@ Sources named in short below (github.com/...):
     AlignedReID++         michuanhaohao/AlignedReID at fca9620
     ReID-Survey           mangye16/ReID-Survey at 38f5912
     TransReID             damo-cv/TransReID at dec5504
+    XM                    mangye16/Cross-Modal-Re-ID-baseline at e817a26
     CUHK03-NP             zhunzhong07/person-re-ranking at 278f2c7, CUHK03-NP/README.md
 """
 
@@ -586,6 +587,28 @@ row(
     balance_gamma=2.0,
 )
 
+row(
+    name="resnet50_video",
+    title="torchreid's video baseline, ResNet-50, trained on frames, averaged over 15",
+    paper="Hermans et al., In Defense of the Triplet Loss for Person Re-Identification, arXiv 2017",
+    source="torchreid v0.0.9, train_vid_model_xent_htri.py",
+    published={"mars": Published(80.8, 74.0, "torchreid v0.0.9 README, ResNet50 xent+htri")},
+    differs="Published for a gallery without the queries: test with --mars_query_in_gallery no.",
+    network=models.Softmax,
+    sample_method="frames",
+    test_frames="evenly",
+    seq_len=15,
+    image_size=(256, 128),
+    translate=0.5,
+    p=8,
+    k=4,
+    steps=78,  # of 625 identities
+    lr=3e-4,
+    epochs=500,
+    milestones=(200, 400),
+    triplet_weight=1.0,
+)
+
 # ============ stronger baselines ============
 
 AGW = row(
@@ -606,6 +629,37 @@ AGW = row(
     options={"non_local": (0, 2, 3, 0)},
     pooling="gem",
     mining="weighted",
+)
+
+row(
+    AGW,
+    name="agw_rgbir",
+    title="AGW for colour and infrared, two stems, ResNet-50",
+    source="XM, train.py, model.py",
+    published={
+        "sysu": Published(47.50, 47.65, "XM e817a26 README; all search, single shot, mean of 10 galleries"),
+        "regdb": Published(70.05, 66.37, "XM e817a26 README; visible asks for thermal"),
+    },
+    differs="Identities and images are drawn in turns, not anew for each batch. Images are resized with a bilinear "
+    "filter, theirs beforehand with Lanczos. The code keeps the epoch of best rank-1 on the test set, here the last "
+    "one counts. See row agw for the loss.",
+    network=models.TwoStreamAGW,
+    infrared=True,
+    image_size=(288, 144),
+    erase=0.0,
+    p=8,
+    k=4,
+    optimizer="sgd",
+    nesterov=True,
+    lr=0.1,
+    base_lr_mult=0.1,
+    epochs=81,
+    milestones=(20, 50),
+    warmup_epochs=10,
+    warmup_factor=0.0,
+    eval_every=10,
+    label_smoothing=0.0,
+    center_weight=0.0,
 )
 
 SBS = row(

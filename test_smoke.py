@@ -145,6 +145,27 @@ def test_search_on_the_test_set_is_called_unfair(trained, data, monkeypatch, cap
     assert "not a fair result" in capsys.readouterr().out
 
 
+def test_all_splits_of_a_small_set_in_one_command(data, tmp_path, monkeypatch, capsys):
+    """Every split is trained and tested; two of the built-in set's people stand for the splits of a publisher."""
+    import dataclasses
+
+    import datasets
+
+    entry = datasets.DATASETS["market"]
+
+    def parse(root, *, split: int = 0):
+        splits = entry.parse(root)
+        return dataclasses.replace(splits, query=splits.query[split::2])
+
+    monkeypatch.setitem(datasets.DATASETS, "market", dataclasses.replace(entry, parse=parse, num_splits=2))
+    words = ("--recipe", "demo", "--market_path", data, "--output_path", tmp_path, "--all_splits", *TINY)
+    assert run("--mode", "train", *words, "--epochs", 1, "--num_queries", 0) == 0
+    runs = [json.loads((tmp_path / f"split_{k}" / "metrics.json").read_text())["market"] for k in range(2)]
+    mean = json.loads((tmp_path / "metrics.json").read_text())["market"]
+    assert mean["mAP"] == pytest.approx(sum(each["mAP"] for each in runs) / 2) and mean["num_runs"] == 2
+    assert "mean ± std" in capsys.readouterr().out
+
+
 def test_check_says_whether_a_set_can_be_used(data, tmp_path, capsys):
     assert run("--mode", "check", "--market_path", data) == 0
     assert "usable" in capsys.readouterr().out

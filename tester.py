@@ -6,6 +6,7 @@ the closing table, the page of ranked queries.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import torch
 import datasets
 import evaluate
 import loaders
+import models
 import processes
 import rerank
 import visualize
@@ -61,6 +63,11 @@ class Features:
             return evaluate.pairwise_distance(query[row : row + 1], others, recipe.metric)[0]
         return recipe.distance(tuple(x[row : row + 1] for x in query), others)[0]
 
+    def only(self, rows: list[int]) -> Features:
+        """The samples of these rows."""
+        parts = None if self.parts is None else self.parts[rows]
+        return Features(tuple(self.samples[i] for i in rows), self.embeddings[rows], parts)
+
     @property
     def pids(self) -> list[int]:
         return [sample.pid for sample in self.samples]
@@ -101,7 +108,8 @@ class Tester:
         self.camera_label, self.group = camera_label, group
         self.last: dict[str, tuple[Features, Features]] = {}  # query and gallery of each set, of the last evaluation
 
-    def loader(self, samples: Sequence[datasets.Sample]) -> loaders.EvalLoader:
+    def loader(self, samples: Sequence[datasets.Sample], name: str = "") -> loaders.EvalLoader:
+        tells_light = self.recipe.infrared and name in self.splits
         return loaders.EvalLoader(
             samples,
             image_size=self.recipe.image_size,
@@ -113,6 +121,9 @@ class Tester:
             workers=self.options.workers,
             channels_last=self.channels_last,
             skip_bad=self.options.skip_bad,
+            test_frames=self.recipe.test_frames,
+            seq_len=self.recipe.seq_len,
+            infrared=self.splits[name].infrared if tells_light else (),
         )
 
     def batches(self, loader: loaders.EvalLoader, name: str, stop=None):
@@ -127,7 +138,9 @@ class Tester:
 
     def features(self, model, samples, label: str, stop=None, name: str = "") -> Features:
         """`Features` of `samples` of set `name`, in order, without those that could not be read (`skip_bad`)."""
-        loader = self.loader(samples)
+        loader = self.loader(samples, name)
+        if loader.tracklets:
+            model = models.for_tracklets(model, self.recipe.temporal_pooling)
         sized = Sized(self.batches(loader, name, stop), len(loader), loader.num_images)
         progress = label if processes.is_main() else None
         embeddings, parts = evaluate.extract(
@@ -148,7 +161,10 @@ class Tester:
         """Features of both sides of data set `name`, after multi-query pooling and query expansion if asked for."""
         splits = self.splits[name]
         query = self.shared(model, splits.query, f"query of {name}", stop, name)
-        gallery = self.shared(model, splits.gallery, f"gallery of {name}", stop, name)
+        shown = splits.gallery
+        if splits.trials:  # each image once, however many trials show it
+            shown = tuple({s.path: s for trial in splits.trials for s in trial}.values())
+        gallery = self.shared(model, shown, f"gallery of {name}", stop, name)
         if self.options.multi_query:
             images = sorted({s for group in splits.multi_query for s in group}, key=lambda s: s.path)
             if not images:
@@ -194,6 +210,8 @@ class Tester:
         query, gallery = self.last[name] = self.query_and_gallery(model, name, stop)
         seconds = time.perf_counter() - began
         labels = self.labels(name, query, gallery)
+        if self.splits[name].trials:
+            return self.mean_over_trials(name, query, gallery, chosen or self.options.rerank)
         result = self.metrics(query, gallery, labels)
         result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
         reranked = chosen or self.options.rerank
@@ -204,6 +222,20 @@ class Tester:
         if self.options.details:
             result |= self.details(query, gallery, labels)
         return result
+
+    def mean_over_trials(self, name: str, query: Features, gallery: Features, reranked: dict | None) -> dict:
+        """Mean of the metrics over the published galleries; `gallery` holds the images of all of them."""
+        row = {sample.path: i for i, sample in enumerate(gallery.samples)}
+        found, again = [], []
+        for samples in self.splits[name].trials:
+            index = [row[sample.path] for sample in samples if sample.path in row]
+            part = gallery.only(index)
+            labels = self.labels(name, query, part)
+            found.append(self.metrics(query, part, labels))
+            if reranked:
+                again.append(self.metrics(query, part, labels, reranked))
+        result = mean_and_std(found)
+        return result | ({"reranked": mean_and_std(again) | reranked} if reranked else {})
 
     def metrics(self, query: Features, gallery: Features, labels: evaluate.Labels, reranked=None) -> dict:
         """Metrics as plain values; ``rank1_interval`` and ``mAP_interval`` are 95 % bootstrap intervals."""
@@ -293,8 +325,12 @@ def table(results: dict[str, dict], trained_on: str, recipe) -> str:
                 shown = f"{theirs.rank1:.1f} / {theirs.mAP:.1f}" if theirs and values is metrics else ""
                 numbers = "".join(f"{100 * values[k]:>8.2f}" for k in ("rank1", "rank5", "rank10", "mAP", "mINP"))
                 lines.append(f"{label:<34}{numbers}{values['num_valid']:>10}{shown:>18}")
-        low, high = metrics["rank1_interval"]
-        notes.append(f"{name}: rank-1 {100 * low:.1f} to {100 * high:.1f} (95 % of bootstrap draws over queries)")
+        if "rank1_interval" in metrics:
+            low, high = metrics["rank1_interval"]
+            notes.append(f"{name}: rank-1 {100 * low:.1f} to {100 * high:.1f} (95 % of bootstrap draws over queries)")
+        if metrics.get("num_runs", 1) > 1:
+            spread = 100 * metrics["rank1_std"]
+            notes.append(f"{name}: mean over {metrics['num_runs']} galleries, rank-1 ± {spread:.2f}")
         if metrics["num_valid"] < metrics["num_query"]:
             skipped = metrics["num_query"] - metrics["num_valid"]
             notes.append(f"{name}: {skipped} queries without a match in the gallery are skipped")
@@ -304,6 +340,30 @@ def table(results: dict[str, dict], trained_on: str, recipe) -> str:
             notes.append(f"{name} is a built-in demonstration set, not a benchmark")
         notes += more_lines(name, metrics)
     return "\n".join(lines + notes)
+
+
+NUMBERS = ("mAP", "mINP", "rank1", "rank5", "rank10")
+
+
+def mean_and_std(runs: list[dict]) -> dict:
+    """Metrics of repeated splits or trials as one: the mean of each number, and ``<number>_std`` over the runs."""
+    result = {key: sum(run[key] for run in runs) / len(runs) for key in NUMBERS}
+    for key in NUMBERS:
+        values = torch.tensor([run[key] for run in runs], dtype=torch.float64)
+        result[f"{key}_std"] = float(values.std()) if len(runs) > 1 else 0.0
+    for key in ("num_query", "num_gallery", "num_valid"):
+        result[key] = runs[0][key]
+    result["cmc"] = torch.tensor([run["cmc"] for run in runs], dtype=torch.float64).mean(0).tolist()
+    return result | {"num_runs": len(runs)}
+
+
+def splits_table(summary: dict[str, dict]) -> str:
+    """Mean and standard deviation over repeated splits, in percent."""
+    lines = [f"{'mean ± std over the splits':<34}{'rank-1':>16}{'rank-5':>16}{'mAP':>16}"]
+    for name, found in summary.items():
+        cells = (f"{100 * found[k]:.2f} ± {100 * found[f'{k}_std']:.2f}" for k in ("rank1", "rank5", "mAP"))
+        lines.append(f"{name:<34}" + "".join(f"{cell:>16}" for cell in cells))
+    return "\n".join(lines)
 
 
 def more_lines(name: str, metrics: dict) -> list[str]:
@@ -371,8 +431,11 @@ def ranked_pages(tester: Tester, model, folder: Path, *, what=("ranks",), top_k:
         if "actmap" in what:
             worst = ap.nan_to_num(2).argsort(stable=True)[: min(num_queries, 12)].tolist()
             samples = [query.samples[i] for i in worst]
-            maps = torch.cat([feature_map(model, *batch) for batch in tester.batches(tester.loader(samples), name)])
-            sheet = visualize.activation_maps(maps, [s.path for s in samples], folder / name / "activation.png")
+            frames = [s.frames[len(s.frames) // 2] for s in samples]  # of a tracklet the one in the middle
+            shown = [dataclasses.replace(s, path=path) for s, path in zip(samples, frames, strict=True)]
+            batches = tester.batches(tester.loader(shown, name), name)
+            maps = torch.cat([feature_map(model, *batch) for batch in batches])
+            sheet = visualize.activation_maps(maps, frames, folder / name / "activation.png")
             extra["Where the network answers: the worst queries"] = sheet
         if "ranks" in what:
             page = visualize.draw_ranks(

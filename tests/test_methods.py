@@ -39,6 +39,7 @@ FIELDS = {
     "pyramid": {"image_size": (96, 32)},
     "resnet50mid": {"backbone": "resnet50"},  # it needs three blocks in the last stage
     "agw": {"options": {"non_local": (0, 1, 1, 0)}},
+    "agw_rgbir": {"options": {"non_local": (0, 1, 1, 0)}},
     "sbs": {"options": {"non_local": (0, 1, 1, 0)}},
     "hacnn": {"image_size": (80, 32)},
     "mudeep": {"image_size": (32, 16)},
@@ -73,7 +74,7 @@ def loader_of(recipe, samples):
     shape = {"p": recipe.p, "k": recipe.k} if recipe.p else {"batch_size": recipe.batch_size}
     loader = loaders.TrainLoader(
         samples, labels, image_size=recipe.image_size, **shape, steps=recipe.steps, pad=0, erase=0.0, mean=recipe.mean,
-        std=recipe.std, progress=False, workers=1,
+        std=recipe.std, progress=False, workers=1, infrared={3} if recipe.infrared else (),
     )  # fmt: skip
     return loader, num_pids
 

@@ -32,13 +32,14 @@ def test_a_row_names_paper_and_sources(name):
     assert recipe.name == name and recipe.title and recipe.source
     assert re.search(r"\b(19|20)\d\d\b", recipe.paper), "a citation has a year"
     for result in recipe.published.values():
-        assert isinstance(result, Published) and 0 < result.mAP <= result.rank1 <= 100
+        assert isinstance(result, Published) and 0 < result.rank1 <= 100
+        assert 0 < result.mAP <= result.rank1 or "sysu" in recipe.published  # many matches: mAP may be the higher one
         assert len(result.source) > 10
 
 
 def test_no_field_is_unread():
     """Each field is read as an attribute, or is an argument of some row's network."""
-    files = ("main.py", "train.py", "recipe.py", "recipes.py", "benchmarks/tables.py")
+    files = ("main.py", "cli.py", "train.py", "recipe.py", "recipes.py", "tester.py", "benchmarks/tables.py")
     code = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files)
     for field in dataclasses.fields(Recipe):
         of_network = any(field.name in arguments(r.network) for r in RECIPES.values())
@@ -47,13 +48,13 @@ def test_no_field_is_unread():
 
 
 def test_every_flag_is_a_field_and_every_number_has_a_flag():
-    import main
+    import cli
 
-    flags = {field for rows in main.RECIPE_FLAGS.values() for field, *_ in rows}
+    flags = {field for rows in cli.RECIPE_FLAGS.values() for field, *_ in rows}
     fields = {field.name for field in dataclasses.fields(Recipe)}
     assert flags <= fields
     not_numbers = {"name", "title", "paper", "source", "published", "differs", "network", "stages", "mean", "std"}
-    assert fields - flags <= not_numbers | main.FIXED_FIELDS
+    assert fields - flags <= not_numbers | cli.FIXED_FIELDS
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,6 @@
 """Colour and infrared: balanced batches, the two stems, and the built-in set with infrared cameras, end to end."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -12,6 +13,7 @@ import datasets
 import evaluate
 import loaders
 import losses
+import main
 import models
 import synthetic_sets
 import train
@@ -210,6 +212,17 @@ def test_a_picture_depends_on_its_own_numbers_alone(folder, tmp_path):
     names = [path.relative_to(other) for path in other.rglob("*.jpg")]
     assert len(names) == 4 * 6 * 2 and all((folder / n).read_bytes() == (other / n).read_bytes() for n in names)
     assert synthetic_sets.ensure(synthetic_sets.INFRARED, other, progress=False, **sizes) == other
+
+
+def test_rgbir_through_the_command_line(folder, tmp_path):
+    words = ["--sysu_path", str(folder), "--output_path", str(tmp_path)]
+    small = "--backbone resnet18 --pretrained none --image_size 64 32 --epochs 1 --steps 2 --p 4 --k 2".split()
+    small += "--num_queries 2 --amp none".split()
+    assert main.main(["--mode", "train", "--recipe", "agw_rgbir", *words, *small]) == 0
+    assert main.main(["--mode", "test", "--weights", str(tmp_path / "model.pt"), *words]) == 0
+    first, again = (json.loads((tmp_path / name).read_text())["sysu"] for name in ("metrics.json",
+                                                                                   "metrics_model.json"))
+    assert again["mAP"] == pytest.approx(first["mAP"], abs=1e-6) and again["num_query"] == 32
 
 
 def test_rgbir_trains_and_tests_end_to_end(splits):

@@ -1,6 +1,7 @@
 """Tracklets: which frames are read, how they are pooled, and the built-in moving pedestrians, end to end."""
 
 import copy
+import json
 import time
 from collections import Counter, namedtuple
 
@@ -14,6 +15,7 @@ import datasets
 import evaluate
 import loaders
 import losses
+import main
 import models
 import synthetic_sets
 import train
@@ -125,7 +127,7 @@ def test_one_tracklet_of_one_frame_is_that_image(samples):
         assert all(torch.equal(a, b) for a, b in zip(rest, others, strict=True))
 
 
-@pytest.mark.parametrize("method", loaders.SAMPLE_METHODS)
+@pytest.mark.parametrize("method", ["evenly", "random", "all", "frames"])
 @pytest.mark.parametrize("cache", ["ram", "none"])
 def test_batches_are_a_function_of_seed_epoch_and_step(samples, method, cache):
     options = {"sample_method": method, "pad": 3}
@@ -175,6 +177,14 @@ def test_frame_by_frame_hands_on_frames_as_images(samples):
         assert torch.equal(labels.repeat_interleave(4), each) and torch.equal(camids.repeat_interleave(4), seen)
 
 
+def test_frames_are_images_like_any_other(samples):
+    """As if every frame had been given as an image."""
+    images = [Sample(path, sample.pid, sample.camid) for sample in samples for path in sample.path]
+    loader = train_loader(samples, sample_method="frames", pad=3)
+    assert same_batches(loader.epoch(1), train_loader(images, pad=3).epoch(1))
+    assert loader.num_images == sum(COUNTS) and not loader.tracklets
+
+
 def test_same_augmentation_moves_all_frames_of_a_tracklet_alike(samples):
     """Zero where the padding came in: one place for all frames, or one for each."""
     def borders(**options):  # (B, T, H, W)
@@ -218,7 +228,7 @@ def test_what_cannot_be_loaded_is_said(samples):
         train_loader([samples[0], samples[1]._replace(path="a.png")])
     with pytest.raises(ValueError, match="no frames"):
         train_loader([samples[0]._replace(path=())])
-    with pytest.raises(ValueError, match="evenly, random, all"):
+    with pytest.raises(ValueError, match="evenly, random, all, frames"):
         train_loader(samples, sample_method="some")
     with pytest.raises(ValueError, match="all, evenly, dense"):
         eval_loader(samples, test_frames="random")
@@ -232,7 +242,7 @@ def test_description_counts_tracklets_and_frames(samples):
 def test_auto_keeps_few_tracklets_and_streams_many(samples, monkeypatch):
     assert train_loader(samples).store.cache == "ram"
     monkeypatch.setattr(loaders, "TRACKLET_CACHE", 43 * SIZE[0] * SIZE[1] * 3 - 1)
-    assert train_loader(samples).store.cache == "none"
+    assert train_loader(samples).store.cache == "none" == train_loader(samples, sample_method="frames").store.cache
     assert train_loader(samples, cache="ram").store.cache == "ram"
 
 
@@ -491,6 +501,21 @@ def test_impossible_sizes_are_refused(tmp_path):
     for sizes in ({"num_cameras": 1}, {"num_train_pids": 0}, {"people": 3}):
         with pytest.raises(ValueError, match="synthetic_video takes"):
             synthetic_sets.make(synthetic_sets.VIDEO, tmp_path / "set", **sizes)
+
+
+def test_video_through_the_command_line(folder, tmp_path):
+    """Attention trained by one command; another tests its weights on clips, without a flag for the network."""
+    words = ["--dukevid_path", str(folder), "--output_path", str(tmp_path)]
+    small = "--image_size 64 32 --epochs 1 --steps 2 --p 4 --k 2 --seq_len 2 --num_queries 2 --amp none".split()
+    assert main.main(["--mode", "train", "--recipe", "demo", *words, *small, "--temporal_pooling", "attention"]) == 0
+    test = ["--mode", "test", "--weights", str(tmp_path / "model.pt"), *words, "--test_batch", "5"]
+    assert main.main(test) == 0
+    first, again = (json.loads((tmp_path / name).read_text())["dukevid"] for name in ("metrics.json",
+                                                                                      "metrics_model.json"))
+    assert again["mAP"] == pytest.approx(first["mAP"], abs=1e-6) and again["num_query"] == 12
+    assert main.main([*test, "--test_frames", "dense", "--flip_test"]) == 0
+    assert (tmp_path / "visualize" / "batch.png").exists()
+    assert main.main(["--mode", "train", *words, "--frame_by_frame", "--temporal_pooling", "attention"]) == 1
 
 
 def test_video_trains_and_tests_end_to_end(splits):
