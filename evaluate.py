@@ -40,6 +40,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import rerank as reranking
+from memory import free_memory
 
 INF = float("inf")
 GIB = 2**30
@@ -361,27 +362,6 @@ def plan_blocks(num_query: int, num_gallery: int, memory_gb: float | None = None
     budget = min(free_memory(device) / 4, (0.5 if on_cpu else 8) * GIB) if memory_gb is None else memory_gb * GIB
     rows = max(1, min(int(budget // per_row), num_query, MAX_ROWS if on_cpu else 4096))
     return Plan(rows, num_query, num_gallery, rows * per_row)
-
-
-def free_memory(device: torch.device | str = "cpu") -> int:
-    """Bytes that can be taken without pushing anybody out: of the device, or of this machine or container."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = [_machine_memory()]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and limit.read_text().strip().isdigit():
-        free.append(int(limit.read_text()) - int(used.read_text()))
-    return max(min(free), 0)
-
-
-def _machine_memory() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 4 * GIB  # a machine that does not say (macOS, Windows): small blocks cost little speed
 
 
 def check_finite(features, what: str, items: Sequence | None = None) -> None:

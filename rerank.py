@@ -16,12 +16,13 @@ import contextlib
 import functools
 import itertools
 import numbers
-import os
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from memory import free_memory
 
 GIB = 2**30
 SPARE = 8  # neighbours kept beyond the last one needed, so that near ties can be settled among them
@@ -835,11 +836,7 @@ def _memory(memory_gb, device):
         if memory_gb <= 0:
             raise ValueError(f"memory_gb must be positive, found {memory_gb}")
         return memory_gb * GIB
-    free = 8 * GIB
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        with contextlib.suppress(ValueError, OSError, AttributeError):
-            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = free_memory(device)
+    if device.type != "cuda":
         free = min(free, 8 * GIB)
     return free / 2
