@@ -197,6 +197,7 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
         add(*dict.fromkeys(spellings), type=Path, metavar="DIR", dest=f"{name}_path", help=entry.title)
     add("--validation_ids", type=int, default=0, metavar="N",
         help="people held out of training, as a test set <name>_val to choose parameters on (default: 0)")  # fmt: skip
+    add("--use_all_images", action="store_true", help="train on query and gallery images too (to test on other sets)")
     add("--train_dataset", nargs="+", metavar="NAME", help="sets to train on (default: each that has a path)")
     add("--test_dataset", nargs="+", metavar="NAME", help="sets to test on (default: each that has a path)")
     for name, option, default in dataset_options():

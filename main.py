@@ -185,6 +185,7 @@ def description_of(recipe: Recipe, given: dict, num_pids: int, trains: list[str]
         "amp": run.amp,
         **({"cameras": run.cameras} if run.cameras else {}),
         **({"validation_ids": args.validation_ids} if args.validation_ids else {}),
+        **({"use_all_images": True} if args.use_all_images else {}),
     }
 
 
@@ -290,6 +291,8 @@ def write_json(path: Path, content: dict) -> None:
 
 def check_before_training(args, found, trains, tests) -> None:
     """Everything that would end a run late is looked at before it starts."""
+    for name in set(trains) & set(tests) if args.use_all_images else ():
+        print(f"{name}: WARNING: --use_all_images trains on its test images too; its result below is not a result")
     if not trains:
         raise ValueError("there is nothing to train on: none of the given data sets has training images")
     for name in tests:
@@ -412,12 +415,12 @@ def prepared(model: torch.nn.Module, args, loader: loaders.TrainLoader) -> torch
 
 def training_data(args, recipe: Recipe, run: Run, parts, cache: str | None = None) -> tuple[loaders.TrainLoader, int]:
     """(batches of the union of the training sets `parts`, number of identities)."""
-    samples = datasets.combine(parts)
+    samples = datasets.combine(parts, args.use_all_images)
     labels, num_pids = datasets.relabel(samples)
     if recipe.uses_cameras and len(parts) == 1:  # several sets are numbered anew by `combine`
         known = camera_labels(cameras_of(parts), parts[0].name)
         samples = tuple(dataclasses.replace(sample, camid=known[sample.camid]) for sample in samples)
-    infrared = datasets.infrared_cameras(parts) if recipe.infrared else ()
+    infrared = datasets.infrared_cameras(parts, args.use_all_images) if recipe.infrared else ()
     if recipe.infrared and not infrared:
         raise ValueError(
             f"recipe {recipe.name} trains on colour and infrared images, but {', '.join(p.name for p in parts)} has no "

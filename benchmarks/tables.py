@@ -6,12 +6,15 @@ A test compares README with what this prints, so that no number stands in two pl
 from __future__ import annotations
 
 import csv
+import inspect
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import architectures  # noqa: E402
+import backbones  # noqa: E402
 import datasets  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 
@@ -34,10 +37,29 @@ def recipe_table() -> str:
 
 
 def dataset_table() -> str:
+    """One row per data set; what to put where is the parser's own docstring, from "Folders:" on."""
     rows = []
     for name, entry in datasets.DATASETS.items():
-        rows.append((f"`--{name}_path`", entry.description, entry.offer or "made or kept by you"))
-    return grid(("flag", "data set", "where, and on what terms"), rows)
+        layout = (inspect.getdoc(entry.parse) or "").partition("Folders:")[2]
+        layout = " ".join(layout.split()) or "see below"
+        rows.append((f"`--{name}_path`", entry.description, layout, entry.offer or "made or kept by you"))
+    return grid(("flag", "data set", "what to put where", "where it is offered, on what terms"), rows)
+
+
+def backbone_table() -> str:
+    """torchreid's keys -> where the network comes from."""
+    rows = []
+    for key, network in architectures.NETWORKS.items():
+        options = getattr(network, "keywords", {})
+        if "backbone" in options:
+            library, name = backbones.resolve(options["backbone"])
+            source = "backbones.py" if library == "here" else f"{library}: {name}"
+            wide = f", then {options['fc_dims'][0]}-d" if "fc_dims" in options else ""
+            rows.append((f"`{key}`", f"{source}{wide}"))
+        else:
+            kind = getattr(network, "func", network)
+            rows.append((f"`{key}`", f"{kind.__module__}.py: {kind.__name__}"))
+    return grid(("torchreid's key", "comes from"), rows)
 
 
 def paper_list() -> str:
@@ -58,7 +80,13 @@ def results_tables() -> str:
     return text + "\n\n" + grid(("measured", "value", "yardstick in the same run", "hardware"), speed)
 
 
-SECTIONS = {"recipes": recipe_table, "results": results_tables, "datasets": dataset_table, "papers": paper_list}
+SECTIONS = {
+    "recipes": recipe_table,
+    "backbones": backbone_table,
+    "results": results_tables,
+    "datasets": dataset_table,
+    "papers": paper_list,
+}
 
 
 def filled(text: str) -> str:
