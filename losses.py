@@ -424,16 +424,16 @@ class TripletLoss(nn.Module):
         """Advice if the epoch's mean of this loss (unweighted) says that the embedding has collapsed, else None.
 
         When all embeddings shrink to a point, every distance d goes to 0 and the loss comes to rest at the margin
-        (soft: ln 2), slightly above it: within 6 % for the mean of an epoch, whose first steps still move, and by about
-        2 * hard_factor * d more with the harder-example factor. A healthy loss also passes the margin once, on its way
-        down, but with distances far larger than the margin; so the nearest negatives of the last batch must be close
-        as well
+        (soft: ln 2) or a little above it, by what the furthest positive still exceeds the nearest negative (OSNet
+        x0.25 on Market-1501 with AMSGrad at 1.5e-3 and no warm-up: 0.33, 0.32, ... for a margin of 0.3). A healthy
+        loss also passes the margin once, on its way down, but with distances far larger than the margin; so the
+        nearest negatives of the last batch must be closer than half the margin as well
         (before the first batch the value alone decides).
         """
         level = math.log(2) if self.margin is None else self.margin
         value = mean / self.num_feats if self.reduction == "sum" else mean
         distance = 0.0 if self.negative_distance is None else float(self.negative_distance)
-        sits = abs(value - level) <= 0.01 * level + 2 * self.hard_factor * distance and distance <= 0.5 * level
+        sits = 0.94 * level < value < 1.5 * level + 2 * self.hard_factor * distance and distance <= 0.5 * level
         if not sits:  # also if the mean is not a number
             return None
         return (
