@@ -125,7 +125,7 @@ class Fusion(nn.Module):
 # -- torchreid/models/hacnn.py ----------------------------------------------------------------------------------------
 
 def inception_a(in_channels, out_channels):
-    """Four streams of a quarter of the channels at the same size (figure 3a)."""
+    """Four streams of a quarter of the channels at the same size (Inception-A)."""
     quarter = out_channels // 4
     return Streams(*(nn.Sequential(ConvBlock(in_channels, quarter), ConvBlock(quarter, quarter, 3, padding=1))
                      for _ in range(3)),
@@ -133,7 +133,7 @@ def inception_a(in_channels, out_channels):
 
 
 def inception_b(in_channels, out_channels):
-    """Streams of a quarter, a quarter and half of the channels at half the size (figure 3b)."""
+    """Streams of a quarter, a quarter and half of the channels at half the size (Inception-B)."""
     quarter = out_channels // 4
     return Streams(
         nn.Sequential(ConvBlock(in_channels, quarter), ConvBlock(quarter, quarter, 3, stride=2, padding=1)),
@@ -169,7 +169,7 @@ class ChannelAttention(nn.Module):
 
 
 class SoftAttention(nn.Module):
-    """Spatial times channel attention, mixed by a 1x1, in (0, 1); Eq. (2)."""
+    """Spatial times channel attention, mixed by a 1x1, in (0, 1) (section 3.1, I)."""
 
     def __init__(self, channels):
         super().__init__()
@@ -208,10 +208,10 @@ class HarmoniousAttention(nn.Module):
 
 
 def crop_region(x, translation, size):
-    """A full-width quarter-height window of x (B, C, h, w), moved by `translation` (B, 2), resized to `size`; Eq. (4).
+    """A full-width quarter-height window of x (B, C, h, w), moved by `translation` (B, 2), resized to `size`.
 
-    As torchreid runs today: `grid_sample` with align_corners=False on the window at the map's own size, then bilinear
-    resizing with align_corners=True.
+    The affine transform of hard attention (section 3.1, II) as torchreid runs today: `grid_sample` with
+    align_corners=False on the window at the map's own size, then bilinear resizing with align_corners=True.
     """
     theta = x.new_zeros(len(x), 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = 1.0, 0.25
@@ -257,7 +257,7 @@ class HACNN(nn.Module):
             local_conv = getattr(self, f"local_conv{i}")
             for r in range(4):
                 region = crop_region(x, translations[:, r], size)
-                regions[r] = local_conv(region if i == 1 else region + regions[r])  # Eq. (6)
+                regions[r] = local_conv(region if i == 1 else region + regions[r])  # cross-attention
             x = y * attention
         overall = self.fc_global(x.mean(dim=(2, 3)))  # (B, 512)
         local = self.fc_local(torch.cat([region.mean(dim=(2, 3)) for region in regions], dim=1))  # (B, 512)
@@ -300,7 +300,7 @@ class MLFNBlock(nn.Module):
         s = self.fsm(x)  # (B, g, 1, 1)
         y = F.relu(self.fm_bn1(self.fm_conv1(x)))
         y = F.relu(self.fm_bn2(self.fm_conv2(y)))
-        y = y * s.repeat_interleave(y.shape[1] // self.groups, dim=1)  # Eq. (2)
+        y = y * s.repeat_interleave(y.shape[1] // self.groups, dim=1)  # each factor module by its s
         y = F.relu(self.fm_bn3(self.fm_conv3(y)))
         return F.relu(self.downsample(x) + y), s
 

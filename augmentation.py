@@ -33,6 +33,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def check_one_of(name: str, value: str, choices: Iterable[str]) -> None:
+    """ValueError that lists `choices` if `value`, given for option `name`, is none of them."""
     if value not in choices:
         raise ValueError(f"{name} is '{value}': choose one of {', '.join(choices)}")
 
@@ -116,6 +117,7 @@ class Draws(NamedTuple):
     erase: np.ndarray | None  # (B, 5) y, x, h, w (h = 0: none), start in the noise bank
 
     def slice(self, start: int, stop: int) -> "Draws":
+        """The parameters of images start to stop - 1."""
         return Draws(*(None if field is None else field[start:stop] for field in self))
 
     def repeat(self, times: np.ndarray) -> "Draws":
@@ -141,8 +143,8 @@ class Augmentation:
         "mean": `mean` written before normalising, hence 0 (fast-reid); "black": black before normalising;
         "pixel": a normal number for each value of the normalised image (timm's "pixel", TransReID);
         three numbers: that colour in [0, 1] before normalising.
-    erase_area: bounds of the share of the image that is erased. Zhong et al., Sec. 4: 0.02, 0.4.
-    erase_aspect: bounds of height / width. Zhong et al., Sec. 4: 0.3, 1 / 0.3.
+    erase_area: bounds of the share of the image that is erased. Zhong et al.: 0.02, 0.4.
+    erase_aspect: bounds of height / width. Zhong et al.: 0.3, 1 / 0.3.
     erase_log_aspect: draw the aspect log-uniformly (timm) instead of uniformly (all re-ID code).
     erase_attempts: rectangles tried until one fits. reid-strong-baseline: 100; timm: 10.
     """

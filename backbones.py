@@ -5,10 +5,10 @@ published ImageNet files. What neither library has is written here: ResNet-IBN (
 OSNet-IBN and OSNet-AIN (Zhou et al., ICCV 2019 and TPAMI 2021), all with the layout of their released weights.
 """
 import difflib
+import functools
 import types
 import urllib.error
 from collections import OrderedDict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -137,9 +137,9 @@ def _create_timm(name, pretrained, image_size):
         import timm
     except ImportError as error:
         raise ImportError(f"Backbone '{name}' comes from timm, which is not installed: pip install timm") from error
-    build = partial(timm.create_model, num_classes=0, global_pool="")
+    build = functools.partial(timm.create_model, num_classes=0, global_pool="")
     try:
-        net = _first_accepted(partial(_pretrained_timm, build, name, pretrained), *_size_options(image_size))
+        net = _first_accepted(functools.partial(_pretrained_timm, build, name, pretrained), *_size_options(image_size))
     except (AssertionError, TypeError, ValueError) as error:
         raise ValueError(f"Backbone '{name}' gives no feature map: {error}") from error
     # Weight names must stay timm's, so the network itself is returned with its forward replaced, not a wrapper.
@@ -157,7 +157,8 @@ def vision_transformer(name, *, pretrained=False, image_size=_IMAGE_SIZE, stride
     if library != "timm":
         raise ValueError(f"'{name}' is not a vision transformer of timm; use for example vit_base_patch16_224.")
     import timm
-    net = _pretrained_timm(partial(timm.create_model, num_classes=0, drop_path_rate=drop_path), key, pretrained)
+    build = functools.partial(timm.create_model, num_classes=0, drop_path_rate=drop_path)
+    net = _pretrained_timm(build, key, pretrained)
     if not all(isinstance(getattr(net, part, None), nn.Module | nn.Parameter)
                for part in ("cls_token", "pos_embed", "patch_embed", "norm_pre", "blocks", "norm")):
         raise ValueError(f"'{name}' is not a plain vision transformer with a class token; use for example "
@@ -261,6 +262,23 @@ def _out_channels(net, name, image_size):
         shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(f"Backbone '{name}' gives {shape}, expected a feature map (B, C, h, w).")
     return out.shape[1]
+
+
+def depthwise_in_float32(net):
+    """Keep `net`'s depthwise convolutions with a stride or a kernel above 3x3 out of bfloat16 autocast on a CPU.
+
+    oneDNN has no bfloat16 kernel for their gradients: with a stride the one for the input takes 26 to 380 times as long
+    as in float32 (torch 2.15, AVX512-BF16), and MobileNetV3-Small as a whole three times as long.
+    """
+    for conv in net.modules():
+        if type(conv) is nn.Conv2d and conv.groups == conv.in_channels > 1 and (
+                max(conv.stride) > 1 or max(conv.kernel_size) > 3):
+            conv.forward = functools.partial(_in_float32, conv)
+
+
+def _in_float32(conv, x):
+    with torch.autocast("cpu", enabled=False):
+        return nn.Conv2d.forward(conv, x.float()).to(x.dtype)
 
 
 def kaiming_fan_out(net):
@@ -410,6 +428,26 @@ class LiteConv3x3(nn.Module):
         return F.relu(self.bn(self.conv2(self.conv1(x))), inplace=True)
 
 
+def side_by_side(layers: list[LiteConv3x3], x):
+    """What k layers make of (B, k C, h, w), layer i of the i-th C channels; or each of the same (B, C, h, w).
+
+    The layers' own numbers in fewer calls: what a CPU does before a call computes anything is a quarter of a training
+    step of OSNet x0.25 with a batch of 64 (benchmarks/README.md).
+    """
+    first, norms = layers[0], [layer.bn for layer in layers]
+    x = F.conv2d(x, torch.cat([m.conv1.weight for m in layers]), groups=x.shape[1] // first.conv1.in_channels)
+    x = F.conv2d(x, torch.cat([m.conv2.weight for m in layers]), padding=1, groups=x.shape[1])
+    mean, var = torch.cat([bn.running_mean for bn in norms]), torch.cat([bn.running_var for bn in norms])
+    weight, bias = torch.cat([bn.weight for bn in norms]), torch.cat([bn.bias for bn in norms])
+    x = F.batch_norm(x, mean, var, weight, bias, first.bn.training, first.bn.momentum, first.bn.eps)
+    if first.bn.training:
+        for bn, new_mean, new_var in zip(norms, mean.chunk(len(norms)), var.chunk(len(norms)), strict=True):
+            bn.running_mean.copy_(new_mean)
+            bn.running_var.copy_(new_var)
+            bn.num_batches_tracked.add_(1)
+    return F.relu(x, inplace=True)
+
+
 class AggregationGate(nn.Module):
     """Channel-wise weights in (0, 1) from globally pooled streams, (B, C, 1, 1); shared by all (section 3.2)."""
 
@@ -448,21 +486,34 @@ class OSBlock(nn.Module):
             self.IN = _instance_norm(out_channels)
         self.norm = norm
 
-    def _streams(self):
-        return self.conv2 if hasattr(self, "conv2") else (self.conv2a, self.conv2b, self.conv2c, self.conv2d)
+    def streams(self, x):
+        """x^1 to x^T, each (B, C/4, h, w)."""
+        if hasattr(self, "conv2"):
+            layers = [list(stream.layers) for stream in self.conv2]
+        else:
+            layers = [[self.conv2a], list(self.conv2b), list(self.conv2c), list(self.conv2d)]
+        if not (self.training and x.device.type == "cpu" and type(layers[0][0].bn) is nn.BatchNorm2d):
+            return [functools.reduce(lambda y, layer: layer(y), stream, x) for stream in layers]
+        done, width, channels_last = [], x.shape[1], x.is_contiguous(memory_format=torch.channels_last)
+        for depth in range(len(layers) - 1):
+            x = side_by_side([stream[depth] for stream in layers[depth:]], x)
+            x_t, x = x.split((width, x.shape[1] - width), dim=1)  # the first of these streams ends here
+            done.append(x_t)
+            x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        return [*done, layers[-1][-1](x)]
 
     def forward(self, x):
         shortcut = self.downsample(x) if hasattr(self, "downsample") else x
         x = self.conv1(x)
-        streams = [stream(x) for stream in self._streams()]  # x^t, (B, C/4, h, w)
+        streams = self.streams(x)
         gates = self.gate(torch.cat([x_t.mean(dim=(2, 3), keepdim=True) for x_t in streams])).chunk(len(streams))
         x = streams[0] * gates[0]
         for x_t, gate in zip(streams[1:], gates[1:], strict=True):
-            x = torch.addcmul(x, x_t, gate)  # Eq. (3): sum_t G(x^t) * x^t
+            x += x_t * gate  # Eq. (3): sum_t G(x^t) * x^t (addcmul would be slower: it broadcasts element by element)
         x = self.conv3(x)
         if self.norm == "in":
             x = self.IN(x)
-        x = x + shortcut  # Eq. (1)
+        x += shortcut  # Eq. (1)
         if self.norm == "out":
             x = self.IN(x)
         return F.relu(x, inplace=True)
@@ -750,20 +801,20 @@ _IBN_RELEASE = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/"
 
 # name -> (constructor, file of the ImageNet weights or None, URL of its folder or None if there is no direct link)
 HERE = {
-    **{f"resnet{d}_ibn_a": (partial(_create_resnet_ibn, d, _resnet_ibn_a), file, file and _IBN_RELEASE)
+    **{f"resnet{d}_ibn_a": (functools.partial(_create_resnet_ibn, d, _resnet_ibn_a), file, file and _IBN_RELEASE)
        for d, file in ((18, "resnet18_ibn_a-2f571257.pth"), (34, "resnet34_ibn_a-94bc1577.pth"),
                        (50, "resnet50_ibn_a-d9d0bb7b.pth"), (101, "resnet101_ibn_a-59ea0ac6.pth"),
                        (152, None))},
-    "resnet50_ibn_b": (partial(_create_resnet_ibn, 50, _resnet_ibn_b),
+    "resnet50_ibn_b": (functools.partial(_create_resnet_ibn, 50, _resnet_ibn_b),
                        "resnet50_ibn_b-9ca61e85.pth", _IBN_RELEASE),
-    **{f"osnet_{key}": (partial(_osnet, w), f"osnet_{key}_imagenet.pth", None)
+    **{f"osnet_{key}": (functools.partial(_osnet, w), f"osnet_{key}_imagenet.pth", None)
        for key, w in (("x1_0", 1.0), ("x0_75", 0.75), ("x0_5", 0.5), ("x0_25", 0.25))},
-    "osnet_ibn_x1_0": (partial(_osnet, 1.0, **_IBN), "osnet_ibn_x1_0_imagenet.pth", None),
-    **{f"osnet_ain_{key}": (partial(_osnet, w, **_AIN), f"osnet_ain_{key}_imagenet.pth", None)
+    "osnet_ibn_x1_0": (functools.partial(_osnet, 1.0, **_IBN), "osnet_ibn_x1_0_imagenet.pth", None),
+    **{f"osnet_ain_{key}": (functools.partial(_osnet, w, **_AIN), f"osnet_ain_{key}_imagenet.pth", None)
        for key, w in (("x1_0", 1.0), ("x0_75", 0.75), ("x0_5", 0.5), ("x0_25", 0.25))},
     "shufflenet": (ShuffleNet, "shufflenet_imagenet.pth", None),
-    "mobilenetv2_x1_0": (partial(MobileNetV2, 1.0), "mobilenetv2_x1_0_imagenet.pth", None),
-    "mobilenetv2_x1_4": (partial(MobileNetV2, 1.4), "mobilenetv2_x1_4_imagenet.pth", None),
+    "mobilenetv2_x1_0": (functools.partial(MobileNetV2, 1.0), "mobilenetv2_x1_0_imagenet.pth", None),
+    "mobilenetv2_x1_4": (functools.partial(MobileNetV2, 1.4), "mobilenetv2_x1_4_imagenet.pth", None),
     "nasnetamobile": (NASNetMobile, "nasnetamobile-7e03cead.pth", "http://data.lip6.fr/cadene/pretrainedmodels/"),
 }
 

@@ -32,10 +32,12 @@ class Report:
 
     @property
     def usable(self) -> bool:
+        """Whether training or testing may start: no problem was found."""
         return not self.problems
 
     @property
     def text(self) -> str:
+        """The lines to print: facts, WARNING and ERROR lines, the verdict last."""
         lines = [*self.facts, *(f"WARNING: {line}" for line in self.warnings)]
         lines += [f"ERROR: {line}" for line in self.problems]
         remarks = f", {len(self.warnings)} warnings" if self.warnings else ""
@@ -52,6 +54,7 @@ class _Findings:
         self.problems: list[str] = []
 
     def report(self, name: str) -> Report:
+        """What was gathered so far about the set called `name`."""
         return Report(name, tuple(self.facts), tuple(self.warnings), tuple(self.problems))
 
 

@@ -339,15 +339,24 @@ BATCH_COUNT = re.compile(r"num_batches_tracked$")  # absent in files of before t
 UNUSED = (
     ((r"^pyramid_conv_list0\.",), r"^pyramid_(conv|fc)_list1\."),
     ((r"^base\.blocks\.", r"^b1\.0\."), r"^base\.(blocks\.LAST|norm|fc)\."),
+    # mangye16/Cross-Modal-Re-ID-baseline e817a26, model.py: three whole ResNets, two stems and the stages of one in use
+    (
+        (r"^thermal_module\.thermal\.layer1\.",),
+        r"^(thermal_module\.thermal|visible_module\.visible)\.(layer\d|fc)\.|^base_resnet\.base\.(conv1|bn1|fc)\.",
+    ),
 )
 
 # A plain trunk for a network that has several copies of a part of it -> (a name of that network, (name in the common
-# vocabulary, its copies)). Both as the released code starts from ImageNet weights.
+# vocabulary, its copies)). All as the released code starts from ImageNet weights.
 MGN_BRANCHES = ("b1.", "b2.", "b3.")
 COPIES = (
     (
         "b2.0.norm1.weight",  # TransReID
         ((r"^blocks\.LAST\.", ("b1.0.", "b2.0.")), (r"^norm\.", ("b1.1.", "b2.1."))),
+    ),
+    (
+        "base.infrared.conv1.weight",  # two-stream AGW: both stems start alike
+        ((r"^conv1\.", ("conv1.", "infrared.conv1.")), (r"^bn1\.", ("bn1.", "infrared.bn1."))),
     ),
     (
         "b3.1.0.conv1.weight",  # MGN
@@ -362,6 +371,8 @@ COPIES = (
         ),
     ),
 )
+
+NON_LOCAL_BLOCK = re.compile(r"(^|\.)NL_\d\.")
 
 REQUIRED_SHARE = 0.9  # of the backbone's tensors, of the model and of the file, that have to find each other
 
@@ -589,7 +600,8 @@ def _require_same_architecture(
 
     The file's side is needed because ResNet-50's names and shapes are all among those of ResNet-101.
     """
-    wanted = _backbone(target)
+    plain = not any(NON_LOCAL_BLOCK.search(name) for name in source)  # its non-local blocks start as the identity
+    wanted = [key for key in _backbone(target) if not (plain and NON_LOCAL_BLOCK.search(key))]
     have = sum(key in loaded for key in wanted)
     unused = _unused(source)
     offered = [name for name in _backbone(source) if name not in unused]

@@ -147,6 +147,7 @@ CHOICES = {
 
 
 class HelpFormatter(argparse.HelpFormatter):
+    """Help in 120 columns, the texts of the flags from column 34 on at the latest."""
     def __init__(self, prog):
         super().__init__(prog, max_help_position=34, width=120)
 
@@ -271,6 +272,7 @@ def dataset_options():
 
 
 def named_recipe(name: str) -> Recipe:
+    """The recipe of this name; ValueError that proposes near names and lists all."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3)
         raise ValueError(
@@ -300,6 +302,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
 
 
 def path_flags() -> set[str]:
+    """The --NAME_path flags of data sets and aliases, without those that the program makes itself."""
     names = (*datasets.DATASETS, *datasets.ALIASES)
     built_in = {name for name, entry in datasets.DATASETS.items() if not entry.needs_path}
     return {f"--{name}_path" for name in names if name not in built_in}

@@ -345,6 +345,7 @@ class FolderListings:
         self._names: dict[str, frozenset[str]] = {}
 
     def has(self, folder: str, name: str) -> bool:
+        """Whether `folder` holds an entry `name`; False where there is no such folder."""
         if folder not in self._names:
             self._names[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
         return name in self._names[folder]

@@ -610,7 +610,8 @@ OCCLUDED_REID = Entry(
     description="Occluded-REID (200 identities), for testing only",
     citation="Zhuo et al., Occluded Person Re-identification, ICME 2018",
     site="https://github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets",
-    terms="for non-commercial purposes only",
+    terms="for academic or educational use, not commercial use; its authors ask for a signed agreement by e-mail and "
+          "for a citation of the paper",
     parse=parse_occluded_reid,
     published={"query": Counts(200, 1_000, 1), "gallery": Counts(200, 1_000, 1)},
     aliases=("occreid",),
@@ -622,7 +623,8 @@ PARTIAL_ILIDS = Entry(
     citation="Zheng, Gong and Xiang, Person Re-identification by Probabilistic Relative Distance Comparison, CVPR "
              "2011; He et al., Deep Spatial Feature Reconstruction for Partial Person Re-identification, CVPR 2018",
     site="https://github.com/JDAI-CV/fast-reid/tree/master/projects/PartialReID",
-    terms="a link to the archive; see there for its terms",
+    terms="a link to an archive, on another server, with Partial-REID and Occluded-REID in it; no terms stated that "
+          "we could find; ask the authors before any use beyond research",
     parse=parse_partial_ilids,
     published={"query": Counts(119, 119, 1), "gallery": Counts(119, 119, 1)},
 )
@@ -632,7 +634,9 @@ PARTIAL_REID = Entry(
     description="Partial-REID (60 identities), for testing only",
     citation="Zheng et al., Partial Person Re-identification, ICCV 2015",
     site="https://github.com/JDAI-CV/fast-reid/tree/master/projects/PartialReID",
-    terms="a link to the archive; see there for its terms",
+    terms="a link to an archive, on another server, with Partial-iLIDS and Occluded-REID in it; the address of its "
+          "authors' own is http://isee.sysu.edu.cn/files/resource/Partial-REID_Dataset.rar; no terms stated that we "
+          "could find; ask the authors before any use beyond research",
     parse=parse_partial_reid,
     published={"query": Counts(60, 300, 1), "gallery": Counts(60, 300, 1)},
 )
@@ -642,8 +646,9 @@ SENSEREID = Entry(
     description="SenseReID (522 of 1,717 identities), for testing only",
     citation="Zhao et al., Spindle Net: Person Re-identification with Human Body Region Guided Feature Decomposition "
              "and Fusion, CVPR 2017",
-    site="https://drive.google.com/file/d/0B56OfSrVI8hubVJLTzkwV2VaOWM/view",
-    terms="see there for its terms",
+    site="https://github.com/yokattame/SpindleNet/issues/1",
+    terms="a link given by its author, who is to be asked for the set where the link fails; no terms stated that we "
+          "could find; ask the authors before any use beyond research",
     parse=parse_sensereid,
     published={"query": Counts(522, 1_040, None), "gallery": Counts(1_717, 3_388, None)},
 )

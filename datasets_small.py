@@ -254,7 +254,9 @@ GRID = Entry(
     description="GRID (125/125 identities and 775 distractors, 8 cameras, 10 splits)",
     citation="Loy et al., Multi-camera Activity Correlation Analysis, CVPR 2009",
     site="http://personal.ie.cuhk.edu.hk/~ccloy/downloads_qmul_underground_reid.html",
-    terms="see there for its terms",
+    terms="any report that uses it is to cite Liu et al., Person Re-Identification: What Features Are Important?, "
+          "ECCVW 2012, and Loy et al., Time-Delayed Correlation Analysis for Multi-Camera Activity Understanding, "
+          "IJCV 2010; no other terms stated (readme of the archive)",
     parse=parse_grid,
     published={"train": Counts(125, 250, None), "query": Counts(125, 125, None), "gallery": Counts(125, 900, None)},
     aliases=("qmulgrid", "undergroundreid"),
@@ -266,7 +268,8 @@ ILIDS = Entry(
     description="QMUL i-LIDS (59/60 identities, 10 splits)",
     citation="Zheng et al., Associating Groups of People, BMVC 2009",
     site="http://www.eecs.qmul.ac.uk/~jason/data/i-LIDS_Pedestrian.tgz",
-    terms="see there for its terms",
+    terms="a link reported dead in 2021; the images are from the UK government's i-LIDS footage; no terms stated that "
+          "we could find; ask the authors before any use beyond research",
     parse=parse_ilids,
     published={"train": Counts(59, None, 1), "query": Counts(60, 60, 1), "gallery": Counts(60, 60, 1)},
     aliases=("ilidspedestrian", "qmulilids"),
@@ -278,7 +281,7 @@ PRID = Entry(
     description="PRID2011, one image per person and view (100/100 identities in a gallery of 649, 10 splits)",
     citation="Hirzer et al., Person Re-Identification by Descriptive and Discriminative Classification, SCIA 2011",
     site="https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/prid11/",
-    terms="see there for its terms",
+    terms="the paper is to be cited; no other terms stated (readme of the archive)",
     parse=parse_prid,
     published={"train": Counts(100, 200, 2), "query": Counts(100, 100, 1), "gallery": Counts(649, 649, 1)},
     aliases=("prid2011singleshot",),
@@ -291,7 +294,7 @@ PRID450S = Entry(
     citation="Roth et al., Mahalanobis Distance Learning for Person Re-Identification, in: Person Re-Identification, "
              "Springer 2014",
     site="https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/prid450s/",
-    terms="see there for its terms",
+    terms="no terms stated that we could find; ask the authors before any use beyond research",
     parse=parse_prid450s,
     published={"train": Counts(225, 450, 2), "query": Counts(225, 225, 1), "gallery": Counts(225, 225, 1)},
     num_splits=10,
@@ -302,7 +305,7 @@ VIPER = Entry(
     description="VIPeR (316/316 identities, 2 cameras, 20 splits)",
     citation="Gray et al., Evaluating Appearance Models for Recognition, Reacquisition, and Tracking, PETS 2007",
     site="https://vision.soe.ucsc.edu/node/178",
-    terms="see there for its terms",
+    terms="the paper is to be cited; no other terms stated (readme of the archive)",
     parse=parse_viper,
     published={"train": Counts(316, 632, 2), "query": Counts(316, 316, 1), "gallery": Counts(316, 316, 1)},
     num_splits=20,

@@ -364,8 +364,9 @@ ILIDSVID = Entry(
     title="iLIDS-VID",
     description="iLIDS-VID (150/150 identities, 2 cameras, tracklets, 10 splits)",
     citation="Wang et al., Person Re-identification by Video Ranking, ECCV 2014",
-    site="http://www.eecs.qmul.ac.uk/~xiatian/downloads_qmul_iLIDS-VID_ReID_dataset.html",
-    terms="see there for its terms",
+    site="https://xiatian-zhu.github.io/downloads_qmul_iLIDS-VID_ReID_dataset.html",
+    terms="the images are from the UK government's i-LIDS footage; no terms stated that we could find; ask the "
+          "authors before any use beyond research",
     parse=parse_ilidsvid,
     published={"train": Counts(150, 300, 2), "query": Counts(150, 150, 1), "gallery": Counts(150, 150, 1)},
     num_splits=10,
@@ -375,8 +376,9 @@ MARS = Entry(
     title="MARS",
     description="MARS (625/626 identities, 6 cameras, tracklets)",
     citation="Zheng et al., MARS: A Video Benchmark for Large-Scale Person Re-identification, ECCV 2016",
-    site="http://www.liangzheng.com.cn/Project/project_mars.html",
-    terms="see there for its terms; info/ is at https://github.com/liangzheng06/MARS-evaluation",
+    site="https://zheng-lab-anu.github.io/Project/project_mars.html",
+    terms="the paper is to be cited; no other terms stated; info/ is at "
+          "https://github.com/liangzheng06/MARS-evaluation",
     parse=parse_mars,
     published={**MARS_PUBLISHED, "gallery": MARS_GALLERY[True]},
 )
@@ -386,7 +388,7 @@ PRID2011 = Entry(
     description="PRID2011 (89/89 identities, 2 cameras, tracklets, 10 splits)",
     citation="Hirzer et al., Person Re-Identification by Descriptive and Discriminative Classification, SCIA 2011",
     site="https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/prid11/",
-    terms="see there for its terms",
+    terms="the paper is to be cited; no other terms stated (readme of the archive)",
     parse=parse_prid2011,
     published={"train": Counts(89, 178, 2), "query": Counts(89, 89, 1), "gallery": Counts(89, 89, 1)},
     num_splits=10,

@@ -181,6 +181,7 @@ class _Rows:
         return self.out.with_name(self.out.name + ".partial")
 
     def finish(self) -> Tensor:
+        """All rows, (count, D), a file of them under its final name; RuntimeError if the loader yielded too few."""
         if self.filled != self.count:
             raise RuntimeError(f"the loader announced {self.count} images and yielded {self.filled}")
         if self.rows is None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
+    """`path` of a `what` file; FileNotFoundError if it is not there, ValueError if it is a folder or empty."""
     path = Path(path)
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix in WEIGHT_SUFFIXES or ".pth" in p.name)
@@ -39,6 +40,7 @@ def existing_file(path: str | os.PathLike, what: str) -> Path:
 
 
 def size_text(num_bytes: float) -> str:
+    """A number of bytes as text in bytes, KB, MB or GB of powers of 1000: 1500 -> '1.5 KB'."""
     for unit in ("bytes", "KB", "MB"):
         if num_bytes < 1000:
             return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
@@ -47,6 +49,7 @@ def size_text(num_bytes: float) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """Type of the error and the first line of its message, cut to 120 characters."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:120]}" if text else type(error).__name__
 
@@ -112,6 +115,7 @@ class Inert:
         self.entries[key] = value
 
     def append(self, value):
+        """Drops the value; so do `extend`, `add` and `update`."""
         pass
 
     extend = add = update = append
@@ -146,6 +150,7 @@ class _Lazy:
         pass
 
     def tensor(self, buffer: Callable[[_Storage], bytes]) -> Tensor:
+        """Its values, copied from the storage's bytes; ValueError if it reaches outside of them."""
         flat = torch.frombuffer(bytearray(buffer(self.storage)) or bytearray(8), dtype=self.dtype)
         start = self.storage.start + self.offset
         last = start + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
@@ -176,9 +181,11 @@ class _NumpyArray:
 
     @property
     def shape(self) -> tuple:
+        """Its shape, without reading a value."""
         return tuple(self.state[1])
 
     def tensor(self) -> Tensor:
+        """A copy in native byte order; ValueError for other types than numbers and bool."""
         _, shape, dtype, fortran, raw = self.state
         if not re.fullmatch(r"[fiu][1248]|b1", dtype.code):
             raise ValueError(f"a numpy array of type {dtype.code}")

@@ -167,6 +167,7 @@ class ImageStore:
 
     @property
     def description(self) -> str:
+        """Number, size and place of the images and how many were left out, for the log."""
         place = {"ram": "in host memory", "gpu": f"on {self.device}", "disk": "in a memory-mapped file",
                  "none": "decoded as needed"}[self.cache]
         height, width = self.image_size
@@ -483,6 +484,7 @@ class _Cycle:
         return self.items[_permutation(self.rng, len(self.items))]
 
     def take(self, n: int) -> np.ndarray:
+        """The next n items, (n,)."""
         whole, rest = divmod(n, len(self.items))  # every item `whole` times, then `rest` different ones
         if len(self.queue) < rest:
             fresh = self._shuffle()
@@ -706,14 +708,17 @@ class TrainLoader:
 
     @property
     def num_images(self) -> int:
+        """Samples in use, images or tracklets."""
         return len(self.samples)
 
     @property
     def num_frames(self) -> int:
+        """Images in the store: all frames of the tracklets, or one for each sample."""
         return len(self.store)
 
     @property
     def description(self) -> str:
+        """What a batch and the store hold, for the log."""
         kind = "tracklets" if self.tracklets else "images"
         batch = f"{self.p} identities x {self.k} {kind}" if self.p else f"{self.batch_size} {kind}"
         if self.infrared:
@@ -773,9 +778,11 @@ class TrainLoader:
             self.balanced = bool(terms["balanced"])
 
     def state_dict(self) -> dict[str, bool]:
+        """What `observe` has changed and a checkpoint must keep."""
         return {"balanced": self.balanced}
 
     def load_state_dict(self, state: dict[str, bool]) -> None:
+        """Goes on from a `state_dict`."""
         self.balanced = bool(state["balanced"])
 
     def _frames(self, index: Tensor, epoch: int, step: int) -> tuple[Tensor, np.ndarray]:
@@ -878,10 +885,12 @@ class EvalLoader:
 
     @property
     def num_images(self) -> int:
+        """Samples in use, images or tracklets."""
         return len(self.samples)
 
     @property
     def description(self) -> str:
+        """What the test set and its store hold, for the log."""
         of = f"{self.num_images:,} tracklets ({self.test_frames}) of " if self.tracklets else ""
         return of + self.store.description
 

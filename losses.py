@@ -349,6 +349,7 @@ def reduced(values, reduction):
 
 
 def check_reduction(reduction):
+    """`reduction` itself; ValueError unless it is 'mean' or 'sum'."""
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum' (over the model's feats or classifiers)")
     return reduction
@@ -558,7 +559,7 @@ class CircleSoftmax(CosineClassifier):
 class CircleLoss(nn.Module):
     """Circle loss on pairs (Sun et al. 2020) over the L2-normalised output.feats; `reduction` is over the feats.
 
-    Published values: m = 0.25, gamma = 128 for re-ID (paper, Sec. 4.1; also fast-reid @c9bc3ce, config/defaults.py).
+    Published values: m = 0.25, gamma = 128 for re-ID (paper; also fast-reid @c9bc3ce, config/defaults.py).
     """
 
     needs = ("feats",)
@@ -701,7 +702,7 @@ def mutual(members, term):
 
 
 class MutualKL(nn.Module):
-    """Classification mutual loss (Zhang et al. 2018, Deep mutual learning; AlignedReID, Sec. 3.3).
+    """Classification mutual loss (Zhang et al. 2018, Deep mutual learning), as AlignedReID has it.
 
     output.logits hold those of the first network, then those of the next. Each network is drawn to the class
     probabilities of the others, which are constants for it: KL(p_other || p_own), mean over the batch.
@@ -718,7 +719,7 @@ class MutualKL(nn.Module):
 
 
 class MutualDistance(nn.Module):
-    """Metric mutual loss (AlignedReID, Sec. 3.3): the distance matrices within the batch are drawn to each other.
+    """Metric mutual loss of AlignedReID (Zhang et al. 2017): the distance matrices in the batch are drawn together.
 
     1 / B^2 sum ([ZG(M1) - M2]^2 + [M1 - ZG(M2)]^2) on the euclidean distances M of output.feats, which hold those of
     the first network, then those of the next; ZG stops the gradient, so each network sees the other as constant.
@@ -741,6 +742,7 @@ class MutualDistance(nn.Module):
 
 
 def check_members(members):
+    """`members` itself, the number of networks; ValueError below 2."""
     if members < 2:
         raise ValueError(f"mutual learning needs at least 2 networks, not {members}")
     return members

@@ -60,7 +60,7 @@ class AvgMaxPool(nn.Module):
 
 
 class GeM(nn.Module):
-    """Generalised mean (mean x^p)^(1/p) with learned p (Radenovic et al., TPAMI 2019, Eq. 3); p = 1 is the average."""
+    """Generalised mean (mean x^p)^(1/p), p learned (Radenovic et al., TPAMI 2019, Eq. (3)); p = 1 is the average."""
 
     def __init__(self, p=3.0, eps=1e-6):
         super().__init__()
@@ -77,7 +77,7 @@ POOLINGS = {"avg": AvgPool, "max": MaxPool, "avg+max": AvgMaxPool, "gem": GeM}
 # -- building blocks --------------------------------------------------------------------------------------------------
 
 def bn_neck(dim):
-    """BNNeck (Luo et al. 2019, section 3.6): batch norm without shift, so that the ID loss sees a centred feature."""
+    """BNNeck (Luo et al. 2019, section 3.5): batch norm without shift, so that the ID loss sees a centred feature."""
     neck = nn.BatchNorm1d(dim)
     neck.bias.requires_grad_(False)
     return neck
@@ -186,7 +186,7 @@ class Softmax(nn.Module):
 # -- arXiv:1711.08184, 2017. Released reproduction: huanghoujing/AlignedReID-Re-Production-Pytorch at 2e2d454. ---------
 
 class AlignedReID(nn.Module):
-    """A global feature and one local feature per row of the map (figure 2); compared by shortest-path distance.
+    """A global feature and one local feature per row of the map; compared by shortest-path distance.
 
     embedding = feats[0] (B, C), global average; parts (B, h, 128): each row pooled, 1x1, batch norm, ReLU.
     local_pooling: "max" over the row as the paper has it, or "avg" as the released reproduction.
@@ -251,8 +251,7 @@ class AlignedReIDPlusPlus(nn.Module):
 
 
 class Mutual(nn.Module):
-    """Several networks that learn from each other (AlignedReID, section 3.3; Zhang et al., Deep Mutual Learning, CVPR
-    2018).
+    """Several networks that learn from each other (Zhang et al., Deep Mutual Learning, CVPR 2018), as in AlignedReID.
 
     While training, logits and feats are those of the first network, then those of the next, and parts are joined along
     S, (B, members * S, d). In eval mode the first network answers alone, as the paper tests.
@@ -374,10 +373,11 @@ class PCB(nn.Module):
 class RPP(PCB):
     """PCB with refined part pooling: a part classifier W assigns every column vector f of the map to the parts.
 
-    Three stages (section 3.4): PCB as it is; `part_classifier` alone with the rest frozen; everything. The pooling is
-    the uniform one until `begin_stage(1)` (or later) is called, and the choice is part of the state dict.
+    Three stages, the paper's induced training: PCB as it is; `part_classifier` alone with the rest frozen; everything.
+    The pooling is the uniform one until `begin_stage(1)` (or later) is called, and the choice is part of the state
+    dict.
     mask_dim: W reads f averaged over channel groups to this width and centred over the map, as the released code
-        (reid/models/resnet_rpp.py); None: f itself, as Eq. (3) of the paper.
+        (reid/models/resnet_rpp.py); None: f itself, as in the paper.
     """
 
     def __init__(self, *, mask_dim=256, **options):
@@ -392,7 +392,7 @@ class RPP(PCB):
         self.refined.fill_(stage > 0)
 
     def assign(self, feature_map):
-        """P(P_i | f) at every position, (B, parts, h, w), summing to 1 over the parts; Eq. (3)."""
+        """P(P_i | f) at every position, (B, parts, h, w), the paper's softmax of W f over the parts."""
         f = feature_map
         if self.mask_dim:
             f = self.dropout(f).unflatten(1, (self.mask_dim, -1)).mean(dim=2)  # (B, mask_dim, h, w)
@@ -411,7 +411,7 @@ class RPP(PCB):
 # -- Re-Identification. ACM Multimedia 2018. Layout: fast-reid, fastreid/modeling/meta_arch/mgn.py at c9bc3ce. ---------
 
 class MGN(nn.Module):
-    """Three branches from the first block of stage 3 on: global, global + 2 stripes, global + 3 stripes (figure 3).
+    """Three branches from the first block of stage 3 on: global, global + 2 stripes, global + 3 stripes.
 
     Each of the 8 features is pooled, reduced to 256-d without bias, batch-normalised without shift and classified;
     embedding is their concatenation, global ones first (8 * 256). The branches with stripes keep stride 1 in stage 4.
@@ -532,7 +532,7 @@ class Pyramid(nn.Module):
 # -- Luo, Gu, Liao, Lai, Jiang. Bag of Tricks and a Strong Baseline for Deep Person Re-Identification. CVPRW 2019. ----
 
 class BagOfTricks(nn.Module):
-    """Last stride 1 and the BNNeck: the triplet loss reads f_t, the ID loss f_i = BN(f_t) (figure 5).
+    """Last stride 1 and the BNNeck: the triplet loss reads f_t, the ID loss f_i = BN(f_t) (section 3.5).
 
     feats = (f_t,) before the neck; embedding = f_i, or f_t with test_neck="before".
     metric_neck="after" makes feats = (f_i,), as fast-reid's SBS has it.
@@ -577,7 +577,7 @@ class BagOfTricks(nn.Module):
 # -- Ye, Shen, Lin, Xiang, Shao, Hoi. Deep Learning for Person Re-Identification: A Survey and Outlook. TPAMI 2021. ----
 
 class AGW(BagOfTricks):
-    """BagOfTricks with non-local blocks and generalised-mean pooling (section 4.1; mangye16/ReID-Survey at 38f5912).
+    """BagOfTricks with non-local blocks and generalised-mean pooling (code: mangye16/ReID-Survey at 38f5912).
 
     non_local: blocks after the last n residual blocks of each stage, (0, 2, 3, 0) for ResNet-50.
     fast-reid's SBS is the same network with metric_neck="after" at 384 x 128; (0, 2, 9, 0) for its ResNet-101.
@@ -623,6 +623,7 @@ class TwoStreamAGW(AGW):
         return base.stages(torch.cat(x)[rows.argsort()])
 
     def colour_stem(self, images):
+        """The stem of colour images: (n, 3, H, W) -> (n, 64, H / 4, W / 4)."""
         return self.base.maxpool(self.base.relu(self.base.bn1(self.base.conv1(images))))
 
 
@@ -635,7 +636,7 @@ class TransReID(nn.Module):
     backbone: a plain vision transformer of timm with a class token. stride: of the patches, 12 overlaps, 16 does not.
     num_cameras: cameras of the training set, camids 0 to num_cameras - 1; 0 drops SIE. A camid outside that range, or
         camids=None, takes the mean of the camera embeddings: what a test set with other cameras should pass.
-    sie_weight: lambda in Eq. (4), 3.0 for the released person models.
+    sie_weight: lambda, the weight of the camera embeddings, 3.0 for the released person models.
     jpm: four local features beside the global one; embedding = [f_g, f_1/4, ..., f_4/4] (5 D), else f_g (D).
     test_neck: "before" (released configuration) or "after" the batch norms. feats: before them, one logit each.
     """
@@ -670,7 +671,7 @@ class TransReID(nn.Module):
         return f"{kind}_{i}" if i else kind
 
     def tokens(self, images, camids):
-        """(B, 3, H, W), (B,) or None -> tokens (B, 1 + N, D) behind the trunk's blocks; Eq. (4)."""
+        """(B, 3, H, W), (B,) or None -> tokens (B, 1 + N, D) behind the trunk's blocks, SIE added to their input."""
         base = self.base
         patches = base.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
         x = torch.cat((base.cls_token.expand(len(images), -1, -1), patches), dim=1)
@@ -693,7 +694,7 @@ class TransReID(nn.Module):
         return torch.where(known[:, None, None], own, mean)
 
     def jigsaw(self, x):
-        """JPM, section 3.2: tokens (B, 1 + N, D) -> four local features (B, D)."""
+        """Jigsaw patch module: tokens (B, 1 + N, D) -> four local features (B, D)."""
         token, patches = x[:, :1], x[:, 1:].roll(1 - self.shift, dims=1)
         if patches.shape[1] % self.groups:
             patches = torch.cat((patches, patches[:, -2:-1]), dim=1)
@@ -721,7 +722,7 @@ class Tracklet(nn.Module):
     pooling: of embedding, feats and parts.
         "avg"; "max": over the frames, as torchreid tests (torchreid/engine/video/softmax.py at f8cd150);
         "attention": weighted by a_t = softmax_t(w . embedding_t + b), with w = 0 at first: the average. Temporal
-        attention as in Gao and Nevatia (arXiv:1805.02104, section 3.3) without its convolutions, which are made for
+        attention as in Gao and Nevatia (arXiv:1805.02104) without its convolutions, which are made for
         maps of one size (models/ResNet.py of jiyanggao/Video-Person-ReID at 5475c97).
     logits are averaged (or weighted): for a linear classifier those of the averaged feature. Their maximum would
         belong to no feature, so pooling "max" averages them too.

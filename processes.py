@@ -122,6 +122,7 @@ def main_first():
 
 
 def wait_for_all() -> None:
+    """Returns once every process has called it; at once if there is only one."""
     any_of(False)
 
 

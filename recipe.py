@@ -278,6 +278,7 @@ def part_distance(recipe: Recipe, query: tuple, gallery: tuple) -> torch.Tensor:
 
 
 def id_loss(recipe: Recipe, num_pids: int, reduction: str) -> nn.Module:
+    """The recipe's identity loss; `reduction` over several classifiers, which the margin losses do not have."""
     if recipe.id_loss == "softmax":
         return losses.IDLoss(recipe.label_smoothing, reduction)
     if recipe.id_loss == "focal":
@@ -288,6 +289,7 @@ def id_loss(recipe: Recipe, num_pids: int, reduction: str) -> nn.Module:
 
 
 def triplet_loss(recipe: Recipe, reduction: str) -> nn.Module:
+    """The recipe's triplet loss, weighted-regularised or batch-hard with its margin; `reduction` over several feats."""
     if recipe.mining == "weighted":
         return losses.WeightedRegularizedTriplet(recipe.triplet_normalize, reduction)
     return losses.TripletLoss(recipe.margin, recipe.hard_factor, recipe.triplet_normalize, reduction)
@@ -309,6 +311,7 @@ class Some(nn.Module):
         return self.loss(output, labels)
 
     def collapsed(self, mean: float) -> str | None:
+        """The loss's own advice on its epoch mean; None if it has none."""
         return self.loss.collapsed(mean) if hasattr(self.loss, "collapsed") else None
 
 

@@ -449,9 +449,10 @@ row(
         "duke": Published(83.3, 69.2, "paper, by Pyramid 63ffd64, figures/performance1.JPG"),
         "cuhk03": Published(63.7, 57.5, "paper, by CUHK03-NP; detected, 767/700 split"),
     },
-    differs="The paper trains the part classifier alone before everything (section 3.4); the code does not. Here 5 of "
-    "the 30 epochs are the classifier's, a number of ours. The code's second part trains the backbone at the rate of "
-    "the new layers, this row at a tenth of it throughout. The authors' code prints 93.5 / 81.5 on Market-1501.",
+    differs="The paper trains the part classifier alone before everything (its induced training); the code does not. "
+    "Here 5 of the 30 epochs are the classifier's, a number of ours. The code's second part trains the backbone at the "
+    "rate of the new layers, this row at a tenth of it throughout. The authors' code prints 93.5 / 81.5 on "
+    "Market-1501.",
     network=models.RPP,
     epochs=50,
     milestones=(20, 40),

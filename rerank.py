@@ -415,6 +415,7 @@ class _Line(NamedTuple):
     dist: torch.Tensor
 
     def at(self, weight):
+        """The distances at lambda = `weight`, 4 * row added."""
         return torch.add(self.row * 4 + self.jaccard, self.dist - self.jaccard, alpha=weight)
 
 
@@ -670,10 +671,12 @@ class _Features:
         return distances
 
     def rows(self, i):
-        return self.products(i)(0, self.num_all)  # (b, N)
+        """Squared distances of images i (b,) to all, (b, N)."""
+        return self.products(i)(0, self.num_all)
 
     def query_gallery(self, start, stop):
-        return self.products(slice(start, stop))(self.num_query, self.num_all)  # (b, G)
+        """Squared distances of queries start to stop - 1 to the gallery, (b, G)."""
+        return self.products(slice(start, stop))(self.num_query, self.num_all)
 
     def query_blocks(self):
         """Borders of the blocks of queries that are finished together."""

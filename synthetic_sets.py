@@ -111,6 +111,7 @@ def _moved(view: View, x: float) -> View:
 
 
 def write_tracklet(folder: Path, seed: int, job: tuple[str, int, int]) -> None:
+    """Draws and writes the frames of one tracklet, named as in DukeMTMC-VideoReID; job: subset, pid, camid."""
     subset, pid, camid = job
     frames, quality = draw_tracklet(seed, pid, camid, tracklet_length(seed, pid, camid))
     place = folder / subset / f"{pid:04d}" / f"{camid:04d}"
@@ -175,6 +176,7 @@ def draw_light(seed: int, pid: int, camid: int, index: int) -> tuple[Image.Image
 
 
 def write_light(folder: Path, seed: int, job: tuple[int, int, int]) -> None:
+    """Draws and writes one image, named as in SYSU-MM01, colour or infrared by its camera; job: pid, camid, index."""
     pid, camid, index = job
     picture, quality = draw_light(seed, pid, camid, index)
     place = folder / f"cam{camid}" / f"{pid:04d}"

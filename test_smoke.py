@@ -29,12 +29,14 @@ def data(tmp_path_factory) -> Path:
 
 
 def run(*words) -> int:
+    """Exit code of main.py with these words, called in this process."""
     import main
 
     return main.main([str(word) for word in words])
 
 
 def train_tiny(data: Path, output: Path, *more) -> int:
+    """Exit code of three tiny epochs on `data`, written to `output`; `more` are further words."""
     return run("--mode", "train", "--recipe", "demo", "--market_path", data, "--output_path", output, *TINY, *more)
 
 
@@ -47,12 +49,14 @@ def trained(data, tmp_path_factory) -> Path:
 
 
 def weights_of(path: Path) -> dict:
+    """The model's state dict in a checkpoint of ours."""
     import torch
 
     return torch.load(path, weights_only=True)["model"]
 
 
 def same(a: dict, b: dict) -> bool:
+    """Whether two state dicts hold the same names with equal tensors."""
     import torch
 
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -70,14 +70,17 @@ class Features:
 
     @property
     def pids(self) -> list[int]:
+        """Identity of each row."""
         return [sample.pid for sample in self.samples]
 
     @property
     def camids(self) -> list[int]:
+        """Camera of each row."""
         return [sample.camid for sample in self.samples]
 
     @property
     def paths(self) -> list:
+        """Image file of each row; of a tracklet, its frames."""
         return [sample.path for sample in self.samples]
 
 
@@ -109,6 +112,7 @@ class Tester:
         self.last: dict[str, tuple[Features, Features]] = {}  # query and gallery of each set, of the last evaluation
 
     def loader(self, samples: Sequence[datasets.Sample], name: str = "") -> loaders.EvalLoader:
+        """`samples` of set `name` in order, prepared as the recipe tests; an empty `name` is no set of this tester."""
         tells_light = self.recipe.infrared and name in self.splits
         return loaders.EvalLoader(
             samples,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import platform
 import resource
@@ -82,17 +83,22 @@ class Case:
         self.loader = loaders.TrainLoader(
             samples, labels, image_size=recipe.image_size, interpolation=recipe.interpolation, mean=recipe.mean,
             std=recipe.std, p=recipe.p or None, k=recipe.k or None, batch_size=None if recipe.p else recipe.batch_size,
-            steps=10**4, flip=recipe.flip, pad=recipe.pad, translate=recipe.translate, erase=recipe.erase,
+            steps=recipe.steps, flip=recipe.flip, pad=recipe.pad, translate=recipe.translate, erase=recipe.erase,
             erase_fill=recipe.erase_fill, color_jitter=recipe.color_jitter, random_patch=recipe.random_patch,
             device=self.device, channels_last=True, cache="auto", store=store_of(recipe.image_size, self.device),
         )  # fmt: skip
         self.batch = self.loader.batch_size
         self.clock = time.process_time if args.cpu_time else time.perf_counter
         self.model, self.criterion, self.optimizers = self.fresh(self.run)
-        self.forward = torch.compile(self.model) if args.compile else self.model
+        self.forward = suite.compiled(self.model, self.device) if args.compile else self.model
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
-        self.ready = next(iter(self.loader.epoch(0)))
-        self.epochs = 0
+        self.batches = self.endless()
+        self.ready = next(self.batches)
+
+    def endless(self):
+        """Epoch after epoch, so that each round pays its share of an epoch's plan."""
+        for epoch in itertools.count():
+            yield from self.loader.epoch(epoch)
 
     def fresh(self, run):
         torch.manual_seed(0)
@@ -120,11 +126,9 @@ class Case:
 
     def end_to_end(self, steps: int) -> float:
         """Seconds of `steps` iterations of the training loop, as ``train.fit`` calls it."""
-        self.epochs += 1
-
         def run():
             train.train_one_epoch(
-                self.forward, self.criterion, cut(self.loader.epoch(self.epochs), steps), self.optimizers,
+                self.forward, self.criterion, itertools.islice(self.batches, steps), self.optimizers,
                 epoch=0, num_steps=steps, autocast=self.run.autocast, scaler=self.scaler,
             )  # fmt: skip
 
@@ -133,10 +137,9 @@ class Case:
     def shares(self, steps: int) -> dict[str, float]:
         """Seconds of each stage over `steps` iterations, with a wait for the device after each (hence a bit more)."""
         spent = dict.fromkeys(("data", "forward + loss", "backward", "step"), 0.0)
-        batches = self.loader.epoch(10**6)
         for _ in range(steps):
             marks = [self.now()]
-            batch = next(batches)
+            batch = next(self.batches)
             marks.append(self.now())
             terms, backward = train.whole(self.forward, self.criterion, batch, 0, self.run.autocast, self.scaler)
             marks.append(self.now())
@@ -161,13 +164,6 @@ class Case:
         start = self.now()
         work()
         return self.now() - start
-
-
-def cut(batches, steps: int):
-    """The first `steps` batches, the source closed behind them."""
-    with contextlib.closing(batches):
-        for _ in range(steps):
-            yield next(batches)
 
 
 class PlainNetwork:

@@ -1,4 +1,5 @@
 """Backbones: names, maps, strides, weight names, errors. Nothing here needs the network."""
+import copy
 import urllib.error
 
 import pytest
@@ -379,3 +380,59 @@ def test_wrong_imagenet_file_is_refused(offline):
     torch.save(backbones.create("osnet_x0_5").state_dict(), offline / "osnet_x0_25_imagenet.pth")
     with pytest.raises(RuntimeError, match="does not hold 'osnet_x0_25'.*of another shape.*Delete it"):
         backbones.create("osnet_x0_25", pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25", "osnet_ain_x1_0"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_streams_side_by_side_are_the_streams(name, channels_last):
+    """Output, gradients and running statistics of merged Lite 3x3 against one stream after the other."""
+    torch.manual_seed(0)
+    net = backbones.create(name).double().train()
+    block = next(m for m in net.modules() if isinstance(m, backbones.OSBlock))
+    for bn in (m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        torch.nn.init.normal_(bn.weight)
+        torch.nn.init.normal_(bn.bias)
+    alone, images = copy.deepcopy(block), torch.randn(4, 64 if name != "osnet_x0_25" else 16, 8, 6).double()
+    if channels_last:
+        images = images.to(memory_format=torch.channels_last)
+
+    def one_after_the_other(x):
+        layers = [list(s.modules()) for s in getattr(alone, "conv2", None) or (
+            alone.conv2a, alone.conv2b, alone.conv2c, alone.conv2d)]
+        for stream in layers:
+            y = x
+            for layer in (m for m in stream if isinstance(m, backbones.LiteConv3x3)):
+                y = torch.relu(layer.bn(layer.conv2(layer.conv1(y))))
+            yield y
+
+    alone.streams = lambda x: list(one_after_the_other(x))
+    for network in (block, alone):
+        network(images).square().sum().backward()
+    ours, theirs = block(images), alone(images)
+    assert ours.stride() == theirs.stride()
+    torch.testing.assert_close(ours, theirs)
+    for ours, theirs in zip(block.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    for (key, ours), theirs in zip(block.named_buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=key)
+    assert int(block.conv1.bn.num_batches_tracked) == 2
+
+
+def test_depthwise_gradients_bypass_bfloat16():
+    """The result is float32 arithmetic rounded once; names, copies and other convolutions stay as they are."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(8, 8, 3, 2, 1, groups=8), torch.nn.Conv2d(8, 8, 3, 1, 1, groups=8), torch.nn.Conv2d(8, 8, 1))
+    names = list(net.state_dict())
+    backbones.depthwise_in_float32(net)
+    assert list(net.state_dict()) == names
+    x = torch.randn(2, 8, 8, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        strided, plain = net[0](x), net[1](x)
+        twin = copy.deepcopy(net)
+        twin[0].weight.data.zero_()
+        assert torch.equal(twin[0](x), twin[0].bias.bfloat16()[None, :, None, None].expand_as(strided))
+    assert strided.dtype == plain.dtype == torch.bfloat16
+    exact = torch.nn.functional.conv2d(x.float(), net[0].weight, net[0].bias, 2, 1, groups=8)
+    assert torch.equal(strided, exact.bfloat16())
+    assert "forward" in vars(net[0]) and "forward" not in vars(net[1]) and "forward" not in vars(net[2])

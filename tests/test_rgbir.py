@@ -135,8 +135,10 @@ def test_released_names_are_understood(images, tmp_path):
         if inner.startswith(("conv1.", "bn1.")):
             inner = f"thermal_module.thermal.{inner}" if stem else f"visible_module.visible.{inner}"
         elif inner.startswith("layer"):
+            net[f"visible_module.visible.{inner}"] = net[f"thermal_module.thermal.{inner}"] = torch.zeros(1)  # unused
             inner = f"base_resnet.base.{inner}"
         net[inner] = tensor
+    net["base_resnet.base.conv1.weight"] = net["base_resnet.base.bn1.weight"] = torch.zeros(1)
     torch.save({"net": net, "epoch": 3}, tmp_path / "sysu_best.t")
     model = two_streams()
     for parameter in model.parameters():
@@ -146,6 +148,18 @@ def test_released_names_are_understood(images, tmp_path):
     assert report.missing == ["global_pool.p"], report
     with torch.no_grad():
         assert torch.equal(model.eval()(images, CAMIDS).embedding, source(images, CAMIDS).embedding)
+
+
+def test_weights_of_a_plain_network_start_both_stems(tmp_path):
+    model, plain = two_streams(), two_streams().base.state_dict()
+    plain = {name: torch.randn(t.shape) if t.is_floating_point() else t
+             for name, t in plain.items() if not name.startswith(("infrared.", "NL_"))}
+    torch.save(plain, tmp_path / "resnet.pth")
+    checkpoints.import_weights(model, tmp_path / "resnet.pth")
+    for stem in (model.base, model.base.infrared):
+        assert torch.equal(stem.conv1.weight, plain["conv1.weight"])
+        assert torch.equal(stem.bn1.running_var, plain["bn1.running_var"])
+    assert torch.equal(model.base.layer2[0].conv1.weight, plain["layer2.0.conv1.weight"])
 
 
 # the loader -------------------------------------------------------------------------------------------------------
