@@ -437,13 +437,14 @@ def side_by_side(layers: list[LiteConv3x3], x):
     first, norms = layers[0], [layer.bn for layer in layers]
     x = F.conv2d(x, torch.cat([m.conv1.weight for m in layers]), groups=x.shape[1] // first.conv1.in_channels)
     x = F.conv2d(x, torch.cat([m.conv2.weight for m in layers]), padding=1, groups=x.shape[1])
-    mean, var = torch.cat([bn.running_mean for bn in norms]), torch.cat([bn.running_var for bn in norms])
-    weight, bias = torch.cat([bn.weight for bn in norms]), torch.cat([bn.bias for bn in norms])
-    x = F.batch_norm(x, mean, var, weight, bias, first.bn.training, first.bn.momentum, first.bn.eps)
+    names = ("weight", "bias", "running_mean", "running_var")
+    joint = {name: torch.cat([getattr(bn, name) for bn in norms]) for name in names}
+    x = torch.func.functional_call(first.bn, joint, x)  # whatever kind of batch norm it is
     if first.bn.training:
-        for bn, new_mean, new_var in zip(norms, mean.chunk(len(norms)), var.chunk(len(norms)), strict=True):
-            bn.running_mean.copy_(new_mean)
-            bn.running_var.copy_(new_var)
+        for name in names[2:]:
+            for bn, new in zip(norms, joint[name].chunk(len(norms)), strict=True):
+                getattr(bn, name).copy_(new)
+        for bn in norms[1:]:
             bn.num_batches_tracked.add_(1)
     return F.relu(x, inplace=True)
 
@@ -492,7 +493,7 @@ class OSBlock(nn.Module):
             layers = [list(stream.layers) for stream in self.conv2]
         else:
             layers = [[self.conv2a], list(self.conv2b), list(self.conv2c), list(self.conv2d)]
-        if not (self.training and x.device.type == "cpu" and type(layers[0][0].bn) is nn.BatchNorm2d):
+        if not (self.training and x.device.type == "cpu"):
             return [functools.reduce(lambda y, layer: layer(y), stream, x) for stream in layers]
         done, width, channels_last = [], x.shape[1], x.is_contiguous(memory_format=torch.channels_last)
         for depth in range(len(layers) - 1):

@@ -170,6 +170,18 @@ class _GatherRows(torch.autograd.Function):
         return gradient[rank() * mine : (rank() + 1) * mine] * world_size()
 
 
+def from_all(few: Tensor) -> Tensor:
+    """The tensor of every process, (W, ...) in the order of ranks; made for a few numbers on a CPU.
+
+    Everyone sends to everyone: with two gloo processes on two busy cores 0.5 ms, an all_gather 0.8, an all_reduce 1.3.
+    """
+    if world_size() == 1:
+        return few[None]
+    received = few.new_empty(world_size(), *few.shape)
+    dist.all_to_all_single(received, few.expand_as(received).contiguous())
+    return received
+
+
 def fields(output) -> list[Tensor]:
     """The tensors of an Output, in order: embedding, logits, feats, parts if there are any."""
     return [output.embedding, *output.logits, *output.feats, *([] if output.parts is None else [output.parts])]
@@ -254,8 +266,7 @@ class _Normalise(torch.autograd.Function):
             gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack((grad_bias, grad_weight))  # (2, C): sum g, sum g xhat over the own images
-        dist.all_reduce(sums)
-        of_g, of_gx = sums / (world_size() * x.numel() // x.shape[1])
+        of_g, of_gx = from_all(sums).sum(0) / (world_size() * x.numel() // x.shape[1])
         scale = (var + ctx.eps).rsqrt()
         weight_ = torch.ones_like(scale) if weight is None else weight
         slope = weight_ * scale.square() * of_gx
@@ -285,7 +296,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         dtype = torch.promote_types(x.dtype, torch.float32)  # of scratch: that of the statistics of a bfloat16 x
         scratch = torch.zeros(2, x.shape[1], device=x.device, dtype=dtype)
         own = torch.stack(torch.batch_norm_update_stats(x, *scratch, 0.0))  # (2, C)
-        means, variances = _GatherRows.apply(own[None]).unbind(1)  # (W, C) each
+        means, variances = from_all(own).unbind(1)  # (W, C) each
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)
         if self.track_running_stats:
