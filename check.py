@@ -185,7 +185,7 @@ def _look_at_images(splits: Splits, findings: _Findings, skip_bad: bool, workers
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         results = pool.map(_decode, paths)
         for path, result in tqdm(zip(paths, results, strict=True), total=len(paths), desc=f"opening {splits.name}",
-                                 unit="image", disable=not progress):
+                                 unit="image", disable=not progress or None):
             if isinstance(result, str):
                 bad.append(f"{path} ({result})")
             else:

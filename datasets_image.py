@@ -368,7 +368,8 @@ def _write_cuhk03_images(mat, version: str, folder: str) -> None:
     if version not in mat:
         raise ValueError(f"cuhk03: {mat.filename} has no variable {version}. Unpack the archive again.")
     pairs = [mat[reference] for reference in mat[version][0]]  # (10, people) references each
-    with tqdm(total=sum(cells.size for cells in pairs), desc=f"writing CUHK03 {version}", unit="image") as bar:
+    total = sum(cells.size for cells in pairs)
+    with tqdm(total=total, desc=f"writing CUHK03 {version}", unit="image", disable=None) as bar:
         for pair, cells in enumerate(pairs, 1):
             for number, row in enumerate(cells[()], 1):  # (people,)
                 for person, reference in enumerate(row, 1):

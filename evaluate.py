@@ -90,7 +90,7 @@ def extract(model, loader, *, flip: bool = False, autocast_dtype: torch.dtype | 
     flip: mean of the features of each image and of its mirror image, before any normalisation, as fast-reid
         (evaluation/evaluator.py at c9bc3ce). The sum that other code takes has the same direction.
     autocast_dtype: e.g. torch.bfloat16; None computes in the model's own precision.
-    progress: text of a progress bar, True for a bar without text, None for no bar.
+    progress: text of a progress bar, True for a bar without text, None for no bar; in a terminal only.
     out: a .npy file for the embeddings, which then stay memory-mapped from it; parts go beside it, `<stem>.parts.npy`.
         Without it features live in memory, and where they would take more than `memory_gb` (default: half of what is
         free) in a memory-mapped temporary file, which is said on stderr.
@@ -101,7 +101,8 @@ def extract(model, loader, *, flip: bool = False, autocast_dtype: torch.dtype | 
     count = _num_images(loader)
     embeddings, parts = _Rows(count, out, memory_gb), _Rows(count, _beside(out), memory_gb)
     with _eval_mode(model), torch.inference_mode():
-        for images, camids in tqdm(loader, desc=progress if isinstance(progress, str) else None, disable=not progress):
+        title = progress if isinstance(progress, str) else None
+        for images, camids in tqdm(loader, desc=title, disable=not progress or None):
             if device is not None:
                 images = images.to(device, non_blocking=True)
             with torch.autocast(images.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):

@@ -244,7 +244,8 @@ class ImageStore:
 
         bad: list[tuple[int, str]] = []
         tasks = ([partial(decode_chunk, chunk)] for chunk in chunks)
-        with tqdm(total=len(self.paths), desc=title, unit="image", disable=not self.progress, leave=False) as bar:
+        silent = not self.progress or None  # None: unless this is a terminal
+        with tqdm(total=len(self.paths), desc=title, unit="image", disable=silent, leave=False) as bar:
             for chunk, [(images, failed)] in zip(chunks, _pipeline(tasks, self.workers, 4 * self.workers), strict=True):
                 bar.update(len(chunk))
                 bad += [(chunk[row], reason) for row, reason in failed]

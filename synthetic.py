@@ -979,7 +979,7 @@ def make(
     for subset in SUBSETS:
         (root / subset).mkdir()
     processes = processes or default_processes(len(jobs))
-    with tqdm(total=len(jobs), desc="drawing the built-in data set", unit="image", disable=not progress) as bar:
+    with tqdm(total=len(jobs), desc="drawing the built-in data set", unit="image", disable=not progress or None) as bar:
         if processes > 1 and sys.executable:
             task = {"seed": seed, "sizes": sizes}
             _draw_in_processes(__file__, root, task, len(jobs), processes, bar.update)

@@ -221,7 +221,7 @@ def make(kind: Kind, root, seed: int = 0, *, processes: int | None = None, progr
         raise ValueError(f"{root} is not empty; name a new folder for the built-in data set")
     total = sum(count for _, count in (kind.count(seed, job) for job in jobs))
     processes = processes or synthetic.default_processes(total)
-    with tqdm(total=len(jobs), desc=f"drawing {kind.name}", unit="drawing", disable=not progress) as bar:
+    with tqdm(total=len(jobs), desc=f"drawing {kind.name}", unit="drawing", disable=not progress or None) as bar:
         if processes > 1 and sys.executable:
             task = {"kind": kind.name, "seed": seed, "sizes": sizes}
             synthetic._draw_in_processes(__file__, root, task, len(jobs), processes, bar.update)

@@ -179,7 +179,7 @@ def train_one_epoch(
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     count, sums = (partial["step"], dict(partial["sums"])) if partial else (0, {})
-    silent = None if processes.is_main() else True  # None: unless this is a terminal
+    silent = not processes.is_main() or None  # None: unless this is a terminal
     options = {"total": num_steps, "initial": count, "desc": label, "unit": "batch", "disable": silent}
     bar = tqdm(batches, **options, leave=False, dynamic_ncols=True)
     for step, (images, labels, camids) in enumerate(bar, start=count):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import copy
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -18,6 +20,7 @@ from torch import nn
 
 import checkpoints
 import losses
+import main as suite
 import models
 import train
 from recipes import RECIPES, Stage
@@ -564,3 +567,24 @@ def test_what_differs_between_two_settings_is_named():
     Row = namedtuple("Row", "theirs ours text")
     rows = [Row({"a": 1}, {"a": 2}, "a was 1, now 2"), Row({}, {"b": 3}, "b was 'default', now 3"), Row(1, 2, "was 1")]
     assert all(row.text in train.difference(row.theirs, row.ours) for row in rows)
+
+
+def test_compiled_network_trains_alike():
+    """--compile: the same output and gradients; on a CPU through the C++ wrapper."""
+    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        pytest.skip("needs a C++ compiler")
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5)
+    model, images = nn.Sequential(*layers), torch.randn(4, 3, 8, 8)
+    twin = copy.deepcopy(model)
+    for network in (suite.compiled(model, torch.device("cpu")), twin):
+        network(images).square().sum().backward()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model[1].running_mean, twin[1].running_mean)
+
+
+def test_compiling_without_a_compiler_says_so(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="--compile needs a C\\+\\+ compiler"):
+        suite.compiled(nn.Linear(2, 2), torch.device("cpu"))
