@@ -41,7 +41,8 @@ class Report:
         lines = [*self.facts, *(f"WARNING: {line}" for line in self.warnings)]
         lines += [f"ERROR: {line}" for line in self.problems]
         remarks = f", {len(self.warnings)} warnings" if self.warnings else ""
-        verdict = "usable" if self.usable else f"cannot be used as asked, {len(self.problems)} errors"
+        errors = "1 error" if len(self.problems) == 1 else f"{len(self.problems)} errors"
+        verdict = "usable" if self.usable else f"cannot be used as asked, {errors}"
         return "\n".join([*lines, f"{self.name}: {verdict}{remarks}"])
 
 

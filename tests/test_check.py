@@ -82,7 +82,7 @@ def test_queries_without_an_answer(tmp_path):
     report = examine("market", tmp_path, decode=False)
     assert not report.usable and "none of the 2 queries has a match" in report.problems[0]
     assert any("1 query identities are not in the gallery (pids 3)" in line for line in report.warnings)
-    assert "cannot be used as asked, 1 errors" in report.text
+    assert "cannot be used as asked, 1 error" in report.text
     assert examine("market", tmp_path, decode=False, test=False).usable  # good enough to train on
     assert examine("market", tmp_path, "none", decode=False).usable
 
