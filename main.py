@@ -78,6 +78,7 @@ class Run:
 
 
 def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one; under torchrun the GPU of this process. ValueError for one that is not here."""
     if processes.world_size() > 1:
         name = processes.local_device(name)
     if name == "auto":
@@ -175,6 +176,7 @@ def load_data(args) -> tuple[dict[str, datasets.Splits], list[str], list[str]]:
 
 
 def output_folder(args, recipe: Recipe, trains: list[str]) -> Path:
+    """--output_path, or runs/<recipe>_<training sets>."""
     return args.output_path or Path("runs") / f"{recipe.name}_{'+'.join(trains or ['none'])}"
 
 
@@ -200,6 +202,7 @@ def cameras_of(parts: list[datasets.Splits]) -> dict[str, list[int]]:
 
 
 def num_cameras(cameras: dict[str, list[int]]) -> int:
+    """Cameras of all training sets together."""
     return sum(len(camids) for camids in cameras.values())
 
 
@@ -288,6 +291,7 @@ def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None
 
 
 def write_json(path: Path, content: dict) -> None:
+    """Write `content` in one step: a reader finds the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -524,6 +528,7 @@ def make_tester(args, recipe: Recipe, run: Run, splits, share: bool = False) -> 
 
 
 def make_run(args, recipe: Recipe, trains: list[str]) -> Run:
+    """Device, precision and output folder as the flags ask; sets the number of threads."""
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
@@ -549,6 +554,7 @@ def compiled(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
 
 
 def print_settings(recipe: Recipe, given: dict, run: Run, num_pids: int, num_images: int) -> None:
+    """Say what is about to run: the recipe, what the user changed in it, the data and the device."""
     print(f"\nRecipe {recipe.name}: {recipe.title}\n  {recipe.paper}\n  numbers: {recipe.source}")
     if recipe.differs:
         print(f"  differs: {recipe.differs}")
