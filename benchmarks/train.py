@@ -4,6 +4,7 @@
     python benchmarks/train.py --device cuda --recipe bot          BoT ResNet-50, 256x128, 16 x 4 images
     python benchmarks/train.py --recipe osnet_x0_25 --compile      with torch.compile
     python benchmarks/train.py --market_path DIR                   on Market-1501 (else on the built-in images)
+    torchrun --nproc_per_node=2 -- benchmarks/train.py --device cpu --threads 1 --sync_bn       several processes
 
 The bare network is the ceiling: forward, mean cross-entropy, backward and optimiser step on one ready batch, under the
 same switches. End to end is ``train.train_one_epoch`` with the recipe's loader, augmentation and losses. The two take
@@ -33,6 +34,7 @@ import torch.nn.functional as F  # noqa: E402
 import datasets  # noqa: E402
 import loaders  # noqa: E402
 import main as suite  # noqa: E402
+import processes  # noqa: E402
 import train  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 
@@ -55,6 +57,7 @@ def arguments(argv=None):
     add("--threads", type=int, default=0)
     add("--amp", choices=("auto", "none", "bf16", "fp16"), default="auto")
     add("--compile", action="store_true")
+    add("--sync_bn", action="store_true", help="batch normalisation over all processes of torchrun")
     add("--yardstick", action="store_true", help="the bare network in NCHW float32 as well")
     add("--market_path", type=Path)
     add("--steps", type=int, default=0, help="iterations of a round (default: about 4 seconds)")
@@ -86,11 +89,14 @@ class Case:
             steps=recipe.steps, flip=recipe.flip, pad=recipe.pad, translate=recipe.translate, erase=recipe.erase,
             erase_fill=recipe.erase_fill, color_jitter=recipe.color_jitter, random_patch=recipe.random_patch,
             device=self.device, channels_last=True, cache="auto", store=store_of(recipe.image_size, self.device),
+            rank=processes.rank(), world_size=processes.world_size(),
         )  # fmt: skip
         self.batch = self.loader.batch_size
         self.clock = time.process_time if args.cpu_time else time.perf_counter
         self.model, self.criterion, self.optimizers = self.fresh(self.run)
-        self.forward = suite.compiled(self.model, self.device) if args.compile else self.model
+        if args.sync_bn and processes.world_size() > 1:
+            processes.synchronised_batch_norm(self.model)
+        self.forward = processes.parallel(suite.compiled(self.model, self.device) if args.compile else self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.batches = self.endless()
         self.ready = next(self.batches)
@@ -182,7 +188,7 @@ class PlainNetwork:
 def measure(case: Case, args) -> None:
     for work in (case.bare, case.end_to_end):
         work(6)  # warm up: buffers, kernels, compilation
-    steps = args.steps or max(5, round(4 / (case.bare(5) / 5)))
+    steps = processes.from_main(args.steps or max(5, round(4 / (case.bare(5) / 5))))
     plain = PlainNetwork(case) if args.yardstick else None
     times: dict[str, list[float]] = {"bare": [], "end": [], "plain": []}
     if plain:
@@ -250,6 +256,13 @@ def stores(samples):
 
 def main() -> None:
     args = arguments()
+    with processes.joined(args.device):
+        with contextlib.nullcontext() if processes.is_main() else contextlib.redirect_stdout(None):
+            table(args)
+
+
+def table(args) -> None:
+    """Print a line for each recipe; under torchrun all processes call this."""
     if args.threads:
         torch.set_num_threads(args.threads)
     device = suite.pick_device(args.device)
@@ -258,9 +271,10 @@ def main() -> None:
     suite.tune(device)
     names = args.recipe or (["bot"] if device.type == "cuda" else ["osnet_x0_25", "resnet18", "mobilenet_v3_small"])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    print(f"torch {torch.__version__}, {name}, {torch.get_num_threads()} CPU threads, "
-          f"{suite.pick_amp(args.amp, device)}, channels-last{', compiled' if args.compile else ''}"
-          f"{', processor time' if args.cpu_time else ''}")  # fmt: skip
+    several = f"{processes.world_size()} processes{', --sync_bn' if args.sync_bn else ''}, each "
+    print(f"torch {torch.__version__}, {name}, {several if processes.world_size() > 1 else ''}"
+          f"{torch.get_num_threads()} CPU threads, {suite.pick_amp(args.amp, device)}, channels-last"
+          f"{', compiled' if args.compile else ''}{', processor time' if args.cpu_time else ''}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         samples = datasets.load_splits("market", args.market_path).train if args.market_path else stand_in(Path(folder))
         store_of = stores(samples)
