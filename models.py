@@ -779,8 +779,9 @@ class Tracklet(nn.Module):
         lengths (C,): frames of each clip; clips (B,): clips of each tracklet, C in all; camids (B,) or None.
         """
         if camids is not None:
-            frames = torch.tensor([sum(part) for part in _split(lengths, clips)], device=camids.device)
-            camids = camids.repeat_interleave(frames)  # (n,)
+            frames = [sum(part) for part in _split(lengths, clips)]
+            alike = len(set(frames)) == 1  # then nothing has to be copied to the device, nor waited for
+            camids = camids.repeat_interleave(frames[0] if alike else torch.tensor(frames, device=camids.device))  # (n,)
         outputs, start = [], 0
         for images in chunks:
             end = start + len(images)

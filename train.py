@@ -23,7 +23,7 @@ from tqdm import tqdm
 import checkpoints
 import processes
 
-HEARTBEAT = 20  # iterations between looks at the loss values: each is a wait for the device
+HEARTBEAT = 20  # iterations between looks at the loss values
 
 
 class Interrupted(Exception):
@@ -174,10 +174,10 @@ def train_one_epoch(
     """Train over `batches` of (images (B, 3, H, W), labels (B,), camids (B,)); returns the mean of every term.
 
     `partial` is what an Interrupted of this epoch carried: {"step", "sums"}; `batches` then start at that step.
-    `chunks`: see `in_chunks`. Nothing here waits for a GPU but every HEARTBEAT iterations.
+    `chunks`: see `in_chunks`. Nothing here waits for a GPU before the epoch's last iteration.
     Raises FloatingPointError when the loss is no longer a number, Interrupted when `stop` is set.
     """
-    scaler = scaler or torch.amp.GradScaler(enabled=False)
+    scaler, glance = scaler or torch.amp.GradScaler(enabled=False), Glance()
     count, sums = (partial["step"], dict(partial["sums"])) if partial else (0, {})
     silent = not processes.is_main() or None  # None: unless this is a terminal
     options = {"total": num_steps, "initial": count, "desc": label, "unit": "batch", "disable": silent}
@@ -197,13 +197,16 @@ def train_one_epoch(
         for name, term in (("loss", sum(terms.values())), *terms.items()):
             sums[name] = sums[name] + term.detach() if name in sums else term.detach().clone()
         count = step + 1
-        if count % HEARTBEAT == 0 or count == num_steps:
-            means = means_of(sums, count)
+        if count % HEARTBEAT == 0:
+            glance.begin(sums, count)
+        for means, at in glance.arrived():
             bar.set_postfix({name: f"{mean:.3f}" for name, mean in means.items()})
-            check_finite(means, epoch, step)
+            check_finite(means, epoch, at)
         if stop is not None and processes.any_of(stop.is_set()) and count < num_steps:
             raise Interrupted(partial={"step": count, "sums": sums})
-    return means_of(sums, count)
+    means = means_of(sums, count)
+    check_finite(means, epoch, count)
+    return means
 
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images (B, 3, H, W), labels (B,), camids (B,)
@@ -273,18 +276,45 @@ def backward_and_step(backward: Callable[[], None], network, criterion, optimize
 
 def means_of(sums: dict[str, torch.Tensor], count: int) -> dict[str, float]:
     """Means over `count` iterations as floats, in one wait for the device."""
-    if not sums:
-        return {}
-    totals = torch.stack(list(sums.values())).tolist()
-    return {name: total / count for name, total in zip(sums, totals, strict=True)}
+    glance = Glance()
+    glance.begin(sums, count)
+    return next((means for means, _ in glance.arrived(wait=True)), {})
 
 
-def check_finite(means: dict[str, float], epoch: int, step: int) -> None:
-    """FloatingPointError that names the terms which are NaN or infinite, and says what helps."""
+class Glance:
+    """A look at the means so far that does not wait for a GPU: begun at one iteration, it arrives at a later one."""
+
+    def __init__(self):
+        self.under_way: tuple | None = None
+
+    def begin(self, sums: dict[str, torch.Tensor], count: int) -> None:
+        """Ask for the means over `count` iterations, unless an older answer is still under way."""
+        if not sums or self.under_way:
+            return
+        totals = on_host(torch.stack(list(sums.values())))
+        copied = next(iter(sums.values())).is_cuda and torch.cuda.Event()
+        if copied:
+            copied.record()
+        self.under_way = tuple(sums), totals, count, copied
+
+    def arrived(self, wait: bool = False) -> Iterator[tuple[dict[str, float], int]]:
+        """The means and how many iterations they are of, once, as soon as they are here."""
+        if self.under_way is None:
+            return
+        names, totals, count, copied = self.under_way
+        if copied and wait:
+            copied.synchronize()
+        if not copied or copied.query():
+            self.under_way = None
+            yield {name: total / count for name, total in zip(names, totals.tolist(), strict=True)}, count
+
+
+def check_finite(means: dict[str, float], epoch: int, count: int) -> None:
+    """FloatingPointError that names the terms which are NaN or infinite after `count` iterations; says what helps."""
     bad = [name for name, mean in means.items() if not math.isfinite(mean)]
     if bad:
         raise FloatingPointError(
-            f"epoch {epoch + 1}, iteration {step + 1}: {', '.join(bad)} is not finite. The checkpoint of the last "
+            f"epoch {epoch + 1}, iteration {count}: {', '.join(bad)} is not finite. The checkpoint of the last "
             "finished epoch is kept. Lower --lr, lengthen --warmup_epochs, set --clip_grad 5, or, with --amp fp16, "
             "use --amp bf16 or none; then start again with another --output_path."
         )

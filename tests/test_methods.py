@@ -4,6 +4,7 @@ Networks are made small where the method allows it (a ResNet-18, little images, 
 the row with its losses, optimisers and stages, not the size of its backbone.
 """
 
+import contextlib
 import json
 
 import pytest
@@ -122,6 +123,20 @@ def test_the_loss_falls_and_every_open_parameter_gets_a_gradient(name, samples):
     names = {n for module in (model, criterion) for n, p in module.named_parameters() if n not in frozen}
     assert not [n for n in names - seen if not any(part in n for part in MAY_BE_ZERO)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "agw_rgbir"])
+def test_a_step_never_waits_for_the_device(name, monkeypatch):
+    """On the meta device, where there are no values, whatever needs one on the host is an error: on a GPU it would stop
+    the host until the device has done all that was asked of it. (agw_rgbir sorts a batch by light: it has to know.)"""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it does not know "meta"
+    recipe = small(name)
+    with torch.device("meta"):
+        model, criterion = recipe.model(6, num_cameras=7).train(), recipe.losses(6)
+        images, ints = torch.empty(8, 3, *recipe.image_size), torch.empty(8, dtype=torch.int64)
+    terms = criterion(model(images, ints), ints)
+    sum(terms.values()).backward()
+    assert all(p.grad is not None and p.grad.is_meta for p in model.parameters() if p.requires_grad)
 
 
 # Row -> what makes it learn twelve people from nothing in some seconds.
