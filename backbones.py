@@ -428,11 +428,15 @@ class LiteConv3x3(nn.Module):
         return F.relu(self.bn(self.conv2(self.conv1(x))), inplace=True)
 
 
+# Joining and splitting the streams costs memory traffic: it is 5 % faster with AVX512, 5 % slower with AVX2.
+FEWER_CALLS_PAY = "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
 def side_by_side(layers: list[LiteConv3x3], x):
     """What k layers make of (B, k C, h, w), layer i of the i-th C channels; or each of the same (B, C, h, w).
 
     The layers' own numbers in fewer calls: what a CPU does before a call computes anything is a quarter of a training
-    step of OSNet x0.25 with a batch of 64 (benchmarks/README.md).
+    step of OSNet x0.25 with a batch of 64 on a CPU with AVX512 (benchmarks/README.md).
     """
     first, norms = layers[0], [layer.bn for layer in layers]
     x = F.conv2d(x, torch.cat([m.conv1.weight for m in layers]), groups=x.shape[1] // first.conv1.in_channels)
@@ -493,7 +497,8 @@ class OSBlock(nn.Module):
             layers = [list(stream.layers) for stream in self.conv2]
         else:
             layers = [[self.conv2a], list(self.conv2b), list(self.conv2c), list(self.conv2d)]
-        if not (self.training and x.device.type == "cpu"):
+        exchanges = type(layers[0][0].bn) is not nn.BatchNorm2d  # --sync_bn: each call waits for the other processes
+        if not (self.training and x.device.type == "cpu" and (FEWER_CALLS_PAY or exchanges)):
             return [functools.reduce(lambda y, layer: layer(y), stream, x) for stream in layers]
         done, width, channels_last = [], x.shape[1], x.is_contiguous(memory_format=torch.channels_last)
         for depth in range(len(layers) - 1):

@@ -78,7 +78,7 @@ class Run:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; under torchrun the GPU of this process. ValueError for one that is not here."""
+    """`auto` is CUDA where there is one; under torchrun the GPU of this process. ValueError for one that is missing."""
     if processes.world_size() > 1:
         name = processes.local_device(name)
     if name == "auto":

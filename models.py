@@ -781,7 +781,8 @@ class Tracklet(nn.Module):
         if camids is not None:
             frames = [sum(part) for part in _split(lengths, clips)]
             alike = len(set(frames)) == 1  # then nothing has to be copied to the device, nor waited for
-            camids = camids.repeat_interleave(frames[0] if alike else torch.tensor(frames, device=camids.device))  # (n,)
+            frames = frames[0] if alike else torch.tensor(frames, device=camids.device)
+            camids = camids.repeat_interleave(frames)  # (n,)
         outputs, start = [], 0
         for images in chunks:
             end = start + len(images)
