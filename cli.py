@@ -77,6 +77,7 @@ RECIPE_FLAGS = {
         ("optimizer", str, ", ".join(train.OPTIMIZERS), None),
         ("lr", float, "learning rate of new layers", "base_learning_rate"),
         ("base_lr_mult", float, "learning rate of the backbone over --lr", None),
+        ("bias_lr_mult", float, "learning rate of biases over that of their layer", None),
         ("weight_decay", float, "L2 penalty", None),
         ("momentum", float, "of SGD", None),
         ("nesterov", None, "SGD with Nesterov momentum", None),

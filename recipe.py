@@ -109,6 +109,7 @@ class Recipe:
     optimizer: str = "adam"
     lr: float = 3.5e-4
     base_lr_mult: float = 1.0  # learning rate of the backbone over that of new layers
+    bias_lr_mult: float = 1.0  # learning rate of biases over that of weights
     weight_decay: float = 5e-4
     momentum: float = 0.9  # SGD
     nesterov: bool = False  # SGD

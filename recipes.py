@@ -730,9 +730,10 @@ TRANSREID = row(
         "duke": Published(90.7, 82.2, "TransReID dec5504 README, TransReID*(ViT), 256x128"),
         "msmt17": Published(85.3, 67.8, "TransReID dec5504 README, TransReID*(ViT), 256x128"),
     },
-    differs="Its biases have twice the rate, here the same. Its cosine counts from the first epoch, here from the end "
-    "of the warm-up. It tests with bilinear images, here bicubic as in training. Its ImageNet weights are timm's older "
-    "file for this ViT (jx_vit_base_p16_224-80ecf9dd.pth): --pretrained FILE.",
+    differs="Its cosine counts epochs from 1 and begins behind the warm-up, here it counts from 0 and scales the "
+    "warm-up too: rates that differ by less than 1.5 % of the highest. It tests with bilinear images, here bicubic "
+    "as in training. Its ImageNet weights are timm's older file for this ViT (jx_vit_base_p16_224-80ecf9dd.pth): "
+    "--pretrained FILE.",
     network=models.TransReID,
     options={"stride": 12, "jpm": True},
     backbone="vit_base_patch16_224",
@@ -749,9 +750,11 @@ TRANSREID = row(
     k=4,
     optimizer="sgd",
     lr=0.008,
+    bias_lr_mult=2.0,
     weight_decay=1e-4,
     epochs=120,
     schedule="cosine",
+    milestones=(0,),  # the cosine counts from the first epoch, not from the end of the warm-up
     lr_floor=0.002,
     warmup_epochs=5,
     warmup_factor=0.01,

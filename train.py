@@ -42,15 +42,17 @@ class Interrupted(Exception):
 def build_optimizers(model: nn.Module, criterion: nn.Module, recipe) -> list[torch.optim.Optimizer]:
     """The main optimiser, then a plain SGD for each loss that asks for one (``sgd_lr``).
 
-    Backbone parameters (``base.*``) get ``lr * base_lr_mult``, all others ``lr``. A loss with ``sgd_lr`` (center
-    loss) gets SGD at ``sgd_lr / weight``: its authors divide the gradient by the weight before the step
-    (reid-strong-baseline 3da7e6f, engine/trainer.py), which for plain SGD is the same step.
+    Backbone parameters (``base.*``) get ``lr * base_lr_mult``, all others ``lr``; biases, of either, that times
+    ``bias_lr_mult`` (damo-cv/TransReID dec5504, solver/make_optimizer.py: whatever has "bias" in its name).
+    A loss with ``sgd_lr`` (center loss) gets SGD at ``sgd_lr / weight``: its authors divide the gradient by the weight
+    before the step (reid-strong-baseline 3da7e6f, engine/trainer.py), which for plain SGD is the same step.
     """
     own = {id(p) for _, _, loss in criterion.terms if getattr(loss, "sgd_lr", None) for p in loss.parameters()}
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in (*model.named_parameters(), *criterion.named_parameters()):
         if parameter.requires_grad and id(parameter) not in own:
             scale = recipe.base_lr_mult if name.startswith("base.") else 1.0
+            scale *= recipe.bias_lr_mult if "bias" in name else 1.0
             groups.setdefault(scale, []).append(parameter)
     groups_of_main = [{"params": p, "lr": recipe.lr * scale} for scale, p in sorted(groups.items())]
     optimizers = [main_optimizer(recipe, groups_of_main)]

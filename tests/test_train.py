@@ -87,6 +87,14 @@ def test_cosine_after_a_flat_start_ends_at_its_floor():
         theirs.step()
 
 
+def test_transreids_rates_are_the_released_ones_to_one_and_a_half_percent():
+    """damo-cv/TransReID dec5504, solver/cosine_lr.py as processor.py calls it: epoch t from 1, warm-up for t < 5."""
+    row = RECIPES["transreid"]
+    for t in range(1, 121):
+        theirs = 0.01 + t * 0.99 / 5 if t < 5 else 0.002 + 0.998 * 0.5 * (1 + math.cos(math.pi * t / 120))
+        assert train.lr_factor(row, t - 1, 120) == pytest.approx(theirs, abs=0.015), t
+
+
 def test_exponential_is_alignedreids():
     # Zhang et al. 2017; its reproduction counts epochs from 1 and begins at 151 of 300
     row = recipe(schedule="exponential", milestones=(150,), gamma=0.001)
@@ -161,6 +169,18 @@ def test_backbone_gets_its_own_rate_and_frozen_parameters_no_optimiser():
         expected = 0.05 if name.startswith("base.") else expected
         assert rate.get(id(parameter)) == pytest.approx(expected) if expected else id(parameter) not in rate, name
     assert all(group["base_lr"] == group["lr"] for group in optimizer.param_groups)
+
+
+def test_biases_may_have_a_rate_of_their_own():
+    net = Net()
+    [optimizer] = train.build_optimizers(net, losses.Criterion(id=(1, losses.IDLoss())), recipe(
+        lr=0.5, base_lr_mult=0.1, bias_lr_mult=2.0))  # fmt: skip
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    names = {name: rate[id(p)] for name, p in net.named_parameters() if id(p) in rate}
+    assert {name for name in names if "bias" in name}
+    for name, found in names.items():
+        expected = (0.05 if name.startswith("base.") else 0.5) * (2 if "bias" in name else 1)
+        assert found == pytest.approx(expected), name
 
 
 @pytest.mark.parametrize("name", train.OPTIMIZERS)
