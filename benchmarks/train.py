@@ -201,10 +201,10 @@ def measure(case: Case, args) -> None:
             times["plain"].append(plain.bare(few) / few)
     speed = {key: case.batch / statistics.median(values) for key, values in times.items() if values}
     ratio = statistics.median(b / e for b, e in zip(times["bare"], times["end"], strict=True))
-    text = f"{case.name:<22}{speed['end']:>10.0f}{speed['bare']:>10.0f}{100 * ratio:>9.1f} %{peak(case.device):>12}"
+    text = f"{case.name:<22}{speed['end']:>10.4g}{speed['bare']:>10.4g}{100 * ratio:>9.1f} %{peak(case.device):>12}"
     if plain:
         over = statistics.median(p / e for p, e in zip(times["plain"], times["end"], strict=True))
-        text += f"{speed['plain']:>12.0f}{over:>8.2f} x"
+        text += f"{speed['plain']:>12.4g}{over:>8.2f} x"
     spent = case.shares(max(5, steps // 3))
     total = sum(spent.values())
     print(text + "   " + ", ".join(f"{name} {100 * s / total:.0f} %" for name, s in spent.items()), flush=True)
