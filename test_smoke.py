@@ -17,15 +17,18 @@ TINY = ["--epochs", "3", "--steps", "6", "--p", "4", "--k", "2", "--image_size",
 TINY += ["--num_queries", "3", "--top_k", "4", "--amp", "none"]
 
 
+def small_set(folder: Path, num_train_pids: int = 12, num_test_pids: int = 10) -> Path:
+    """A small built-in set in `folder`, with 3 cameras."""
+    import synthetic
+
+    sizes = {"num_train_pids": num_train_pids, "num_test_pids": num_test_pids, "num_cameras": 3}
+    return synthetic.make(folder, **sizes, num_distractors=4, num_junk=4, progress=False)
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
     """A small built-in set: 12 + 10 identities, 3 cameras."""
-    import synthetic
-
-    folder = tmp_path_factory.mktemp("data") / "synthetic"
-    return synthetic.make(
-        folder, num_train_pids=12, num_test_pids=10, num_cameras=3, num_distractors=4, num_junk=4, progress=False
-    )
+    return small_set(tmp_path_factory.mktemp("data") / "synthetic")
 
 
 def run(*words) -> int:
