@@ -6,6 +6,7 @@ Interface and shared arguments are those of `models`. None has ImageNet weights 
 an error; weight names are torchreid's (KaiyangZhou/deep-person-reid at f8cd150), whose published weights load as they
 are. OSNet is in `backbones.py`, since any head may follow it.
 """
+
 from functools import partial
 
 import torch
@@ -45,12 +46,15 @@ class Streams(nn.Module):
 def no_imagenet(name, pretrained):
     """RuntimeError for pretrained=True."""
     if pretrained:
-        raise RuntimeError(f"{name} has no ImageNet weights to download; train it from scratch (--pretrained none) or "
-                           "name a weight file (--pretrained FILE).")
+        raise RuntimeError(
+            f"{name} has no ImageNet weights to download; train it from scratch (--pretrained none) or "
+            "name a weight file (--pretrained FILE)."
+        )
 
 
 # -- Qian, Fu, Jiang, Xiang, Xue. Multi-scale Deep Learning Architectures for Person Re-identification. ICCV 2017. -----
 # -- torchreid/models/mudeep.py ---------------------------------------------------------------------------------------
+
 
 class MuDeep(nn.Module):
     """Two multi-scale stages, a saliency-weighted fusion of four streams, one fully connected layer.
@@ -58,6 +62,7 @@ class MuDeep(nn.Module):
     embedding = feats[0] (B, 4096). The map is averaged 4 x 4 before the layer, as in torchreid and not in the paper,
     which keeps it at 134 million weights; its size follows image_size.
     """
+
     renames = ()
 
     def __init__(self, *, num_pids, pretrained=False, image_size=(256, 128)):
@@ -71,32 +76,37 @@ class MuDeep(nn.Module):
             nn.Sequential(ConvBlock(96, 96), ConvBlock(96, 24, 3, padding=1)),
             nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBlock(96, 24)),
             ConvBlock(96, 24),
-            nn.Sequential(ConvBlock(96, 16), ConvBlock(16, 24, 3, padding=1), ConvBlock(24, 24, 3, padding=1)))
+            nn.Sequential(ConvBlock(96, 16), ConvBlock(16, 24, 3, padding=1), ConvBlock(24, 24, 3, padding=1)),
+        )
         self.block3 = Streams(  # reduction
             nn.MaxPool2d(3, stride=2, padding=1),
             ConvBlock(96, 96, 3, stride=2, padding=1),
-            nn.Sequential(ConvBlock(96, 48), ConvBlock(48, 56, 3, padding=1), ConvBlock(56, 64, 3, 2, padding=1)))
+            nn.Sequential(ConvBlock(96, 48), ConvBlock(48, 56, 3, padding=1), ConvBlock(56, 64, 3, 2, padding=1)),
+        )
         self.block4 = Streams(  # multi-scale B; a 3x3 as 1x3 and 3x1
             nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBlock(256, 256)),
             nn.Sequential(ConvBlock(256, 64), *_split3x3(64, 128, 256)),
             ConvBlock(256, 256),
             nn.Sequential(ConvBlock(256, 64), *_split3x3(64, 64, 128), *_split3x3(128, 128, 256)),
-            concatenate=False)
+            concatenate=False,
+        )
         self.block5 = Fusion(streams=4, channels=256)
         rows, columns = (-(-size // 4) // 4 for size in image_size)  # two halvings that round up, then 4 x 4
         if rows < 1 or columns < 1:
             raise ValueError(f"MuDeep needs images of at least 16x16, got {image_size[0]}x{image_size[1]}.")
         self.image_size = tuple(image_size)
         self.fc = nn.Sequential(nn.Linear(256 * rows * columns, 4096), nn.BatchNorm1d(4096), nn.ReLU(inplace=True))
-        self.classifier = linear_classifier(4096, num_pids, bias=True, std=4096 ** -0.5 / 3 ** 0.5)
+        self.classifier = linear_classifier(4096, num_pids, bias=True, std=4096**-0.5 / 3**0.5)
         self.num_pids = num_pids
         self.embedding_dim = 4096
         self.feat_dims = (4096,)
 
     def forward(self, images, camids=None):
         if tuple(images.shape[2:]) != self.image_size:
-            raise ValueError(f"This MuDeep was built for images of {self.image_size[0]}x{self.image_size[1]}, got "
-                             f"{images.shape[2]}x{images.shape[3]}. Its fully connected layer fixes the size.")
+            raise ValueError(
+                f"This MuDeep was built for images of {self.image_size[0]}x{self.image_size[1]}, got "
+                f"{images.shape[2]}x{images.shape[3]}. Its fully connected layer fixes the size."
+            )
         x = self.block4(self.block3(self.block2(self.block1(images))))
         feature = self.fc(self.block5(x).flatten(1))  # (B, 4096)
         classify = self.training and self.classifier is not None
@@ -104,8 +114,10 @@ class MuDeep(nn.Module):
 
 
 def _split3x3(channels_in, middle, channels_out):
-    return (ConvBlock(channels_in, middle, (1, 3), padding=(0, 1)),
-            ConvBlock(middle, channels_out, (3, 1), padding=(1, 0)))
+    return (
+        ConvBlock(channels_in, middle, (1, 3), padding=(0, 1)),
+        ConvBlock(middle, channels_out, (3, 1), padding=(1, 0)),
+    )
 
 
 class Fusion(nn.Module):
@@ -124,12 +136,14 @@ class Fusion(nn.Module):
 # -- Li, Zhu, Gong. Harmonious Attention Network for Person Re-Identification. CVPR 2018. -----------------------------
 # -- torchreid/models/hacnn.py ----------------------------------------------------------------------------------------
 
+
 def inception_a(in_channels, out_channels):
     """Four streams of a quarter of the channels at the same size (Inception-A)."""
     quarter = out_channels // 4
-    return Streams(*(nn.Sequential(ConvBlock(in_channels, quarter), ConvBlock(quarter, quarter, 3, padding=1))
-                     for _ in range(3)),
-                   nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBlock(in_channels, quarter)))
+    return Streams(
+        *(nn.Sequential(ConvBlock(in_channels, quarter), ConvBlock(quarter, quarter, 3, padding=1)) for _ in range(3)),
+        nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBlock(in_channels, quarter)),
+    )
 
 
 def inception_b(in_channels, out_channels):
@@ -137,9 +151,13 @@ def inception_b(in_channels, out_channels):
     quarter = out_channels // 4
     return Streams(
         nn.Sequential(ConvBlock(in_channels, quarter), ConvBlock(quarter, quarter, 3, stride=2, padding=1)),
-        nn.Sequential(ConvBlock(in_channels, quarter), ConvBlock(quarter, quarter, 3, padding=1),
-                      ConvBlock(quarter, quarter, 3, stride=2, padding=1)),
-        nn.Sequential(nn.MaxPool2d(3, stride=2, padding=1), ConvBlock(in_channels, 2 * quarter)))
+        nn.Sequential(
+            ConvBlock(in_channels, quarter),
+            ConvBlock(quarter, quarter, 3, padding=1),
+            ConvBlock(quarter, quarter, 3, stride=2, padding=1),
+        ),
+        nn.Sequential(nn.MaxPool2d(3, stride=2, padding=1), ConvBlock(in_channels, 2 * quarter)),
+    )
 
 
 class SpatialAttention(nn.Module):
@@ -153,7 +171,7 @@ class SpatialAttention(nn.Module):
     def forward(self, x):
         y = self.conv1(x.mean(dim=1, keepdim=True))
         y = F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=True)
-        return self.conv2(y[:, :, :x.shape[2], :x.shape[3]])  # odd sizes come back one larger
+        return self.conv2(y[:, :, : x.shape[2], : x.shape[3]])  # odd sizes come back one larger
 
 
 class ChannelAttention(nn.Module):
@@ -227,6 +245,7 @@ class HACNN(nn.Module):
     concatenated (B, 1024). The regions share the local branch's weights but not its batch statistics while training,
     as in torchreid.
     """
+
     renames = ()
 
     def __init__(self, *, num_pids, pretrained=False, channels=(128, 256, 384), dim=512):
@@ -271,6 +290,7 @@ class HACNN(nn.Module):
 # -- Chang, Hospedales, Xiang. Multi-Level Factorisation Net for Person Re-Identification. CVPR 2018. ------------------
 # -- torchreid/models/mlfn.py -----------------------------------------------------------------------------------------
 
+
 class MLFNBlock(nn.Module):
     """`groups` factor modules (one grouped 3x3) whose outputs a factor selection vector s in (0, 1) weighs; returns
     the block's map and s (B, groups, 1, 1)."""
@@ -288,13 +308,21 @@ class MLFNBlock(nn.Module):
         first, second = selection
         self.fsm = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(in_channels, first, 1), nn.BatchNorm2d(first), nn.ReLU(inplace=True),
-            nn.Conv2d(first, second, 1), nn.BatchNorm2d(second), nn.ReLU(inplace=True),
-            nn.Conv2d(second, groups, 1), nn.BatchNorm2d(groups), nn.Sigmoid())
+            nn.Conv2d(in_channels, first, 1),
+            nn.BatchNorm2d(first),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(first, second, 1),
+            nn.BatchNorm2d(second),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(second, groups, 1),
+            nn.BatchNorm2d(groups),
+            nn.Sigmoid(),
+        )
         self.downsample = nn.Identity()
         if in_channels != out_channels or stride > 1:
-            self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                                            nn.BatchNorm2d(out_channels))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
 
     def forward(self, x):
         s = self.fsm(x)  # (B, g, 1, 1)
@@ -310,6 +338,7 @@ class MLFN(nn.Module):
 
     embedding = feats[0] = (projected feature + projected selections) / 2 (B, 1024).
     """
+
     renames = ()
 
     def __init__(self, *, num_pids, pretrained=False, groups=32, dim=1024):
@@ -318,8 +347,9 @@ class MLFN(nn.Module):
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3)
         self.bn1 = nn.BatchNorm2d(64)
         blocks, width = [], 64
-        for stage, (count, out, selection) in enumerate(((3, 256, (128, 64)), (4, 512, (256, 128)),
-                                                         (6, 1024, (512, 128)), (3, 2048, (512, 128)))):
+        for stage, (count, out, selection) in enumerate(
+            ((3, 256, (128, 64)), (4, 512, (256, 128)), (6, 1024, (512, 128)), (3, 2048, (512, 128)))
+        ):
             for i in range(count):
                 blocks.append(MLFNBlock(width, out, 2 if stage > 0 and i == 0 else 1, selection, groups))
                 width = out
@@ -334,8 +364,9 @@ class MLFN(nn.Module):
 
     @staticmethod
     def _projection(in_channels, out_channels):
-        return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels),
-                             nn.ReLU(inplace=True))
+        return nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+        )
 
     def forward(self, images, camids=None):
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, stride=2, padding=1)
@@ -351,14 +382,51 @@ class MLFN(nn.Module):
 
 # -- torchreid's keys -------------------------------------------------------------------------------------------------
 
-_PLAIN = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
-          "se_resnet50", "se_resnet101", "se_resnext50_32x4d", "se_resnext101_32x4d", "densenet121", "densenet169",
-          "densenet201", "densenet161", "inceptionresnetv2", "inceptionv4", "xception", "resnet50_ibn_a",
-          "resnet50_ibn_b", "nasnsetmobile", "mobilenetv2_x1_0", "mobilenetv2_x1_4", "shufflenet", "squeezenet1_0",
-          "squeezenet1_1", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0",
-          "dpn92", "resnext101_32x4d")  # the last two only in torchreid's v0.5.0
-_OSNET = ("osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "osnet_ibn_x1_0", "osnet_ain_x1_0",
-          "osnet_ain_x0_75", "osnet_ain_x0_5", "osnet_ain_x0_25")
+_PLAIN = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "se_resnet50",
+    "se_resnet101",
+    "se_resnext50_32x4d",
+    "se_resnext101_32x4d",
+    "densenet121",
+    "densenet169",
+    "densenet201",
+    "densenet161",
+    "inceptionresnetv2",
+    "inceptionv4",
+    "xception",
+    "resnet50_ibn_a",
+    "resnet50_ibn_b",
+    "nasnsetmobile",
+    "mobilenetv2_x1_0",
+    "mobilenetv2_x1_4",
+    "shufflenet",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0",
+    "dpn92",
+    "resnext101_32x4d",
+)  # the last two only in torchreid's v0.5.0
+_OSNET = (
+    "osnet_x1_0",
+    "osnet_x0_75",
+    "osnet_x0_5",
+    "osnet_x0_25",
+    "osnet_ibn_x1_0",
+    "osnet_ain_x1_0",
+    "osnet_ain_x0_75",
+    "osnet_ain_x0_5",
+    "osnet_ain_x0_25",
+)
 
 # Every key of torchreid/models/__init__.py at f8cd150 -> constructor, called with num_pids and pretrained.
 NETWORKS = {

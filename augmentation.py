@@ -7,6 +7,7 @@ Order of the transforms, as in reid-strong-baseline 3da7e6f data/transforms/buil
 torchreid/data/transforms.py: flip, pad and crop, 2D translation, random patch, colour jitter,
 (x / 255 - mean) / std, random erasing.
 """
+
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,8 +41,14 @@ def check_one_of(name: str, value: str, choices: Iterable[str]) -> None:
 
 # --------------------------------------------------------------------------------------------------- normalise
 
-def normalise(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, *,
-              channels_last: bool = False) -> Tensor:
+
+def normalise(
+    images: Tensor,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    *,
+    channels_last: bool = False,
+) -> Tensor:
     """(x / 255 - mean) / std, bit for bit what torchvision's ToTensor and Normalize compute.
 
     Args: images (B, H, W, 3) uint8; mean, std of R, G, B in [0, 1]; channels_last: memory format of the result.
@@ -63,12 +70,14 @@ def _constants(mean: tuple, std: tuple, height: int, width: int, channels_last: 
     A (3,) tensor would broadcast along the innermost dimension in loops of three (4 times slower on a CPU), and
     CUDA divides by a Python number through its reciprocal, one rounding away from the CPU's quotient.
     """
-    images = [torch.tensor(v, dtype=torch.float32).view(3, 1, 1).expand(3, height, width)
-              for v in ((255.0,) * 3, mean, std)]
+    images = [
+        torch.tensor(v, dtype=torch.float32).view(3, 1, 1).expand(3, height, width) for v in ((255.0,) * 3, mean, std)
+    ]
     return [(image.permute(1, 2, 0) if channels_last else image).contiguous().to(device) for image in images]
 
 
 # ------------------------------------------------------------------------------------------- random parameters
+
 
 def random_generator(stream: str, seed: int, epoch: int = 0, step: int = 0) -> np.random.Generator:
     """A generator that is a pure function of its arguments; each stream is independent of the others.
@@ -84,8 +93,15 @@ def _randint(u: np.ndarray, high: np.ndarray | int) -> np.ndarray:
     return np.floor(u * (np.asarray(high) + 1)).astype(np.int64)
 
 
-def _draw_rectangles(rng: np.random.Generator, count: int, image_size: tuple[int, int], area: tuple[float, float],
-                     aspect: tuple[float, float], attempts: int, log_aspect: bool) -> np.ndarray:
+def _draw_rectangles(
+    rng: np.random.Generator,
+    count: int,
+    image_size: tuple[int, int],
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    attempts: int,
+    log_aspect: bool,
+) -> np.ndarray:
     """Rectangles (count, 4) int64 of y, x, height, width; height 0 where no attempt fitted strictly in the image.
 
     The rejection loop of reid-strong-baseline data/transforms/transforms.py RandomErasing.__call__, all at once.
@@ -109,6 +125,7 @@ def _draw_rectangles(rng: np.random.Generator, count: int, image_size: tuple[int
 
 class Draws(NamedTuple):
     """Random parameters of one batch of B images, on the CPU. None where the augmentation is off."""
+
     flip: np.ndarray | None  # (B,) bool
     pad: np.ndarray | None  # (B, 2) top, left of the crop in the padded image
     translate: np.ndarray | None  # (B, 3) enlarged or not, top, left of the crop in the enlarged image
@@ -148,6 +165,7 @@ class Augmentation:
     erase_log_aspect: draw the aspect log-uniformly (timm) instead of uniformly (all re-ID code).
     erase_attempts: rectangles tried until one fits. reid-strong-baseline: 100; timm: 10.
     """
+
     flip: float = 0.5
     pad: int = 10
     translate: float = 0.0
@@ -177,11 +195,11 @@ class Augmentation:
                 raise ValueError(f"{name} must be two increasing numbers in (0, {high}]: {getattr(self, name)}")
         strength = self.jitter_strength
         if len(strength) != 4 or min(strength) < 0 or strength[3] > 0.5:
-            raise ValueError(f"jitter_strength must be brightness, contrast, saturation >= 0 and hue in [0, 0.5]: "
-                             f"{strength}")
+            raise ValueError(
+                f"jitter_strength must be brightness, contrast, saturation >= 0 and hue in [0, 0.5]: {strength}"
+            )
 
-    def draw(self, count: int, image_size: tuple[int, int], num_images: int, seed: int, epoch: int,
-             step: int) -> Draws:
+    def draw(self, count: int, image_size: tuple[int, int], num_images: int, seed: int, epoch: int, step: int) -> Draws:
         """Parameters for `count` images of image_size (H, W): a pure function of (seed, epoch, step).
 
         num_images: size of the data set that patches are taken from.
@@ -199,25 +217,35 @@ class Augmentation:
             spare = np.array(enlarged_size(image_size)) - (H, W)
             # int(round(uniform(0, spare))), as torchreid: both ends are half as likely
             translate = np.column_stack([u[:, 0] < self.translate, np.rint(u[:, 1:] * spare)]).astype(np.int64)
-        return Draws(flip, pad, translate, self._draw_patch(rng("patch"), count, image_size, num_images),
-                     self._draw_jitter(rng("jitter"), count), self._draw_erase(rng("erase"), count, image_size))
+        return Draws(
+            flip,
+            pad,
+            translate,
+            self._draw_patch(rng("patch"), count, image_size, num_images),
+            self._draw_jitter(rng("jitter"), count),
+            self._draw_erase(rng("erase"), count, image_size),
+        )
 
     def _draw_erase(self, rng: np.random.Generator, count: int, image_size: tuple[int, int]) -> np.ndarray | None:
         if not self.erase:
             return None
         u = rng.random((count, 2))
-        boxes = _draw_rectangles(rng, count, image_size, self.erase_area, self.erase_aspect, self.erase_attempts,
-                                 self.erase_log_aspect)
+        boxes = _draw_rectangles(
+            rng, count, image_size, self.erase_area, self.erase_aspect, self.erase_attempts, self.erase_log_aspect
+        )
         boxes[u[:, 0] >= self.erase, 2] = 0
         spare = NOISE_BANK - 3 * image_size[0] * image_size[1]
         if spare < 0 and self.erase_fill == "pixel":
-            raise ValueError(f"erase_fill 'pixel' takes images of up to {NOISE_BANK // 3:,} pixels: "
-                             f"{image_size[0]}x{image_size[1]} is larger, choose another fill")
+            raise ValueError(
+                f"erase_fill 'pixel' takes images of up to {NOISE_BANK // 3:,} pixels: "
+                f"{image_size[0]}x{image_size[1]} is larger, choose another fill"
+            )
         start = _randint(u[:, 1], max(0, spare))
         return np.column_stack([boxes, start])
 
-    def _draw_patch(self, rng: np.random.Generator, count: int, image_size: tuple[int, int],
-                    num_images: int) -> np.ndarray | None:
+    def _draw_patch(
+        self, rng: np.random.Generator, count: int, image_size: tuple[int, int], num_images: int
+    ) -> np.ndarray | None:
         """torchreid RandomPatch: area 0.01 to 0.5, aspect 0.1 to 10, mirrored half the time, turned by up to 10 degrees
         half the time."""
         if not self.random_patch:
@@ -226,8 +254,19 @@ class Augmentation:
         y, x, h, w = _draw_rectangles(rng, count, image_size, (0.01, 0.5), (0.1, 10.0), 100, False).T
         source = np.where((u[:, 0] < self.random_patch) & (h > 0), _randint(u[:, 1], num_images - 1), -1)
         degrees = np.where(u[:, 5] < 0.5, _randint(u[:, 6], 20) - 10, 0)
-        return np.column_stack([source, y, x, h, w, _randint(u[:, 2], image_size[0] - h),
-                                _randint(u[:, 3], image_size[1] - w), u[:, 4] < 0.5, degrees]).astype(np.int64)
+        return np.column_stack(
+            [
+                source,
+                y,
+                x,
+                h,
+                w,
+                _randint(u[:, 2], image_size[0] - h),
+                _randint(u[:, 3], image_size[1] - w),
+                u[:, 4] < 0.5,
+                degrees,
+            ]
+        ).astype(np.int64)
 
     def _draw_jitter(self, rng: np.random.Generator, count: int) -> np.ndarray | None:
         if not self.color_jitter:
@@ -241,8 +280,9 @@ class Augmentation:
         order[:, np.array(self.jitter_strength) == 0] = -1
         return np.column_stack([order, np.array(low) + (np.array(high) - low) * u[:, 4:8]])
 
-    def __call__(self, images: Tensor, draws: Draws, patches: Tensor | None = None, *,
-                 channels_last: bool = False) -> Tensor:
+    def __call__(
+        self, images: Tensor, draws: Draws, patches: Tensor | None = None, *, channels_last: bool = False
+    ) -> Tensor:
         """Augment and normalise: images (B, H, W, 3) uint8 -> (B, 3, H, W) float32 on the same device.
 
         patches: (n, H, W, 3) uint8, the images `draws.patch` takes its patches from, one per row with a patch.
@@ -276,6 +316,7 @@ class Augmentation:
 # is fastest; on other devices the same result comes from one gather, with no loop over samples and no wait for the
 # device (its parameters are copied from pinned memory).
 
+
 def flip_pad_crop(images: Tensor, flip: np.ndarray | None, corner: np.ndarray | None, pad: int) -> Tensor:
     """Horizontal flip where flip (B,), then pad by `pad` black pixels and crop (H, W) at corner (B, 2) = top, left."""
     B, H, W, _ = images.shape
@@ -296,7 +337,7 @@ def _flip_shift_loop(images: Tensor, flip: np.ndarray, shift: np.ndarray) -> Ten
             top, left = max(0, -y), max(0, -x)
             bottom, right = min(H, H - y), min(W, W - x)
             if top < bottom and left < right:  # else nothing of the image is left, only padding
-                target[b, top:bottom, left:right] = source[b, top + y:bottom + y, left + x:right + x]
+                target[b, top:bottom, left:right] = source[b, top + y : bottom + y, left + x : right + x]
     rows = torch.from_numpy(flip.nonzero()[0])
     return out.index_copy_(0, rows, out[rows].flip(2))
 
@@ -334,7 +375,7 @@ def _enlarge_crop_pillow(images: Tensor, corner: np.ndarray) -> Tensor:
     out = torch.empty_like(images)
     for source, target, (y, x) in zip(images.numpy(), out.numpy(), corner.tolist(), strict=True):
         large = Image.fromarray(source).resize(size, Image.Resampling.BILINEAR)
-        target[:] = np.asarray(large)[y:y + H, x:x + W]
+        target[:] = np.asarray(large)[y : y + H, x : x + W]
     return out
 
 
@@ -347,13 +388,15 @@ def _enlarge_crop(images: Tensor, corner: np.ndarray) -> Tensor:
     every = torch.arange(H, device=images.device)[None, :, None]
     taps, weights = _bilinear_taps(W, large_w, images.device)  # (W', 2)
     column = corner[:, 1:] + torch.arange(W, device=images.device)  # (B, W)
-    images = _fixed_point(images[sample, every, taps[column, t][:, None, :]] * weights[column, t][:, None, :, None]
-                          for t in range(2))  # (B, H, W, 3)
+    images = _fixed_point(
+        images[sample, every, taps[column, t][:, None, :]] * weights[column, t][:, None, :, None] for t in range(2)
+    )  # (B, H, W, 3)
     taps, weights = _bilinear_taps(H, large_h, images.device)
     row = corner[:, :1] + torch.arange(H, device=images.device)  # (B, H)
     every = torch.arange(W, device=images.device)[None, None, :]
-    return _fixed_point(images[sample, taps[row, t][:, :, None], every] * weights[row, t][:, :, None, None]
-                        for t in range(2))
+    return _fixed_point(
+        images[sample, taps[row, t][:, :, None], every] * weights[row, t][:, :, None, None] for t in range(2)
+    )
 
 
 PRECISION = 22  # bits behind the point of Pillow's 8-bit resampling weights
@@ -372,8 +415,8 @@ def _bilinear_taps(size: int, large: int, device: torch.device) -> tuple[Tensor,
         centre = (i + 0.5) * scale
         first, last = max(0, int(centre - 0.5)), min(size, int(centre + 1.5))
         k = [max(0.0, 1 - abs(j - centre + 0.5)) for j in range(first, last)]
-        taps[i, :len(k)] = range(first, last)
-        weights[i, :len(k)] = [int(0.5 + v / sum(k) * (1 << PRECISION)) for v in k]
+        taps[i, : len(k)] = range(first, last)
+        weights[i, : len(k)] = [int(0.5 + v / sum(k) * (1 << PRECISION)) for v in k]
     return torch.from_numpy(taps).to(device), torch.from_numpy(weights).to(device)
 
 
@@ -393,9 +436,9 @@ def _paste_pillow(images: Tensor, rows: np.ndarray, drawn: np.ndarray, sources: 
     out = images.clone()
     target = out.numpy()
     for row, (_, sy, sx, h, w, y, x, mirror, degrees), image in zip(rows, drawn.tolist(), sources.numpy(), strict=True):
-        patch = image[sy:sy + h, sx:sx + w]
+        patch = image[sy : sy + h, sx : sx + w]
         patch = patch[:, ::-1] if mirror else patch
-        target[row, y:y + h, x:x + w] = Image.fromarray(patch).rotate(degrees) if degrees else patch
+        target[row, y : y + h, x : x + w] = Image.fromarray(patch).rotate(degrees) if degrees else patch
     return out
 
 
@@ -553,7 +596,7 @@ def _erase_loop(images: Tensor, draws: np.ndarray, colour: tuple[float, float, f
     H, W = images.shape[2:]
     for b in draws[:, 2].nonzero()[0].tolist():
         y, x, h, w, start = draws[b].tolist()
-        fill = _noise_bank(images.device)[start:start + H * W * 3] if colour is None else _colour_image(colour, H, W)
+        fill = _noise_bank(images.device)[start : start + H * W * 3] if colour is None else _colour_image(colour, H, W)
         box = (slice(y, y + h), slice(x, x + w))
         images[b].permute(1, 2, 0)[box] = fill.view(H, W, 3)[box]  # whole rows if channels are last
     return images

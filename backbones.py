@@ -4,6 +4,7 @@
 published ImageNet files. What neither library has is written here: ResNet-IBN (Pan et al., ECCV 2018), OSNet,
 OSNet-IBN and OSNet-AIN (Zhou et al., ICCV 2019 and TPAMI 2021), all with the layout of their released weights.
 """
+
 import difflib
 import functools
 import types
@@ -104,6 +105,7 @@ def resolve(name):
 
 # -- torchvision and timm ---------------------------------------------------------------------------------------------
 
+
 def _torchvision_names():
     return torchvision.models.list_models(module=torchvision.models)
 
@@ -157,12 +159,17 @@ def vision_transformer(name, *, pretrained=False, image_size=_IMAGE_SIZE, stride
     if library != "timm":
         raise ValueError(f"'{name}' is not a vision transformer of timm; use for example vit_base_patch16_224.")
     import timm
+
     build = functools.partial(timm.create_model, num_classes=0, drop_path_rate=drop_path)
     net = _pretrained_timm(build, key, pretrained)
-    if not all(isinstance(getattr(net, part, None), nn.Module | nn.Parameter)
-               for part in ("cls_token", "pos_embed", "patch_embed", "norm_pre", "blocks", "norm")):
-        raise ValueError(f"'{name}' is not a plain vision transformer with a class token; use for example "
-                         "vit_base_patch16_224 or deit_small_patch16_224.")
+    if not all(
+        isinstance(getattr(net, part, None), nn.Module | nn.Parameter)
+        for part in ("cls_token", "pos_embed", "patch_embed", "norm_pre", "blocks", "norm")
+    ):
+        raise ValueError(
+            f"'{name}' is not a plain vision transformer with a class token; use for example "
+            "vit_base_patch16_224 or deit_small_patch16_224."
+        )
     patch, proj = net.patch_embed.patch_size, net.patch_embed.proj
     proj.stride = (stride, stride)
     rows, columns = ((size - p) // stride + 1 for size, p in zip(image_size, patch, strict=True))
@@ -176,6 +183,7 @@ def vision_transformer(name, *, pretrained=False, image_size=_IMAGE_SIZE, stride
 def _pretrained_timm(build, name, pretrained, **options):
     """build(name, pretrained=..., **options); a failed download becomes a message that names the file."""
     import timm
+
     try:
         return build(name, pretrained=pretrained, **options)
     except (AssertionError, TypeError, ValueError):
@@ -212,7 +220,7 @@ def _timm_map(net, images):
         return x.permute(0, 3, 1, 2) if getattr(net, "output_fmt", None) == "NHWC" else x
     if x.dim() != 3 or not hasattr(net, "patch_embed"):
         raise ValueError(f"its output has shape {tuple(x.shape)}, expected a map (B, C, h, w) or patch tokens")
-    x = x[:, getattr(net, "num_prefix_tokens", 0):]  # (B, h*w, C)
+    x = x[:, getattr(net, "num_prefix_tokens", 0) :]  # (B, h*w, C)
     rows, columns = net.patch_embed.dynamic_feat_size(images.shape[-2:])
     return x.transpose(1, 2).unflatten(2, (rows, columns))
 
@@ -227,18 +235,25 @@ def _download(url, name, map_location="cpu"):
 
 def _no_weights(name, file, error):
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    return (f"ImageNet weights of '{name}' are not on this machine and could not be downloaded ({error}). "
-            f"Fetch {file} elsewhere and put it into {folder}, or name it with --pretrained FILE; "
-            "--pretrained none trains from random weights.")
+    return (
+        f"ImageNet weights of '{name}' are not on this machine and could not be downloaded ({error}). "
+        f"Fetch {file} elsewhere and put it into {folder}, or name it with --pretrained FILE; "
+        "--pretrained none trains from random weights."
+    )
 
 
 def remove_stride(stage, name):
     """Stride 2 -> 1 in a residual stage, wherever its first block has it (conv1, conv2, shortcut); None: no stage."""
-    strided = [] if stage is None else [
-        m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.AvgPool2d) and m.stride in (2, (2, 2))]
+    strided = (
+        []
+        if stage is None
+        else [m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.AvgPool2d) and m.stride in (2, (2, 2))]
+    )
     if not strided:
-        raise ValueError(f"Backbone '{name}' has no fourth residual stage with stride 2, so last_stride=1 does not "
-                         "apply to it. Use a ResNet-like backbone, or last_stride=2.")
+        raise ValueError(
+            f"Backbone '{name}' has no fourth residual stage with stride 2, so last_stride=1 does not "
+            "apply to it. Use a ResNet-like backbone, or last_stride=2."
+        )
     for module in strided:
         if isinstance(module, nn.AvgPool2d):  # ResNet-D: the shortcut averages 2x2 before its 1x1 convolution
             module.kernel_size = module.stride = 1
@@ -254,8 +269,10 @@ def _out_channels(net, name, image_size):
     try:
         out = torch.func.functional_call(net.eval(), state, images)
     except Exception as error:
-        raise ValueError(f"Backbone '{name}' cannot be used on {image_size[0]}x{image_size[1]} images: {error}. "
-                         "Choose a convolutional backbone or another image size.") from error
+        raise ValueError(
+            f"Backbone '{name}' cannot be used on {image_size[0]}x{image_size[1]} images: {error}. "
+            "Choose a convolutional backbone or another image size."
+        ) from error
     finally:
         net.train(training)
     if not isinstance(out, torch.Tensor) or out.dim() != 4:
@@ -271,8 +288,11 @@ def depthwise_in_float32(net):
     as in float32 (torch 2.15, AVX512-BF16), and MobileNetV3-Small as a whole three times as long.
     """
     for conv in net.modules():
-        if type(conv) is nn.Conv2d and conv.groups == conv.in_channels > 1 and (
-                max(conv.stride) > 1 or max(conv.kernel_size) > 3):
+        if (
+            type(conv) is nn.Conv2d
+            and conv.groups == conv.in_channels > 1
+            and (max(conv.stride) > 1 or max(conv.kernel_size) > 3)
+        ):
             conv.forward = functools.partial(_in_float32, conv)
 
 
@@ -292,6 +312,7 @@ def kaiming_fan_out(net):
 
 # -- ResNet-IBN: Pan, Luo, Shi, Tang. Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net. ------
 # -- ECCV 2018, figure 3. Released code and weights: XingangPan/IBN-Net, release v1.0. --------------------------------
+
 
 class IBN(nn.Module):
     """Instance norm on the first half of the channels, batch norm on the rest (section 3.2, IBN-a)."""
@@ -345,6 +366,7 @@ def _create_resnet_ibn(depth, change):
 
 # -- Non-local ResNet of AGW and fast-reid: mangye16/ReID-Survey, modeling/backbones/resnet_nl.py at 38f5912. ----------
 
+
 class NonLocal(nn.Module):
     """z = W(softmax-free attention over all positions) + x (Wang et al., CVPR 2018, dot product form, Eq. 4 and 6).
 
@@ -396,6 +418,7 @@ class NonLocalResNet(nn.Module):
 # -- OSNet: Zhou, Yang, Cavallaro, Xiang. Omni-Scale Feature Learning for Person Re-Identification. ICCV 2019. --------
 # -- OSNet-AIN: the same authors. Learning Generalisable Omni-Scale Representations. TPAMI 2021. ----------------------
 # -- Weight names of KaiyangZhou/deep-person-reid, torchreid/models/osnet.py and osnet_ain.py at f8cd150. -------------
+
 
 class ConvNorm(nn.Module):
     """Convolution, normalisation ("batch", "instance" or None), activation (a function or None)."""
@@ -549,8 +572,10 @@ class OSNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         for stage, pair in enumerate(norms):
             width_in, width = channels[stage], channels[stage + 1]
-            blocks = [OSBlock(width_in, width, norm=pair[0], ain_names=ain_names),
-                      OSBlock(width, width, norm=pair[1], ain_names=ain_names)]
+            blocks = [
+                OSBlock(width_in, width, norm=pair[0], ain_names=ain_names),
+                OSBlock(width, width, norm=pair[1], ain_names=ain_names),
+            ]
             halve = nn.Sequential(ConvNorm(width, width), nn.AvgPool2d(2, stride=2)) if stage < 2 else None
             if halve is not None and not ain_names:  # the transition is part of the stage in the first release
                 blocks.append(halve)
@@ -577,6 +602,7 @@ def _osnet(width, **options):
 
 # -- ShuffleNet: Zhang, Zhou, Lin, Sun. ShuffleNet: An Extremely Efficient CNN for Mobile Devices. CVPR 2018. ---------
 # -- Weight names of torchreid/models/shufflenet.py at f8cd150 (g = 3 groups). ----------------------------------------
+
 
 class ShuffleUnit(nn.Module):
     """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1 (figure 2b; 2c with stride 2, which concatenates)."""
@@ -607,9 +633,12 @@ class ShuffleNet(nn.Module):
 
     def __init__(self, groups=3, channels=(24, 240, 480, 960), units=(4, 8, 4)):
         super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(3, channels[0], 3, stride=2, padding=1, bias=False),
-                                   nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True),
-                                   nn.MaxPool2d(3, stride=2, padding=1))
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(3, channels[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels[0]),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
         for stage, count in enumerate(units):
             # 24 channels are too few to group: the first 1x1 of stage 2 is dense (section 3.2)
             blocks = [ShuffleUnit(channels[stage], channels[stage + 1], 2, groups, group_first=stage > 0)]
@@ -623,6 +652,7 @@ class ShuffleNet(nn.Module):
 # -- MobileNetV2: Sandler et al. MobileNetV2: Inverted Residuals and Linear Bottlenecks. CVPR 2018. -------------------
 # -- torchreid's variant (torchreid/models/mobilenetv2.py at f8cd150), which its published re-ID weights need: other ---
 # -- names than torchvision's `mobilenet_v2`, a 1x1 in the first block too, widths truncated instead of rounded to 8. --
+
 
 class InvertedResidual(nn.Module):
     """1x1 to `expansion` times the width, depthwise 3x3, linear 1x1; identity shortcut where the shape allows."""
@@ -646,8 +676,15 @@ class MobileNetV2(nn.Sequential):
     def __init__(self, width):
         channels = int(32 * width)
         stages = [ConvNorm(3, channels, 3, stride=2, act=F.relu6)]
-        for expansion, c, count, stride in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
-                                            (6, 160, 3, 2), (6, 320, 1, 1)):
+        for expansion, c, count, stride in (
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ):
             out = int(c * width)
             blocks = [InvertedResidual(channels, out, expansion, stride)]
             blocks += [InvertedResidual(out, out, expansion, 1) for _ in range(count - 1)]
@@ -664,10 +701,20 @@ class MobileNetV2(nn.Sequential):
 
 # A cell adds pairs. Each entry is ((operation, input), (operation, input)); inputs are "h" (this cell's 1x1 of the
 # previous cell), "p" (the one before that) or the index of an earlier pair; operation None passes the input on.
-_NORMAL = ((("sep5", "h"), ("sep3", "p")), (("sep5", "p"), ("sep3", "p")), (("avg", "h"), (None, "p")),
-           (("avg", "p"), ("avg", "p")), (("sep3", "h"), (None, "h")))
-_REDUCTION = ((("sep5/2", "h"), ("sep7/2", "p")), (("max/2", "h"), ("sep7/2", "p")), (("avg/2", "h"), ("sep5/2", "p")),
-              ((None, 1), ("avg", 0)), (("sep3", 0), ("max/2", "h")))
+_NORMAL = (
+    (("sep5", "h"), ("sep3", "p")),
+    (("sep5", "p"), ("sep3", "p")),
+    (("avg", "h"), (None, "p")),
+    (("avg", "p"), ("avg", "p")),
+    (("sep3", "h"), (None, "h")),
+)
+_REDUCTION = (
+    (("sep5/2", "h"), ("sep7/2", "p")),
+    (("max/2", "h"), ("sep7/2", "p")),
+    (("avg/2", "h"), ("sep5/2", "p")),
+    ((None, 1), ("avg", 0)),
+    (("sep3", 0), ("max/2", "h")),
+)
 
 
 class _Shifted(nn.Module):
@@ -691,8 +738,9 @@ class _Separable(nn.Module):
         for i, (c_in, c_out, s) in enumerate(((in_channels, middle, stride), (middle, out_channels, 1)), start=1):
             depthwise = nn.Conv2d(c_in, c_in, kernel_size, s, kernel_size // 2, groups=c_in, bias=False)
             pointwise = nn.Conv2d(c_in, c_out, 1, bias=False)
-            self.add_module(f"separable_{i}", nn.Sequential(OrderedDict(
-                depthwise_conv2d=depthwise, pointwise_conv2d=pointwise)))
+            self.add_module(
+                f"separable_{i}", nn.Sequential(OrderedDict(depthwise_conv2d=depthwise, pointwise_conv2d=pointwise))
+            )
             self.add_module(f"bn_sep_{i}", nn.BatchNorm2d(c_out, eps=0.001))
         self.shifted = shifted
 
@@ -731,8 +779,13 @@ class NASNetCell(nn.Module):
 
     @staticmethod
     def _project(in_channels, out_channels):
-        return nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=nn.Conv2d(in_channels, out_channels, 1, bias=False),
-                                         bn=nn.BatchNorm2d(out_channels, eps=0.001)))
+        return nn.Sequential(
+            OrderedDict(
+                relu=nn.ReLU(),
+                conv=nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                bn=nn.BatchNorm2d(out_channels, eps=0.001),
+            )
+        )
 
     @staticmethod
     def _operation(name, in_channels, width, shifted):
@@ -774,13 +827,14 @@ class NASNetMobile(nn.Module):
 
     def __init__(self, filters=44, stem=32):
         super().__init__()
-        self.conv0 = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, stem, 3, stride=2, bias=False),
-                                               bn=nn.BatchNorm2d(stem, eps=0.001)))
+        self.conv0 = nn.Sequential(
+            OrderedDict(conv=nn.Conv2d(3, stem, 3, stride=2, bias=False), bn=nn.BatchNorm2d(stem, eps=0.001))
+        )
         self.cell_stem_0 = NASNetCell(_REDUCTION, stem, stem, filters // 4, p="same", shifted=False)
         self.cell_stem_1 = NASNetCell(_REDUCTION, filters, stem, filters // 2, p="halve")
         last, before = self.cell_stem_1.out_channels, self.cell_stem_0.out_channels  # channels
         for group in range(3):
-            width = filters * 2 ** group
+            width = filters * 2**group
             if group > 0:
                 cell = NASNetCell(_REDUCTION, last, before, width, p="project")
                 self.add_module(f"reduction_cell_{group - 1}", cell)
@@ -807,17 +861,30 @@ _IBN_RELEASE = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/"
 
 # name -> (constructor, file of the ImageNet weights or None, URL of its folder or None if there is no direct link)
 HERE = {
-    **{f"resnet{d}_ibn_a": (functools.partial(_create_resnet_ibn, d, _resnet_ibn_a), file, file and _IBN_RELEASE)
-       for d, file in ((18, "resnet18_ibn_a-2f571257.pth"), (34, "resnet34_ibn_a-94bc1577.pth"),
-                       (50, "resnet50_ibn_a-d9d0bb7b.pth"), (101, "resnet101_ibn_a-59ea0ac6.pth"),
-                       (152, None))},
-    "resnet50_ibn_b": (functools.partial(_create_resnet_ibn, 50, _resnet_ibn_b),
-                       "resnet50_ibn_b-9ca61e85.pth", _IBN_RELEASE),
-    **{f"osnet_{key}": (functools.partial(_osnet, w), f"osnet_{key}_imagenet.pth", None)
-       for key, w in (("x1_0", 1.0), ("x0_75", 0.75), ("x0_5", 0.5), ("x0_25", 0.25))},
+    **{
+        f"resnet{d}_ibn_a": (functools.partial(_create_resnet_ibn, d, _resnet_ibn_a), file, file and _IBN_RELEASE)
+        for d, file in (
+            (18, "resnet18_ibn_a-2f571257.pth"),
+            (34, "resnet34_ibn_a-94bc1577.pth"),
+            (50, "resnet50_ibn_a-d9d0bb7b.pth"),
+            (101, "resnet101_ibn_a-59ea0ac6.pth"),
+            (152, None),
+        )
+    },
+    "resnet50_ibn_b": (
+        functools.partial(_create_resnet_ibn, 50, _resnet_ibn_b),
+        "resnet50_ibn_b-9ca61e85.pth",
+        _IBN_RELEASE,
+    ),
+    **{
+        f"osnet_{key}": (functools.partial(_osnet, w), f"osnet_{key}_imagenet.pth", None)
+        for key, w in (("x1_0", 1.0), ("x0_75", 0.75), ("x0_5", 0.5), ("x0_25", 0.25))
+    },
     "osnet_ibn_x1_0": (functools.partial(_osnet, 1.0, **_IBN), "osnet_ibn_x1_0_imagenet.pth", None),
-    **{f"osnet_ain_{key}": (functools.partial(_osnet, w, **_AIN), f"osnet_ain_{key}_imagenet.pth", None)
-       for key, w in (("x1_0", 1.0), ("x0_75", 0.75), ("x0_5", 0.5), ("x0_25", 0.25))},
+    **{
+        f"osnet_ain_{key}": (functools.partial(_osnet, w, **_AIN), f"osnet_ain_{key}_imagenet.pth", None)
+        for key, w in (("x1_0", 1.0), ("x0_75", 0.75), ("x0_5", 0.5), ("x0_25", 0.25))
+    },
     "shufflenet": (ShuffleNet, "shufflenet_imagenet.pth", None),
     "mobilenetv2_x1_0": (functools.partial(MobileNetV2, 1.0), "mobilenetv2_x1_0_imagenet.pth", None),
     "mobilenetv2_x1_4": (functools.partial(MobileNetV2, 1.4), "mobilenetv2_x1_4_imagenet.pth", None),
@@ -845,9 +912,14 @@ def _load_here(net, name, file, url):
         state = _download(url + file, name)
     state = {k.removeprefix("module."): v for k, v in state.items()}
     own = net.state_dict()
-    lacking = sorted(k for k, v in own.items() if not k.endswith("num_batches_tracked")
-                     and (k not in state or state[k].shape != v.shape))
+    lacking = sorted(
+        k
+        for k, v in own.items()
+        if not k.endswith("num_batches_tracked") and (k not in state or state[k].shape != v.shape)
+    )
     if lacking:
-        raise RuntimeError(f"{path} does not hold '{name}': {len(lacking)} of {len(own)} weights are missing or of "
-                           f"another shape, first {lacking[0]}. Delete it and fetch {file} again.")
+        raise RuntimeError(
+            f"{path} does not hold '{name}': {len(lacking)} of {len(own)} weights are missing or of "
+            f"another shape, first {lacking[0]}. Delete it and fetch {file} again."
+        )
     net.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)

@@ -91,9 +91,19 @@ def recognise(root: str | os.PathLike) -> dict[str, Splits]:
     return {name: best[name] for name in sorted(best)}
 
 
-def examine(name: str | None, root: str | os.PathLike | None, protocol: str | None = None, *,
-            options: Mapping[str, object] | None = None, train: bool = True, test: bool = True, decode: bool = True,
-            skip_bad: bool = False, workers: int | None = None, progress: bool = True) -> list[Report]:
+def examine(
+    name: str | None,
+    root: str | os.PathLike | None,
+    protocol: str | None = None,
+    *,
+    options: Mapping[str, object] | None = None,
+    train: bool = True,
+    test: bool = True,
+    decode: bool = True,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> list[Report]:
     """Read data set `name` from `root` and report on it, or on every data set that `root` holds if `name` is None.
 
     options: of the data set's parser. The others: see `report`. Nothing is raised for what is wrong with the data.
@@ -109,14 +119,29 @@ def examine(name: str | None, root: str | os.PathLike | None, protocol: str | No
         return [Report(str(name or root), problems=(str(error),))]
     if not found:
         looked_for = ", ".join(entry.title for entry in DATASETS.values() if entry.needs_path)
-        return [Report(str(root), problems=(f"{root} was not recognised as any of: {looked_for}. Name the data set to "
-                                            "learn what is missing.",))]
+        return [
+            Report(
+                str(root),
+                problems=(
+                    f"{root} was not recognised as any of: {looked_for}. Name the data set to learn what is missing.",
+                ),
+            )
+        ]
     return [report(splits, root, protocol, **rest) for splits in found.values()]
 
 
-def report(splits: Splits, root: str | os.PathLike | None = None, protocol: str | None = None, *, train: bool = True,
-           test: bool = True, decode: bool = False, skip_bad: bool = False, workers: int | None = None,
-           progress: bool = True) -> Report:
+def report(
+    splits: Splits,
+    root: str | os.PathLike | None = None,
+    protocol: str | None = None,
+    *,
+    train: bool = True,
+    test: bool = True,
+    decode: bool = False,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Report:
     """Look at a data set that was read.
 
     protocol: the rule of evaluation that will be used; None: the data set's own.
@@ -162,16 +187,21 @@ def _look_at_files(splits: Splits, home: str, findings: _Findings) -> None:
     unused, there = Counter(), set()
     for folder, folders, files in os.walk(home) if home else ():
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = {os.path.join(folder, name) for name in files
-                  if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")}
+        images = {
+            os.path.join(folder, name)
+            for name in files
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        }
         there |= images & used
         extra = len(images - used)
         if extra:
             unused[os.path.relpath(folder, home).split(os.sep)[0]] += extra
     if unused:
-        findings.facts.append("images not used by this split and protocol: " + ", ".join(
-            f"{number:,} in {name}{os.sep}" for name, number in sorted(unused.items())[:8])
-            + (f" and more in {len(unused) - 8} folders" if len(unused) > 8 else ""))
+        findings.facts.append(
+            "images not used by this split and protocol: "
+            + ", ".join(f"{number:,} in {name}{os.sep}" for name, number in sorted(unused.items())[:8])
+            + (f" and more in {len(unused) - 8} folders" if len(unused) > 8 else "")
+        )
     gone = used - there
     if gone:
         findings.problems.append(f"{len(gone):,} images are listed and not there: {few(gone)}")
@@ -185,16 +215,23 @@ def _look_at_images(splits: Splits, findings: _Findings, skip_bad: bool, workers
     sizes, bad = Counter(), []
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         results = pool.map(_decode, paths)
-        for path, result in tqdm(zip(paths, results, strict=True), total=len(paths), desc=f"opening {splits.name}",
-                                 unit="image", disable=not progress or None):
+        for path, result in tqdm(
+            zip(paths, results, strict=True),
+            total=len(paths),
+            desc=f"opening {splits.name}",
+            unit="image",
+            disable=not progress or None,
+        ):
             if isinstance(result, str):
                 bad.append(f"{path} ({result})")
             else:
                 sizes[result] += 1
     if sizes:
         (common, number), heights = sizes.most_common(1)[0], [height for _, height in sizes]
-        findings.facts.append(f"{sum(sizes.values()):,} images opened: {min(heights)} to {max(heights)} pixels high; "
-                              f"{common[0]} x {common[1]} (width x height) is the commonest size, {number:,} images")
+        findings.facts.append(
+            f"{sum(sizes.values()):,} images opened: {min(heights)} to {max(heights)} pixels high; "
+            f"{common[0]} x {common[1]} (width x height) is the commonest size, {number:,} images"
+        )
     if bad:
         lines = findings.warnings if skip_bad else findings.problems
         advice = "they are left out" if skip_bad else "replace them, or leave them out with --skip_bad_images"
@@ -233,22 +270,29 @@ def _look_at_training(splits: Splits, findings: _Findings) -> None:
         findings.problems.append(f"the training images show {len(views)} identity; at least two are needed")
     what = "tracklets" if splits.is_video else "images"
     counts = sorted(images.values())
-    findings.facts.append(f"training: {counts[0]:,} to {counts[-1]:,} {what} per identity, median "
-                          f"{counts[len(counts) // 2]:,}")
+    findings.facts.append(
+        f"training: {counts[0]:,} to {counts[-1]:,} {what} per identity, median {counts[len(counts) // 2]:,}"
+    )
     few_images = [pid for pid, number in images.items() if number < SMALL_IDENTITY]
     if few_images:
-        findings.facts.append(f"training: {len(few_images):,} identities have fewer than {SMALL_IDENTITY} {what} "
-                              f"(pids {few(few_images)}); batches repeat them")
+        findings.facts.append(
+            f"training: {len(few_images):,} identities have fewer than {SMALL_IDENTITY} {what} "
+            f"(pids {few(few_images)}); batches repeat them"
+        )
     one_camera = [pid for pid, cameras in views.items() if len(cameras) == 1]
     if one_camera:
-        findings.facts.append(f"training: {len(one_camera):,} of {len(views):,} identities are in one camera only "
-                              f"(pids {few(one_camera)})")
+        findings.facts.append(
+            f"training: {len(one_camera):,} of {len(views):,} identities are in one camera only "
+            f"(pids {few(one_camera)})"
+        )
     if splits.infrared:
         colour_only = [pid for pid, cameras in views.items() if not cameras & splits.infrared]
         infrared_only = [pid for pid, cameras in views.items() if cameras <= splits.infrared]
         if colour_only or infrared_only:
-            findings.warnings.append(f"training: {len(colour_only):,} identities have no infrared image and "
-                                     f"{len(infrared_only):,} no colour image")
+            findings.warnings.append(
+                f"training: {len(colour_only):,} identities have no infrared image and "
+                f"{len(infrared_only):,} no colour image"
+            )
 
 
 def _look_at_overlap(splits: Splits, findings: _Findings) -> None:
@@ -257,8 +301,9 @@ def _look_at_overlap(splits: Splits, findings: _Findings) -> None:
     train_pids, test_pids = {s.pid for s in splits.train}, {s.pid for s in test} - {splits.distractor_pid}
     if splits.shared_pids and train_pids & test_pids:
         both = train_pids & test_pids
-        findings.warnings.append(f"{len(both):,} identities are in training and test (pids {few(both)}): results will "
-                                 "be too good")
+        findings.warnings.append(
+            f"{len(both):,} identities are in training and test (pids {few(both)}): results will be too good"
+        )
     images = {path for s in splits.train for path in s.frames} & {path for s in test for path in s.frames}
     if images:
         findings.warnings.append(f"{len(images):,} images are in training and test: {few(images)}")
@@ -277,8 +322,11 @@ def _look_at_test(splits: Splits, protocol: str, findings: _Findings) -> None:
     strangers = {s.pid for s in splits.query} - set(views)
     if strangers:
         findings.warnings.append(f"{len(strangers):,} query identities are not in the gallery (pids {few(strangers)})")
-    one_camera = [pid for pid, cameras in _views((*splits.query, *splits.gallery)).items()
-                  if len(cameras) == 1 and pid != splits.distractor_pid]
+    one_camera = [
+        pid
+        for pid, cameras in _views((*splits.query, *splits.gallery)).items()
+        if len(cameras) == 1 and pid != splits.distractor_pid
+    ]
     if one_camera:
         findings.facts.append(f"test: {len(one_camera):,} identities are in one camera only (pids {few(one_camera)})")
     for each in PROTOCOLS:

@@ -149,6 +149,7 @@ CHOICES = {
 
 class HelpFormatter(argparse.HelpFormatter):
     """Help in 120 columns, the texts of the flags from column 34 on at the latest."""
+
     def __init__(self, prog):
         super().__init__(prog, max_help_position=34, width=120)
 

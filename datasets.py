@@ -38,9 +38,13 @@ __all__ = ["ALIASES", "DATASETS", "IMAGE_SUFFIXES", "SUBSETS", "Counts", "Entry"
 
 _MODULES = (datasets_image, datasets_infrared, datasets_own, datasets_small, datasets_video)
 DATASETS: dict[str, Entry] = {  # sorted by name
-    entry.name: entry for entry in sorted((e for module in _MODULES for e in module.ENTRIES), key=lambda e: e.name)}
-ALIASES: dict[str, str] = dict(sorted(  # other people's names, in lower case without punctuation -> ours
-    (alias, entry.name) for entry in DATASETS.values() for alias in entry.aliases))
+    entry.name: entry for entry in sorted((e for module in _MODULES for e in module.ENTRIES), key=lambda e: e.name)
+}
+ALIASES: dict[str, str] = dict(
+    sorted(  # other people's names, in lower case without punctuation -> ours
+        (alias, entry.name) for entry in DATASETS.values() for alias in entry.aliases
+    )
+)
 
 
 # ============ the door ============
@@ -111,8 +115,15 @@ def hold_out(splits: Splits, num_pids: int, seed: int = 0) -> tuple[Splits, Spli
     held = set(rng.sample(pids, num_pids))
     query, gallery = datasets_own.draw_queries([s for s in splits.train if s.pid in held], splits.protocol, rng)
     note = f"{num_pids:,} people of the training set of {splits.name}, held out (seed {seed})"
-    validation = Splits(f"{splits.name}_val", (), tuple(query), tuple(gallery), notes=(note,),
-                        protocol=splits.protocol, title=f"validation part of {splits.name}")
+    validation = Splits(
+        f"{splits.name}_val",
+        (),
+        tuple(query),
+        tuple(gallery),
+        notes=(note,),
+        protocol=splits.protocol,
+        title=f"validation part of {splits.name}",
+    )
     rest = tuple(sample for sample in splits.train if sample.pid not in held)
     return dataclasses.replace(splits, train=rest, notes=(*splits.notes, note)), validation
 
@@ -150,8 +161,12 @@ def infrared_cameras(parts: Sequence[Splits], use_all: bool = False) -> frozense
     if len(parts) == 1 and not (use_all and not parts[0].shared_pids):
         return parts[0].infrared
     numbers = _camera_numbers([_pool(splits, use_all) for splits in parts])
-    return frozenset(cameras[camid] for splits, cameras in zip(parts, numbers, strict=True)
-                     for camid in splits.infrared if camid in cameras)
+    return frozenset(
+        cameras[camid]
+        for splits, cameras in zip(parts, numbers, strict=True)
+        for camid in splits.infrared
+        if camid in cameras
+    )
 
 
 def _pool(splits: Splits, use_all: bool) -> list[tuple[Sample, tuple[int, int]]]:
@@ -221,19 +236,27 @@ def _no_match(query: Sequence[Sample], gallery: Sequence[Sample], protocol: str,
     reasons, advice = [], []
     if num_strangers:
         reasons.append(f"{num_strangers:,} show a pid that is not in the gallery")
-        advice.append(f"check that query and gallery number people alike (query pids {few({s.pid for s in query})}; "
-                      f"gallery pids {few({s.pid for s in gallery})})")
+        advice.append(
+            f"check that query and gallery number people alike (query pids {few({s.pid for s in query})}; "
+            f"gallery pids {few({s.pid for s in gallery})})"
+        )
     if num_strangers < len(query) and protocol == "none":
         reasons.append(f"{len(query) - num_strangers:,} are themselves the only image of their pid in the gallery")
         advice.append("add a second image of these people to the gallery")
     elif num_strangers < len(query):
-        reasons.append(f"{len(query) - num_strangers:,} have their pid in the gallery only in images that protocol "
-                       f"{protocol} leaves out (same pid, same camera)")
-        advice.append("give each image its true camera number, or, if all were taken by one camera, "
-                      f"use protocol none (query cameras {few({s.camid for s in query})}; "
-                      f"gallery cameras {few({s.camid for s in gallery})})")
-    return (f"none of the {len(query):,} queries has a match in the gallery ({len(gallery):,} images): "
-            f"{'; '.join(reasons)}. To do: {'; '.join(advice)}.")
+        reasons.append(
+            f"{len(query) - num_strangers:,} have their pid in the gallery only in images that protocol "
+            f"{protocol} leaves out (same pid, same camera)"
+        )
+        advice.append(
+            "give each image its true camera number, or, if all were taken by one camera, "
+            f"use protocol none (query cameras {few({s.camid for s in query})}; "
+            f"gallery cameras {few({s.camid for s in gallery})})"
+        )
+    return (
+        f"none of the {len(query):,} queries has a match in the gallery ({len(gallery):,} images): "
+        f"{'; '.join(reasons)}. To do: {'; '.join(advice)}."
+    )
 
 
 def matchable(splits: Splits) -> str | None:
@@ -241,5 +264,7 @@ def matchable(splits: Splits) -> str | None:
     num_query, num_valid = check_queries(splits.query, splits.gallery, splits.protocol)
     if num_valid == num_query:
         return None
-    return (f"{splits.name}: {num_query - num_valid:,} of {num_query:,} queries have no match in the gallery under "
-            f"protocol {splits.protocol}; they are left out of every average")
+    return (
+        f"{splits.name}: {num_query - num_valid:,} of {num_query:,} queries have no match in the gallery under "
+        f"protocol {splits.protocol}; they are left out of every average"
+    )

@@ -128,12 +128,15 @@ class Splits:
             lines.append("note: " + ", ".join(f"{number:,} frames in {subset}" for subset, number in frames.items()))
         distractors = sum(sample.pid == self.distractor_pid for sample in self.gallery)
         if distractors:
-            lines.append(f"note: {distractors:,} gallery {self._fields()[1]} are distractors (pid {self.distractor_pid}"
-                         f"), which are {self._fields()[1]} but no identity")
+            lines.append(
+                f"note: {distractors:,} gallery {self._fields()[1]} are distractors (pid {self.distractor_pid}"
+                f"), which are {self._fields()[1]} but no identity"
+            )
         lines += [f"note: {note}" for note in self.notes]
         if self.differences():
-            lines.append("WARNING: counts marked != differ from the publication; "
-                         "results will not compare with published ones")
+            lines.append(
+                "WARNING: counts marked != differ from the publication; results will not compare with published ones"
+            )
         return "\n".join(lines)
 
     def _fields(self) -> tuple[str, str, str]:
@@ -144,11 +147,17 @@ class Splits:
         if not self.published or subset not in self.published:
             return [f"{number:,}" for number in found]
         if not getattr(self, subset):
-            return ["none" + (f" ({expected:,})" if expected is not None else "") for expected in
-                    self.published[subset]]
-        return [f"{number:,}" if expected is None else f"{number:,} ({expected:,})" if number == expected
-                else f"{number:,} != {expected:,} published"
-                for number, expected in zip(found, self.published[subset], strict=True)]
+            return [
+                "none" + (f" ({expected:,})" if expected is not None else "") for expected in self.published[subset]
+            ]
+        return [
+            f"{number:,}"
+            if expected is None
+            else f"{number:,} ({expected:,})"
+            if number == expected
+            else f"{number:,} != {expected:,} published"
+            for number, expected in zip(found, self.published[subset], strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -221,8 +230,9 @@ def missing(entry: Entry, root: str, looked_for: str, parent_fits: bool = False)
             advice = f" Give the folder above it, {os.path.dirname(root)}."
         elif re.search(r"\.(zip|tar|tgz|gz|rar|7z)\b", found):
             advice = " Unpack the archive first."
-    return FileNotFoundError(f"{entry.name}: {entry.title} not found: {found}. Looked for {looked_for}.{advice} "
-                             f"{entry.offer}".rstrip())
+    return FileNotFoundError(
+        f"{entry.name}: {entry.title} not found: {found}. Looked for {looked_for}.{advice} {entry.offer}".rstrip()
+    )
 
 
 def check_choice(entry: Entry, option: str, value: object, choices: Sequence) -> None:
@@ -274,14 +284,19 @@ def find_folder(entry: Entry, root: str, fits: Callable[[str], bool], looked_for
         level = [folder for folder in below if not fits(folder)]
         found += [folder for folder in below if fits(folder)]
     keys = (entry.name, *entry.aliases)
-    named = [folder for folder in found
-             if any(plain(part).startswith(keys) for part in os.path.relpath(folder, root).split(os.sep))]
+    named = [
+        folder
+        for folder in found
+        if any(plain(part).startswith(keys) for part in os.path.relpath(folder, root).split(os.sep))
+    ]
     candidates = named or found
     if not candidates:
         raise missing(entry, root, f"{looked_for}, there and {depth} levels below", fits(os.path.dirname(root)))
     if len(candidates) > 1:
-        raise ValueError(f"{entry.name}: {len(candidates)} folders below {root} look like {entry.title}: "
-                         f"{few(candidates)}. Give the path of the one that is meant.")
+        raise ValueError(
+            f"{entry.name}: {len(candidates)} folders below {root} look like {entry.title}: "
+            f"{few(candidates)}. Give the path of the one that is meant."
+        )
     return candidates[0]
 
 
@@ -305,8 +320,9 @@ def find_file(folder: str, *names: str, depth: int = 1) -> str | None:
     return None
 
 
-def read_folder(entry: Entry, folder: str, pattern: re.Pattern, example: str, camid: int | None = None,
-                prefix: str = "") -> tuple[tuple[Sample, ...], int]:
+def read_folder(
+    entry: Entry, folder: str, pattern: re.Pattern, example: str, camid: int | None = None, prefix: str = ""
+) -> tuple[tuple[Sample, ...], int]:
     """The images of one folder, sorted by name, and how many junk images (pid -1) were left out.
 
     `pattern` has two groups, pid and camera, or one if the whole folder is of camera `camid`; `example` is a name that
@@ -324,11 +340,15 @@ def read_folder(entry: Entry, folder: str, pattern: re.Pattern, example: str, ca
             camera = int(match[2]) if camid is None else camid
             samples.append(Sample(os.path.join(folder, image), int(match[1]), camera))
     if bad:
-        raise ValueError(f"{entry.name}: {len(bad):,} of {len(images):,} images in {folder} have names that do not "
-                         f"read like {example}: {few(bad)}. Take them out; images of your own go in as data set 'own'.")
+        raise ValueError(
+            f"{entry.name}: {len(bad):,} of {len(images):,} images in {folder} have names that do not "
+            f"read like {example}: {few(bad)}. Take them out; images of your own go in as data set 'own'."
+        )
     if not samples:
-        raise ValueError(f"{entry.name}: no {entry.title} images in {folder} (expected names like {example}); "
-                         f"{holds(folder)}. Unpack the archive again.")
+        raise ValueError(
+            f"{entry.name}: no {entry.title} images in {folder} (expected names like {example}); "
+            f"{holds(folder)}. Unpack the archive again."
+        )
     return tuple(samples), num_junk
 
 
@@ -358,8 +378,9 @@ def read_mat(entry: Entry, path: str, *variables: str) -> list:
     try:
         content = loadmat(path, variable_names=variables)
     except Exception as error:  # scipy raises anything for a damaged file, zlib.error and TypeError too
-        raise ValueError(f"{entry.name}: {path} cannot be read as a MATLAB file: {error}. Take it again from the "
-                         "archive.") from None
+        raise ValueError(
+            f"{entry.name}: {path} cannot be read as a MATLAB file: {error}. Take it again from the archive."
+        ) from None
     absent_ones = [name for name in variables if name not in content]
     if absent_ones:
         raise ValueError(f"{entry.name}: {path} has no variable {few(absent_ones)}. Take it again from the archive.")
@@ -401,8 +422,14 @@ def write_json(path: str, content: object) -> None:
         raise
 
 
-def kept_splits(entry: Entry, folder: str, people: Iterable[int], count: int, made_from: str,
-                make: Callable[[], list[dict[str, list]]]) -> tuple[list[dict[str, list]], str]:
+def kept_splits(
+    entry: Entry,
+    folder: str,
+    people: Iterable[int],
+    count: int,
+    made_from: str,
+    make: Callable[[], list[dict[str, list]]],
+) -> tuple[list[dict[str, list]], str]:
     """(the `count` splits of a data set, where they are written).
 
     They are read from `splits_<name>_reid.json` beside the data (or in the cache), where they are written once: read
@@ -418,10 +445,14 @@ def kept_splits(entry: Entry, folder: str, people: Iterable[int], count: int, ma
         made = make()
         strangers = {pid for split in made for pid in (*split["train"], *split["test"])} - set(people)
         if len(made) != count or strangers:
-            which = f"names {len(strangers):,} people who are not there: {few(strangers)}" if strangers else \
-                f"holds {len(made)} splits, not {count}"
-            raise ValueError(f"{entry.name}: {made_from} does not fit the images of {folder}: it {which}. "
-                             "Unpack the archive again.")
+            which = (
+                f"names {len(strangers):,} people who are not there: {few(strangers)}"
+                if strangers
+                else f"holds {len(made)} splits, not {count}"
+            )
+            raise ValueError(
+                f"{entry.name}: {made_from} does not fit the images of {folder}: it {which}. Unpack the archive again."
+            )
         write_json(path, {"data_set": entry.name, "made_from": made_from, "people": people, "splits": made})
     try:
         with open(path, encoding="utf-8") as file:
@@ -431,9 +462,11 @@ def kept_splits(entry: Entry, folder: str, people: Iterable[int], count: int, ma
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{entry.name}: {path} is damaged ({error!r}). Delete it; it is made again.") from None
     if not same:
-        raise ValueError(f"{entry.name}: {path} holds {len(splits)} splits of {len(others):,} people of "
-                         f"{kept['data_set']}; {len(people):,} people are here, and they are not the same. If the data "
-                         "are complete, delete that file: new splits are made, and older results do not compare.")
+        raise ValueError(
+            f"{entry.name}: {path} holds {len(splits)} splits of {len(others):,} people of "
+            f"{kept['data_set']}; {len(people):,} people are here, and they are not the same. If the data "
+            "are complete, delete that file: new splits are made, and older results do not compare."
+        )
     return splits, f"{kept['made_from']}, kept in {path}"
 
 

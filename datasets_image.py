@@ -81,16 +81,25 @@ def parse_market(root: str, *, distractors: bool = False, multi_query: bool = Fa
         images/: what distractors_500k.zip unpacks to; every image of it is pid 0, whatever its name.
     """
     folder = find_folder(MARKET, root, _market_layout, MARKET_LOOKED_FOR)
-    splits = _market_splits(MARKET, folder, MARKET_NAME, "0002_c1s1_000451_03.jpg",
-                            published=MARKET_PUBLISHED, distractor_pid=0)
+    splits = _market_splits(
+        MARKET, folder, MARKET_NAME, "0002_c1s1_000451_03.jpg", published=MARKET_PUBLISHED, distractor_pid=0
+    )
     more, notes, published = (), splits.notes, dict(MARKET_PUBLISHED)
     if distractors:
         more = _market_distractors(root, folder)
         notes = (*notes, f"with {len(more):,} images of distractors_500k in the gallery")
         published["gallery"] = Counts(750, None, None)
     groups = _market_multi_query(folder, splits.query) if multi_query else ()
-    return Splits(MARKET.name, splits.train, splits.query, splits.gallery + more, published, notes,
-                  distractor_pid=0, multi_query=groups)
+    return Splits(
+        MARKET.name,
+        splits.train,
+        splits.query,
+        splits.gallery + more,
+        published,
+        notes,
+        distractor_pid=0,
+        multi_query=groups,
+    )
 
 
 def _market_distractors(root: str, folder: str) -> tuple[Sample, ...]:
@@ -101,10 +110,16 @@ def _market_distractors(root: str, folder: str) -> tuple[Sample, ...]:
             images = list_folder(place)[0]
             cameras = [re.search(r"_c(\d+)", image) for image in images]
             if images:
-                return tuple(Sample(os.path.join(place, image), 0, int(camera[1]) if camera else 0)
-                             for image, camera in zip(images, cameras, strict=True))
-    raise missing(MARKET, folder, "images/ with the 500k distractors (distractors_500k.zip of the publisher, unpacked "
-                                  "here), since they were asked for")
+                return tuple(
+                    Sample(os.path.join(place, image), 0, int(camera[1]) if camera else 0)
+                    for image, camera in zip(images, cameras, strict=True)
+                )
+    raise missing(
+        MARKET,
+        folder,
+        "images/ with the 500k distractors (distractors_500k.zip of the publisher, unpacked "
+        "here), since they were asked for",
+    )
 
 
 def _market_multi_query(folder: str, query: Sequence[Sample]) -> tuple[tuple[Sample, ...], ...]:
@@ -116,14 +131,18 @@ def _market_multi_query(folder: str, query: Sequence[Sample]) -> tuple[tuple[Sam
         boxes[sample.pid, sample.camid].append(sample)
     alone = [os.path.basename(q.path) for q in query if (q.pid, q.camid) not in boxes]
     if alone:
-        raise ValueError(f"market: gt_bbox/ has no image of the person and camera of {len(alone):,} queries: "
-                         f"{few(alone)}. Unpack the archive again.")
+        raise ValueError(
+            f"market: gt_bbox/ has no image of the person and camera of {len(alone):,} queries: "
+            f"{few(alone)}. Unpack the archive again."
+        )
     return tuple(tuple(boxes[q.pid, q.camid]) for q in query)
 
 
 DUKE_PUBLISHED = {"train": Counts(702, 16_522, 8), "query": Counts(702, 2_228, 8), "gallery": Counts(1_110, 17_661, 8)}
-DUKE_TERMS = ("It was withdrawn by its authors in 2019 because of the privacy of those filmed and is not offered any "
-              "more; existing copies are read for comparison with published results.")
+DUKE_TERMS = (
+    "It was withdrawn by its authors in 2019 because of the privacy of those filmed and is not offered any "
+    "more; existing copies are read for comparison with published results."
+)
 
 
 def parse_duke(root: str) -> Splits:
@@ -162,12 +181,17 @@ def parse_occluded_duke(root: str) -> Splits:
 
     folder = find_folder(OCCLUDED_DUKE, root, lambda folder: listed(folder) or _market_layout(folder), looked_for)
     if _market_layout(folder):
-        return _market_splits(OCCLUDED_DUKE, folder, DUKE_NAME, "0001_c2_f0046182.jpg",
-                              published=OCCLUDED_DUKE_PUBLISHED)
+        return _market_splits(
+            OCCLUDED_DUKE, folder, DUKE_NAME, "0001_c2_f0046182.jpg", published=OCCLUDED_DUKE_PUBLISHED
+        )
     duke = find_folder(OCCLUDED_DUKE, folder, _market_layout, f"the images of DukeMTMC-reID: {MARKET_LOOKED_FOR}")
     samples = {subset: _read_duke_list(folder, subset, duke) for subset in SUBSETS}
-    return Splits(OCCLUDED_DUKE.name, **samples, published=OCCLUDED_DUKE_PUBLISHED,
-                  notes=("made from the publisher's lists and DukeMTMC-reID",))
+    return Splits(
+        OCCLUDED_DUKE.name,
+        **samples,
+        published=OCCLUDED_DUKE_PUBLISHED,
+        notes=("made from the publisher's lists and DukeMTMC-reID",),
+    )
 
 
 def _read_duke_list(folder: str, subset: str, duke: str) -> tuple[Sample, ...]:
@@ -187,8 +211,10 @@ def _read_duke_list(folder: str, subset: str, duke: str) -> tuple[Sample, ...]:
         else:
             samples.append(Sample(os.path.join(place, name), int(match[1]), int(match[2])))
     if lost:
-        raise FileNotFoundError(f"occludedduke: {len(lost):,} of the {len(names):,} images in {path} are not below "
-                                f"{duke}: {few(lost)}. Unpack DukeMTMC-reID again.")
+        raise FileNotFoundError(
+            f"occludedduke: {len(lost):,} of the {len(names):,} images in {path} are not below "
+            f"{duke}: {few(lost)}. Unpack DukeMTMC-reID again."
+        )
     return tuple(samples)
 
 
@@ -201,8 +227,14 @@ def parse_synthetic(root: str | None = None, *, seed: int = 0) -> Splits:
     import synthetic  # draws with Pillow and numpy, which the other parsers do not need
 
     folder = os.fspath(synthetic.ensure(root, seed))
-    return _market_splits(SYNTHETIC, folder, MARKET_NAME, "0002_c1s1_000451_03.jpg", distractor_pid=0,
-                          notes=("drawn by this program: a demonstration, not a benchmark",))
+    return _market_splits(
+        SYNTHETIC,
+        folder,
+        MARKET_NAME,
+        "0002_c1s1_000451_03.jpg",
+        distractor_pid=0,
+        notes=("drawn by this program: a demonstration, not a benchmark",),
+    )
 
 
 # ============ CUHK03 ============
@@ -254,8 +286,14 @@ def parse_cuhk03(root: str, *, labeled: bool = False, classic: bool = False, spl
         looked_for = f"a folder {version}/ with bounding_box_train/, or query/ and bounding_box_test/; or {looked_for}"
         folder = find_folder(CUHK03, root, lambda each: new_layout(each) or raw_layout(each), looked_for, depth=3)
         return _cuhk03_new(folder, version)
-    return _market_splits(CUHK03, folder, CUHK03_NAME, "0001_c1_1.png", published=CUHK03_PUBLISHED[version],
-                          notes=(f"{version} boxes, new protocol (767/700 identities)",))
+    return _market_splits(
+        CUHK03,
+        folder,
+        CUHK03_NAME,
+        "0001_c1_1.png",
+        published=CUHK03_PUBLISHED[version],
+        notes=(f"{version} boxes, new protocol (767/700 identities)",),
+    )
 
 
 def _cuhk03_num_splits(options: Mapping[str, object]) -> int:
@@ -272,8 +310,12 @@ def _cuhk03_new(folder: str, version: str) -> Splits:
     config = f"cuhk03_new_protocol_config_{version}.mat"
     path = find_file(folder, config)
     if path is None:
-        raise missing(CUHK03, folder, f"{config} beside the release; it comes from evaluation/data/CUHK03/ of "
-                                      "https://github.com/zhunzhong07/person-re-ranking")
+        raise missing(
+            CUHK03,
+            folder,
+            f"{config} beside the release; it comes from evaluation/data/CUHK03/ of "
+            "https://github.com/zhunzhong07/person-re-ranking",
+        )
     images = _cuhk03_images(folder, version)
     columns = read_mat(CUHK03, path, "filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
     files, pids, views, *indices = (column.ravel() for column in columns)
@@ -282,13 +324,21 @@ def _cuhk03_new(folder: str, version: str) -> Splits:
         rows = [int(row) - 1 for row in index]  # MATLAB counts from 1
         names = [str(files[row][0]) for row in rows]
         lost |= set(names) - here
-        samples[subset] = tuple(Sample(os.path.join(images, name), int(pids[row]), int(views[row]))
-                                for name, row in zip(names, rows, strict=True))
+        samples[subset] = tuple(
+            Sample(os.path.join(images, name), int(pids[row]), int(views[row]))
+            for name, row in zip(names, rows, strict=True)
+        )
     if lost:
-        raise FileNotFoundError(f"cuhk03: {len(lost):,} images of {path} are not in {images}: {few(lost)}. Delete that "
-                                f"folder; it is made again from {CUHK03_MAT}.")
-    return Splits(CUHK03.name, **samples, published=CUHK03_PUBLISHED[version],
-                  notes=(f"{version} boxes, new protocol (767/700 identities), from {CUHK03_MAT}",))
+        raise FileNotFoundError(
+            f"cuhk03: {len(lost):,} images of {path} are not in {images}: {few(lost)}. Delete that "
+            f"folder; it is made again from {CUHK03_MAT}."
+        )
+    return Splits(
+        CUHK03.name,
+        **samples,
+        published=CUHK03_PUBLISHED[version],
+        notes=(f"{version} boxes, new protocol (767/700 identities), from {CUHK03_MAT}",),
+    )
 
 
 def _cuhk03_classic(folder: str, version: str, split: int) -> Splits:
@@ -303,8 +353,10 @@ def _cuhk03_classic(folder: str, version: str, split: int) -> Splits:
             pair, person, view, _ = map(int, match.groups())
             samples.append(Sample(os.path.join(images, name), 1000 * pair + person, view))
     if bad or not samples:
-        raise ValueError(f"cuhk03: {len(bad):,} names in {images} do not read like 1_001_2_07.png: {few(bad)}. "
-                         f"{holds(images)}. Delete that folder; it is made again from {CUHK03_MAT}.")
+        raise ValueError(
+            f"cuhk03: {len(bad):,} names in {images} do not read like 1_001_2_07.png: {few(bad)}. "
+            f"{holds(images)}. Delete that folder; it is made again from {CUHK03_MAT}."
+        )
     people = {sample.pid for sample in samples}
 
     def publishers() -> list[dict[str, list[int]]]:
@@ -313,11 +365,19 @@ def _cuhk03_classic(folder: str, version: str, split: int) -> Splits:
 
     splits, source = kept_splits(CUHK03, folder, people, 20, f"testsets of {CUHK03_MAT}", publishers)
     test = of_people(samples, splits[split]["test"])
-    return Splits(CUHK03.name, of_people(samples, splits[split]["train"]), test, test, CUHK03_CLASSIC,
-                  (f"{version} boxes, classic protocol (1,367/100 identities)",
-                   f"split {split} of {len(splits)}: {source}",
-                   "every test image is query and gallery; one gallery image per identity is drawn by protocol cuhk03"),
-                  protocol="cuhk03")
+    return Splits(
+        CUHK03.name,
+        of_people(samples, splits[split]["train"]),
+        test,
+        test,
+        CUHK03_CLASSIC,
+        (
+            f"{version} boxes, classic protocol (1,367/100 identities)",
+            f"split {split} of {len(splits)}: {source}",
+            "every test image is query and gallery; one gallery image per identity is drawn by protocol cuhk03",
+        ),
+        protocol="cuhk03",
+    )
 
 
 def _open_cuhk03(folder: str):
@@ -402,15 +462,20 @@ def parse_msmt17(root: str, *, use_val: bool = False) -> Splits:
         `0000/0000_000_01_0303morning_0015_0.jpg 0`: path, pid; the camera is the name's third field.
         Training and test number their identities from 0 each: pid 7 of one is not pid 7 of the other.
     """
-    looked_for = ("list_train.txt, list_val.txt, list_query.txt and list_gallery.txt beside train/ and test/ (V1) "
-                  "or mask_train_v2/ and mask_test_v2/ (V2)")
+    looked_for = (
+        "list_train.txt, list_val.txt, list_query.txt and list_gallery.txt beside train/ and test/ (V1) "
+        "or mask_train_v2/ and mask_test_v2/ (V2)"
+    )
 
     def fits(folder: str) -> bool:
         return any(os.path.isfile(os.path.join(folder, f"list_{part}.txt")) for part in ("train", "query", "gallery"))
 
     folder = find_folder(MSMT17, root, fits, looked_for)
-    versions = {version: there for version, names in MSMT17_FOLDERS.items()
-                if any(there := [os.path.isdir(os.path.join(folder, name)) for name in names])}
+    versions = {
+        version: there
+        for version, names in MSMT17_FOLDERS.items()
+        if any(there := [os.path.isdir(os.path.join(folder, name)) for name in names])
+    }
     if len(versions) != 1:
         raise missing(MSMT17, folder, f"the image folders of one version: {looked_for}")
     version, (has_train, has_test) = versions.popitem()
@@ -424,8 +489,13 @@ def parse_msmt17(root: str, *, use_val: bool = False) -> Splits:
             samples[subset] = _read_msmt17_list(folder, subset, test_folder)
     used = "list_train and list_val (32,621 images)" if use_val else "list_train only (30,248 images)"
     notes = [f"MSMT17 {version}; training images: {used}", *absent(samples)]
-    return Splits(MSMT17.name, **samples, notes=tuple(notes), shared_pids=False,
-                  published={"train": MSMT17_TRAIN[use_val], **MSMT17_TEST})
+    return Splits(
+        MSMT17.name,
+        **samples,
+        notes=tuple(notes),
+        shared_pids=False,
+        published={"train": MSMT17_TRAIN[use_val], **MSMT17_TEST},
+    )
 
 
 def _read_msmt17_list(folder: str, part: str, image_folder: str) -> tuple[Sample, ...]:
@@ -441,15 +511,19 @@ def _read_msmt17_list(folder: str, part: str, image_folder: str) -> tuple[Sample
                 continue
             match = re.fullmatch(r"((?:(.*)/)?(\d+_\d+_(\d+)_[^/]+))\s+(\d+)", line.strip())
             if match is None:
-                raise ValueError(f"msmt17: line {number} of {path} does not read like "
-                                 f"'0000/0000_000_01_0303morning_0015_0.jpg 0': {line.strip()!r}")
+                raise ValueError(
+                    f"msmt17: line {number} of {path} does not read like "
+                    f"'0000/0000_000_01_0303morning_0015_0.jpg 0': {line.strip()!r}"
+                )
             relative, parent, image, camid, pid = match.groups(default="")
             if not listings.has(os.path.join(image_folder, parent), image):
                 lost.append(relative)
             samples.append(Sample(os.path.join(image_folder, relative), int(pid), int(camid)))
     if lost:
-        raise FileNotFoundError(f"msmt17: {len(lost):,} of the {len(samples):,} images in {path} are not below "
-                                f"{image_folder}: {few(lost)}. Unpack the archive again.")
+        raise FileNotFoundError(
+            f"msmt17: {len(lost):,} of the {len(samples):,} images in {path} are not below "
+            f"{image_folder}: {few(lost)}. Unpack the archive again."
+        )
     if not samples:
         raise ValueError(f"msmt17: {path} is empty. Unpack the archive again.")
     return tuple(samples)
@@ -469,10 +543,13 @@ def parse_sensereid(root: str) -> Splits:
     Published: 522 identities / 1,040 queries; 1,717 / 3,388 gallery images (torchreid, image/sensereid.py).
     Folders: test_probe/ and test_gallery/ with `<pid>_<camera>.jpg`.
     """
-    folder = find_folder(SENSEREID, root, has_folders("test_probe", "test_gallery"),
-                         "a folder with test_probe/ and test_gallery/")
-    query, gallery = (read_folder(SENSEREID, os.path.join(folder, each), SENSEREID_NAME, "00000_0.jpg")[0]
-                      for each in ("test_probe", "test_gallery"))
+    folder = find_folder(
+        SENSEREID, root, has_folders("test_probe", "test_gallery"), "a folder with test_probe/ and test_gallery/"
+    )
+    query, gallery = (
+        read_folder(SENSEREID, os.path.join(folder, each), SENSEREID_NAME, "00000_0.jpg")[0]
+        for each in ("test_probe", "test_gallery")
+    )
     return Splits(SENSEREID.name, (), query, gallery, SENSEREID.published, ("made for testing only",))
 
 
@@ -485,8 +562,12 @@ def parse_occluded_reid(root: str) -> Splits:
     Folders: occluded_body_images/ and whole_body_images/, with a folder per person (001/001_01.tif) or without; or
         query/ and gallery/ as in fast-reid's archive. The names tell no camera: queries are camera 1, gallery 2.
     """
-    return _two_folders(OCCLUDED_REID, root, [("occluded_body_images", "whole_body_images"), ("query", "gallery")],
-                        without="partial_body_images")
+    return _two_folders(
+        OCCLUDED_REID,
+        root,
+        [("occluded_body_images", "whole_body_images"), ("query", "gallery")],
+        without="partial_body_images",
+    )
 
 
 def parse_partial_reid(root: str, *, query: str = "partial") -> Splits:
@@ -499,8 +580,9 @@ def parse_partial_reid(root: str, *, query: str = "partial") -> Splits:
         The names tell no camera: queries are camera 1, gallery 2.
     """
     check_choice(PARTIAL_REID, "query", query, ("partial", "occluded"))
-    return _two_folders(PARTIAL_REID, root, [(f"{query}_body_images", "whole_body_images")],
-                        beside="partial_body_images")
+    return _two_folders(
+        PARTIAL_REID, root, [(f"{query}_body_images", "whole_body_images")], beside="partial_body_images"
+    )
 
 
 def parse_partial_ilids(root: str) -> Splits:
@@ -515,8 +597,9 @@ def parse_partial_ilids(root: str) -> Splits:
     return _two_folders(PARTIAL_ILIDS, root, [("Probe", "Gallery"), ("query", "gallery")])
 
 
-def _two_folders(entry: Entry, root: str, choices: list[tuple[str, str]], without: str | None = None,
-                 beside: str | None = None) -> Splits:
+def _two_folders(
+    entry: Entry, root: str, choices: list[tuple[str, str]], without: str | None = None, beside: str | None = None
+) -> Splits:
     """Query and gallery from the first pair of folders that is there. `without`, `beside`: a folder that a similar data
     set has and this one has not, and the reverse."""
 
@@ -529,8 +612,14 @@ def _two_folders(entry: Entry, root: str, choices: list[tuple[str, str]], withou
     folder = find_folder(entry, root, fits, "a folder with " + ", or with ".join(f"{q}/ and {g}/" for q, g in choices))
     names = next(names for names in choices if has_folders(*names)(folder))
     query, gallery = (_read_people(entry, os.path.join(folder, name), camid) for camid, name in enumerate(names, 1))
-    return Splits(entry.name, (), query, gallery, entry.published,
-                  ("made for testing only; the names tell no camera: queries are camera 1, gallery images camera 2",))
+    return Splits(
+        entry.name,
+        (),
+        query,
+        gallery,
+        entry.published,
+        ("made for testing only; the names tell no camera: queries are camera 1, gallery images camera 2",),
+    )
 
 
 def _read_people(entry: Entry, folder: str, camid: int) -> tuple[Sample, ...]:
@@ -549,9 +638,9 @@ CUHK03 = Entry(
     title="CUHK03",
     description="CUHK03, new protocol (767/700 identities) or classic (1,367/100, 20 splits), detected or labeled",
     citation="Li et al., DeepReID: Deep Filter Pairing Neural Network for Person Re-identification, CVPR 2014; "
-             "protocol: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017",
+    "protocol: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017",
     site="https://github.com/zhunzhong07/person-re-ranking/tree/master/CUHK03-NP (new protocol) and "
-         "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html (release)",
+    "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html (release)",
     terms="the images show students of CUHK, whose privacy is to be respected; see the publisher's readme",
     parse=parse_cuhk03,
     published=CUHK03_PUBLISHED["detected"],
@@ -563,8 +652,8 @@ DUKE = Entry(
     title="DukeMTMC-reID",
     description="DukeMTMC-reID (702/702 identities, 8 cameras); withdrawn by its authors",
     citation="Ristani et al., Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking, ECCVW "
-             "2016; Zheng et al., Unlabeled Samples Generated by GAN Improve the Person Re-identification Baseline "
-             "in vitro, ICCV 2017",
+    "2016; Zheng et al., Unlabeled Samples Generated by GAN Improve the Person Re-identification Baseline "
+    "in vitro, ICCV 2017",
     site="",
     terms=DUKE_TERMS,
     parse=parse_duke,
@@ -600,7 +689,7 @@ OCCLUDED_DUKE = Entry(
     citation="Miao et al., Pose-Guided Feature Alignment for Occluded Person Re-Identification, ICCV 2019",
     site="https://github.com/lightas/Occluded-DukeMTMC-Dataset",
     terms="name lists only, since DukeMTMC itself was withdrawn by its authors in 2019 because of the privacy of those "
-          "filmed and is not offered any more",
+    "filmed and is not offered any more",
     parse=parse_occluded_duke,
     published=OCCLUDED_DUKE_PUBLISHED,
     aliases=("occduke", "occludeddukemtmc", "occludeddukemtmcreid"),
@@ -612,7 +701,7 @@ OCCLUDED_REID = Entry(
     citation="Zhuo et al., Occluded Person Re-identification, ICME 2018",
     site="https://github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets",
     terms="for academic or educational use, not commercial use; its authors ask for a signed agreement by e-mail and "
-          "for a citation of the paper",
+    "for a citation of the paper",
     parse=parse_occluded_reid,
     published={"query": Counts(200, 1_000, 1), "gallery": Counts(200, 1_000, 1)},
     aliases=("occreid",),
@@ -622,10 +711,10 @@ PARTIAL_ILIDS = Entry(
     title="Partial-iLIDS",
     description="Partial-iLIDS (119 identities), for testing only",
     citation="Zheng, Gong and Xiang, Person Re-identification by Probabilistic Relative Distance Comparison, CVPR "
-             "2011; He et al., Deep Spatial Feature Reconstruction for Partial Person Re-identification, CVPR 2018",
+    "2011; He et al., Deep Spatial Feature Reconstruction for Partial Person Re-identification, CVPR 2018",
     site="https://github.com/JDAI-CV/fast-reid/tree/master/projects/PartialReID",
     terms="a link to an archive, on another server, with Partial-REID and Occluded-REID in it; no terms stated that "
-          "we could find; ask the authors before any use beyond research",
+    "we could find; ask the authors before any use beyond research",
     parse=parse_partial_ilids,
     published={"query": Counts(119, 119, 1), "gallery": Counts(119, 119, 1)},
 )
@@ -636,8 +725,8 @@ PARTIAL_REID = Entry(
     citation="Zheng et al., Partial Person Re-identification, ICCV 2015",
     site="https://github.com/JDAI-CV/fast-reid/tree/master/projects/PartialReID",
     terms="a link to an archive, on another server, with Partial-iLIDS and Occluded-REID in it; the address of its "
-          "authors' own is http://isee.sysu.edu.cn/files/resource/Partial-REID_Dataset.rar; no terms stated that we "
-          "could find; ask the authors before any use beyond research",
+    "authors' own is http://isee.sysu.edu.cn/files/resource/Partial-REID_Dataset.rar; no terms stated that we "
+    "could find; ask the authors before any use beyond research",
     parse=parse_partial_reid,
     published={"query": Counts(60, 300, 1), "gallery": Counts(60, 300, 1)},
 )
@@ -646,10 +735,10 @@ SENSEREID = Entry(
     title="SenseReID",
     description="SenseReID (522 of 1,717 identities), for testing only",
     citation="Zhao et al., Spindle Net: Person Re-identification with Human Body Region Guided Feature Decomposition "
-             "and Fusion, CVPR 2017",
+    "and Fusion, CVPR 2017",
     site="https://github.com/yokattame/SpindleNet/issues/1",
     terms="a link given by its author, who is to be asked for the set where the link fails; no terms stated that we "
-          "could find; ask the authors before any use beyond research",
+    "could find; ask the authors before any use beyond research",
     parse=parse_sensereid,
     published={"query": Counts(522, 1_040, None), "gallery": Counts(1_717, 3_388, None)},
 )

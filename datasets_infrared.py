@@ -64,8 +64,16 @@ def _check_sysu_options(entry: Entry, search: str, shots: int, trial: int) -> No
     check_number(entry, "trial", trial, SYSU_TRIALS)
 
 
-def _sysu_splits(entry: Entry, folder: str, search: str, shots: int, trial: int, use_val: bool,
-                 published: Mapping[str, Counts] | None, *notes: str) -> Splits:
+def _sysu_splits(
+    entry: Entry,
+    folder: str,
+    search: str,
+    shots: int,
+    trial: int,
+    use_val: bool,
+    published: Mapping[str, Counts] | None,
+    *notes: str,
+) -> Splits:
     """Read a folder in SYSU-MM01's layout."""
     cameras = sorted({*SYSU_GALLERY["all"], *SYSU_INFRARED})
     lost = [f"cam{camera}/" for camera in cameras if not has_folders(f"cam{camera}")(folder)]
@@ -78,11 +86,15 @@ def _sysu_splits(entry: Entry, folder: str, search: str, shots: int, trial: int,
         entry.name,
         train=tuple(s for pid in learned for camera in cameras for s in _sysu_images(folder, camera, pid)),
         query=tuple(s for pid in test for camera in SYSU_INFRARED for s in _sysu_images(folder, camera, pid)),
-        gallery=tuple(s for pid in test for camera in SYSU_GALLERY[search]
-                      for s in draw(_sysu_images(folder, camera, pid), shots)),
+        gallery=tuple(
+            s for pid in test for camera in SYSU_GALLERY[search] for s in draw(_sysu_images(folder, camera, pid), shots)
+        ),
         published=published,
-        notes=(*notes, f"{search} search, {shots}-shot; gallery {trial} of {SYSU_TRIALS}: {source}",
-               "training people: train and val" if use_val else "training people: train only"),
+        notes=(
+            *notes,
+            f"{search} search, {shots}-shot; gallery {trial} of {SYSU_TRIALS}: {source}",
+            "training people: train and val" if use_val else "training people: train only",
+        ),
         protocol="sysu",
         infrared=frozenset(SYSU_INFRARED),
     )
@@ -130,8 +142,10 @@ def _sysu_draw(folder: str, trial: int):
         orders = people[images[0].pid - 1, 0] if images[0].pid <= len(people) else ()
         if len(orders) != SYSU_TRIALS or len(orders[trial]) != len(images):
             expected = len(orders[0]) if len(orders) else 0
-            raise ValueError(f"sysu: {os.path.dirname(images[0].path)} holds {len(images)} images, and {path} is for "
-                             f"{expected}. Unpack the archive again.")
+            raise ValueError(
+                f"sysu: {os.path.dirname(images[0].path)} holds {len(images)} images, and {path} is for "
+                f"{expected}. Unpack the archive again."
+            )
         return [images[int(number) - 1] for number in orders[trial][:shots]]  # MATLAB counts from 1
 
     return published, "rand_perm_cam.mat of the publisher"
@@ -157,15 +171,30 @@ def parse_regdb(root: str, *, split: int = 0, query: str = "visible") -> Splits:
     """
     check_number(REGDB, "split", split, REGDB.num_splits)
     check_choice(REGDB, "query", query, tuple(REGDB_CAMERAS))
-    folder = find_folder(REGDB, root, lambda folder: has_folders("idx")(folder) and (
-        has_folders("Visible")(folder) or has_folders("Thermal")(folder)), "a folder with Visible/, Thermal/ and idx/")
-    parts = {(part, light): _read_regdb_list(folder, f"{part}_{light}_{split + 1}.txt", camid)
-             for part in ("train", "test") for light, camid in REGDB_CAMERAS.items()}
+    folder = find_folder(
+        REGDB,
+        root,
+        lambda folder: (
+            has_folders("idx")(folder) and (has_folders("Visible")(folder) or has_folders("Thermal")(folder))
+        ),
+        "a folder with Visible/, Thermal/ and idx/",
+    )
+    parts = {
+        (part, light): _read_regdb_list(folder, f"{part}_{light}_{split + 1}.txt", camid)
+        for part in ("train", "test")
+        for light, camid in REGDB_CAMERAS.items()
+    }
     (other,) = set(REGDB_CAMERAS) - {query}
-    return Splits(REGDB.name, parts["train", "visible"] + parts["train", "thermal"], parts["test", query],
-                  parts["test", other], REGDB.published,
-                  (f"split {split} of {REGDB.num_splits} (trial {split + 1}); {query} images ask for {other} ones",),
-                  infrared=frozenset({REGDB_CAMERAS["thermal"]}), shared_pids=False)
+    return Splits(
+        REGDB.name,
+        parts["train", "visible"] + parts["train", "thermal"],
+        parts["test", query],
+        parts["test", other],
+        REGDB.published,
+        (f"split {split} of {REGDB.num_splits} (trial {split + 1}); {query} images ask for {other} ones",),
+        infrared=frozenset({REGDB_CAMERAS["thermal"]}),
+        shared_pids=False,
+    )
 
 
 def _read_regdb_list(folder: str, name: str, camid: int) -> tuple[Sample, ...]:
@@ -180,23 +209,28 @@ def _read_regdb_list(folder: str, name: str, camid: int) -> tuple[Sample, ...]:
                 continue
             relative, _, pid = line.strip().rpartition(" ")
             if not relative or not pid.isdecimal():
-                raise ValueError(f"regdb: line {number} of {path} does not read like "
-                                 f"'Visible/1/male_back_v_00261_1.bmp 0': {line.strip()!r}")
+                raise ValueError(
+                    f"regdb: line {number} of {path} does not read like "
+                    f"'Visible/1/male_back_v_00261_1.bmp 0': {line.strip()!r}"
+                )
             image = os.path.join(folder, *relative.strip().split("/"))
             if not listings.has(*os.path.split(image)):
                 lost.append(relative)
             samples.append(Sample(image, int(pid), camid))
     if lost:
-        raise FileNotFoundError(f"regdb: {len(lost):,} of the {len(samples):,} images in {path} are not below "
-                                f"{folder}: {few(lost)}. Unpack the archive again.")
+        raise FileNotFoundError(
+            f"regdb: {len(lost):,} of the {len(samples):,} images in {path} are not below "
+            f"{folder}: {few(lost)}. Unpack the archive again."
+        )
     return tuple(samples)
 
 
 # ============ the built-in data set ============
 
 
-def parse_synthetic_rgbir(root: str | None = None, *, seed: int = 0, search: str = "all", shots: int = 1,
-                          trial: int = 0) -> Splits:
+def parse_synthetic_rgbir(
+    root: str | None = None, *, seed: int = 0, search: str = "all", shots: int = 1, trial: int = 0
+) -> Splits:
     """The built-in colour and infrared images: procedural pedestrians, drawn on first use into `root` or the cache.
 
     Reference: `synthetic_sets.py`. Published: nothing; its numbers compare with nothing but themselves.
@@ -206,8 +240,16 @@ def parse_synthetic_rgbir(root: str | None = None, *, seed: int = 0, search: str
 
     _check_sysu_options(SYNTHETIC_RGBIR, search, shots, trial)
     folder = os.fspath(synthetic_sets.ensure(synthetic_sets.INFRARED, root, seed))
-    return _sysu_splits(SYNTHETIC_RGBIR, folder, search, shots, trial, True, None,
-                        "drawn by this program: a demonstration, not a benchmark")
+    return _sysu_splits(
+        SYNTHETIC_RGBIR,
+        folder,
+        search,
+        shots,
+        trial,
+        True,
+        None,
+        "drawn by this program: a demonstration, not a benchmark",
+    )
 
 
 # ============ the rows of the registry ============
@@ -217,7 +259,7 @@ REGDB = Entry(
     title="RegDB",
     description="RegDB (206/206 identities, visible and thermal images, 10 splits, both directions)",
     citation="Nguyen et al., Person Recognition System Based on a Combination of Body Images from Visible Light and "
-             "Thermal Cameras, Sensors 2017",
+    "Thermal Cameras, Sensors 2017",
     site="http://dm.dongguk.edu/link.html",
     terms="on request, with a signed form",
     parse=parse_regdb,

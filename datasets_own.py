@@ -12,14 +12,19 @@ from typing import NamedTuple
 
 from datasets_base import FIRST_FEW, SUBSETS, Entry, Sample, Splits, absent, few, holds, list_folder, missing
 
-OWN_FOLDERS = {"train": ("bounding_box_train", "train"), "query": ("query",),
-               "gallery": ("bounding_box_test", "gallery", "test")}
+OWN_FOLDERS = {
+    "train": ("bounding_box_train", "train"),
+    "query": ("query",),
+    "gallery": ("bounding_box_test", "gallery", "test"),
+}
 OWN_NAME = re.compile(r"(-1|\d+)_c(?:am)?(\d+)(?:s\d+)?(?=[_.\-])", re.IGNORECASE)  # 17_c3_0001.jpg, 0017_c3s1_....png
 OWN_CAMERA = re.compile(r"(?:^|[^a-z0-9])c(?:am(?:era)?[_\-]?)?(\d+)(?=$|[^a-z0-9]|s\d)", re.IGNORECASE)  # _c3_, cam3
 OWN_COLUMNS = ("path", "pid", "camid", "split")
-OWN_LOOKED_FOR = ("images named <pid>_c<camera>_<anything>.jpg, or a folder per person with that person's images "
-                  "(either in one place or below train/, query/ and gallery/), or a .csv file with the columns "
-                  "path,pid,camid[,split]")
+OWN_LOOKED_FOR = (
+    "images named <pid>_c<camera>_<anything>.jpg, or a folder per person with that person's images "
+    "(either in one place or below train/, query/ and gallery/), or a .csv file with the columns "
+    "path,pid,camid[,split]"
+)
 
 
 class _Row(NamedTuple):
@@ -73,8 +78,10 @@ def parse_own(root: str, *, seed: int = 0, skip_bad: bool = False) -> Splits:
     elif samples.get("gallery") and not samples.get("query"):
         samples["query"], samples["gallery"] = draw_queries(samples["gallery"], protocol, random.Random(seed))
         if not samples["query"]:
-            raise ValueError(f"own: no queries can be drawn from the gallery of {root}: nobody has two images in it. "
-                             "Add images of the same people, or give query images in query/.")
+            raise ValueError(
+                f"own: no queries can be drawn from the gallery of {root}: nobody has two images in it. "
+                "Add images of the same people, or give query images in query/."
+            )
         own.notes.append(f"no queries given: drawn from the gallery, one image per person and camera (seed {seed})")
     elif samples.get("query") and not samples.get("gallery"):
         raise ValueError(f"own: {root} has query images and no gallery. Add gallery/ (or test/): the images to search.")
@@ -149,10 +156,15 @@ def _csv_header(path: str) -> list[str]:
 def _read_own_csv(path: str, own: _Own) -> None:
     """Rows of a CSV file; each bad one is remembered with its line and column."""
     header = _csv_header(path)
-    if not {"path", "pid", "camid"} <= set(header) or not set(header) <= set(OWN_COLUMNS) or \
-            len(header) != len(set(header)):
-        raise ValueError(f"own: line 1 of {path} has columns {', '.join(header) or 'none'}; expected path,pid,camid "
-                         "or path,pid,camid,split (commas, UTF-8). If there is one camera, write 1 for every camid.")
+    if (
+        not {"path", "pid", "camid"} <= set(header)
+        or not set(header) <= set(OWN_COLUMNS)
+        or len(header) != len(set(header))
+    ):
+        raise ValueError(
+            f"own: line 1 of {path} has columns {', '.join(header) or 'none'}; expected path,pid,camid "
+            "or path,pid,camid,split (commas, UTF-8). If there is one camera, write 1 for every camid."
+        )
     lines_of = {}  # (path, split) -> line, to find images listed twice
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -214,8 +226,10 @@ def _settle_bad(root: str, own: _Own, skip_bad: bool) -> None:
         return
     named = "; ".join(own.bad[:FIRST_FEW]) + ("; ..." if len(own.bad) > FIRST_FEW else "")
     if not skip_bad:
-        raise ValueError(f"own: {len(own.bad):,} entries of {root} cannot be used: {named}. Correct them, take them "
-                         f"out, or load with skip_bad=True. Expected {OWN_LOOKED_FOR}.")
+        raise ValueError(
+            f"own: {len(own.bad):,} entries of {root} cannot be used: {named}. Correct them, take them "
+            f"out, or load with skip_bad=True. Expected {OWN_LOOKED_FOR}."
+        )
     own.notes.append(f"{len(own.bad):,} entries left out: {named}")
 
 
@@ -228,13 +242,16 @@ def _number_people(own: _Own) -> dict[str, list[Sample]]:
         number = {person: index for index, person in enumerate(people)}
         first = ", ".join(f"{index} = {person}" for index, person in enumerate(people[:3]))
         own.notes.append(f"people numbered in sorted order: {first}" + (", ..." if len(people) > 3 else ""))
-    samples = {subset: [Sample(row.path, number[row.person], row.camid) for row in part]
-               for subset, part in own.rows.items()}
+    samples = {
+        subset: [Sample(row.path, number[row.person], row.camid) for row in part] for subset, part in own.rows.items()
+    }
     train = {sample.pid for sample in samples.get("train", ())}
     both = train & {sample.pid for subset in ("query", "gallery") for sample in samples.get(subset, ())}
     if both:
-        own.notes.append(f"{len(both):,} pids are in training and test ({few(both)}): if these are the same people, "
-                         "the result will be too good")
+        own.notes.append(
+            f"{len(both):,} pids are in training and test ({few(both)}): if these are the same people, "
+            "the result will be too good"
+        )
     return samples
 
 
@@ -248,8 +265,10 @@ def _own_protocol(samples: Mapping[str, Sequence[Sample]], own: _Own) -> str:
     if num_cameras > 1 and (samples.get("query") or any(len(each) > 1 for each in cameras.values())):
         return "market1501"
     reason = "one camera" if num_cameras == 1 else f"{num_cameras} cameras, but no person is seen by two of them"
-    own.notes.append(f"{reason}: protocol none (only the query image itself is left out of its gallery), "
-                     "so results do not compare with those across cameras")
+    own.notes.append(
+        f"{reason}: protocol none (only the query image itself is left out of its gallery), "
+        "so results do not compare with those across cameras"
+    )
     return "none"
 
 
@@ -263,17 +282,21 @@ def _split_people(samples: Sequence[Sample], protocol: str, seed: int, own: _Own
     matched = [pid for pid in views if len(views[pid]) > 1]
     single = [pid for pid in views if len(views[pid]) == 1]
     if len(images) < 2 or not matched:
-        raise ValueError(f"own: {len(samples):,} images of {len(images):,} people cannot be split into training and "
-                         "test: at least two people are needed, and two images of one of them. Add images, or give the "
-                         "split yourself (train/, query/ and gallery/).")
+        raise ValueError(
+            f"own: {len(samples):,} images of {len(images):,} people cannot be split into training and "
+            "test: at least two people are needed, and two images of one of them. Add images, or give the "
+            "split yourself (train/, query/ and gallery/)."
+        )
     rng = random.Random(seed)
     rng.shuffle(matched)
     rng.shuffle(single)
     test = set(matched[: (len(matched) + 1) // 2] + single[: len(single) // 2])
     train = [sample for sample in samples if sample.pid not in test]
     query, gallery = draw_queries([sample for sample in samples if sample.pid in test], protocol, rng)
-    own.notes.append(f"no split given: made here with seed {seed}, {len(images) - len(test):,} people for training and "
-                     f"{len(test):,} others for the test")
+    own.notes.append(
+        f"no split given: made here with seed {seed}, {len(images) - len(test):,} people for training and "
+        f"{len(test):,} others for the test"
+    )
     return {"train": train, "query": query, "gallery": gallery}
 
 
@@ -289,8 +312,9 @@ def draw_queries(samples: Sequence[Sample], protocol: str, rng: random.Random) -
         asked = []  # cameras from which this person is asked for
         for camid in sorted(left):
             left[camid] -= 1
-            if all(any(n for other, n in left.items() if other != each or protocol == "none")
-                   for each in (*asked, camid)):
+            if all(
+                any(n for other, n in left.items() if other != each or protocol == "none") for each in (*asked, camid)
+            ):
                 drawn.add(rng.choice(by_person[pid][camid]))
                 asked.append(camid)
             else:

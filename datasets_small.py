@@ -67,8 +67,9 @@ def parse_prid450s(root: str, *, split: int = 0) -> Splits:
     folder = find_folder(PRID450S, root, has_folders("cam_a", "cam_b"), "a folder with cam_a/ and cam_b/")
     views = _two_views(PRID450S, folder, PRID450S_NAME, "img_001.png", prefix="img_")
     people = _same_people(PRID450S, folder, views)
-    splits, source = kept_splits(PRID450S, folder, people, 10, DRAWN,
-                                 lambda: random_halves(people, 10, len(people) // 2))
+    splits, source = kept_splits(
+        PRID450S, folder, people, 10, DRAWN, lambda: random_halves(people, 10, len(people) // 2)
+    )
     return _ask(PRID450S, views, splits[split], PRID450S.published, f"split {split} of {len(splits)}: {source}")
 
 
@@ -88,47 +89,67 @@ def parse_prid(root: str, *, split: int = 0) -> Splits:
     views = _two_views(PRID, folder, PRID_NAME, "person_0001.png")
     both = [pid for pid in range(1, 201) if all(pid in {s.pid for s in view} for view in views)]
     if len(both) != 200:
-        raise ValueError(f"prid: {200 - len(both)} of the people 1 to 200, who are in both views, are not in both "
-                         f"folders of {folder}: {few(set(range(1, 201)) - set(both))}. Unpack the archive again.")
+        raise ValueError(
+            f"prid: {200 - len(both)} of the people 1 to 200, who are in both views, are not in both "
+            f"folders of {folder}: {few(set(range(1, 201)) - set(both))}. Unpack the archive again."
+        )
     splits, source = kept_splits(PRID, folder, both, 10, DRAWN, lambda: random_halves(both, 10, 100))
     train, test = splits[split]["train"], splits[split]["test"]
     others = {sample.pid for sample in views[1]} - set(both)
-    return Splits(PRID.name, of_people(views[0] + views[1], train), of_people(views[0], test),
-                  of_people(views[1], {*test, *others}), PRID.published,
-                  (f"split {split} of {len(splits)}: {source}",
-                   f"{len(others):,} people of the gallery are in camera b only"))
+    return Splits(
+        PRID.name,
+        of_people(views[0] + views[1], train),
+        of_people(views[0], test),
+        of_people(views[1], {*test, *others}),
+        PRID.published,
+        (f"split {split} of {len(splits)}: {source}", f"{len(others):,} people of the gallery are in camera b only"),
+    )
 
 
 def _two_views(entry: Entry, folder: str, pattern: re.Pattern, example: str, prefix: str = ""):
     """The images of cam_a/ (camera 1) and cam_b/ (camera 2)."""
-    return tuple(read_folder(entry, os.path.join(folder, view), pattern, example, camid, prefix)[0]
-                 for camid, view in enumerate(("cam_a", "cam_b"), 1))
+    return tuple(
+        read_folder(entry, os.path.join(folder, view), pattern, example, camid, prefix)[0]
+        for camid, view in enumerate(("cam_a", "cam_b"), 1)
+    )
 
 
 def _same_people(entry: Entry, folder: str, views: Sequence[Sequence[Sample]]) -> list[int]:
     """The people, who have to be the same in both views."""
     a, b = ({sample.pid for sample in view} for view in views)
     if a != b:
-        raise ValueError(f"{entry.name}: {len(a ^ b):,} people of {folder} are in one of cam_a/ and cam_b/ only: "
-                         f"{few(a ^ b)}. Unpack the archive again.")
+        raise ValueError(
+            f"{entry.name}: {len(a ^ b):,} people of {folder} are in one of cam_a/ and cam_b/ only: "
+            f"{few(a ^ b)}. Unpack the archive again."
+        )
     return sorted(a)
 
 
 def _ask(entry: Entry, views: Sequence[tuple[Sample, ...]], split: dict, published, *notes: str) -> Splits:
     """The training people from both views; the first view of the test people asks for the second."""
-    return Splits(entry.name, of_people(views[0] + views[1], split["train"]), of_people(views[0], split["test"]),
-                  of_people(views[1], split["test"]), published, notes)
+    return Splits(
+        entry.name,
+        of_people(views[0] + views[1], split["train"]),
+        of_people(views[0], split["test"]),
+        of_people(views[1], split["test"]),
+        published,
+        notes,
+    )
 
 
 def _halves_both_ways(entry: Entry, folder: str, views: Sequence[tuple[Sample, ...]], split: int) -> Splits:
     """Split 2 n asks half n from view 1 to view 2; split 2 n + 1 the other way round, with the same training."""
     people = _same_people(entry, folder, views)
-    halves, source = kept_splits(entry, folder, people, 10, DRAWN,
-                                 lambda: random_halves(people, 10, len(people) // 2))
+    halves, source = kept_splits(entry, folder, people, 10, DRAWN, lambda: random_halves(people, 10, len(people) // 2))
     half, turned = divmod(split, 2)
     ways = ("camera a asks for camera b", "camera b asks for camera a")
-    return _ask(entry, views[::-1] if turned else views, halves[half], entry.published,
-                f"split {split} of {2 * len(halves)}: half {half}, {ways[turned]}; {source}")
+    return _ask(
+        entry,
+        views[::-1] if turned else views,
+        halves[half],
+        entry.published,
+        f"split {split} of {2 * len(halves)}: half {half}, {ways[turned]}; {source}",
+    )
 
 
 # ============ CUHK01 ============
@@ -145,8 +166,12 @@ def parse_cuhk01(root: str, *, split: int = 0) -> Splits:
     Folders: campus/ with `0001001.png` (four digits person, three digits image).
     """
     check_number(CUHK01, "split", split, CUHK01.num_splits)
-    folder = find_folder(CUHK01, root, lambda folder: has_folders("campus")(folder)
-                         or os.path.basename(folder) == "campus", "the folder campus/")
+    folder = find_folder(
+        CUHK01,
+        root,
+        lambda folder: has_folders("campus")(folder) or os.path.basename(folder) == "campus",
+        "the folder campus/",
+    )
     campus = os.path.join(folder, "campus") if os.path.basename(folder) != "campus" else folder
     images = read_folder(CUHK01, campus, CUHK01_NAME, "0001001.png")[0]
     views = tuple(tuple(Sample(s.path, s.pid, view) for s in images if (s.camid + 1) // 2 == view) for view in (1, 2))
@@ -169,10 +194,16 @@ def parse_grid(root: str, *, split: int = 0) -> Splits:
         features_and_partitions.mat.
     """
     check_number(GRID, "split", split, GRID.num_splits)
-    folder = find_folder(GRID, root, has_folders("probe", "gallery"),
-                         "a folder underground_reid/ with probe/, gallery/ and features_and_partitions.mat")
-    probe, gallery = (read_folder(GRID, os.path.join(folder, each), GRID_NAME, "0001_1_25008_201_113_60_155.jpeg")[0]
-                      for each in ("probe", "gallery"))
+    folder = find_folder(
+        GRID,
+        root,
+        has_folders("probe", "gallery"),
+        "a folder underground_reid/ with probe/, gallery/ and features_and_partitions.mat",
+    )
+    probe, gallery = (
+        read_folder(GRID, os.path.join(folder, each), GRID_NAME, "0001_1_25008_201_113_60_155.jpeg")[0]
+        for each in ("probe", "gallery")
+    )
     people = {sample.pid for sample in probe}
 
     def publishers() -> list[dict[str, list[int]]]:
@@ -185,9 +216,15 @@ def parse_grid(root: str, *, split: int = 0) -> Splits:
 
     splits, source = kept_splits(GRID, folder, people, 10, "trainIdxAll of features_and_partitions.mat", publishers)
     train, test = splits[split]["train"], splits[split]["test"]
-    return Splits(GRID.name, of_people(probe + gallery, train), of_people(probe, test),
-                  of_people(gallery, [*test, 0]), GRID.published, (f"split {split} of {len(splits)}: {source}",),
-                  distractor_pid=0)
+    return Splits(
+        GRID.name,
+        of_people(probe + gallery, train),
+        of_people(probe, test),
+        of_people(gallery, [*test, 0]),
+        GRID.published,
+        (f"split {split} of {len(splits)}: {source}",),
+        distractor_pid=0,
+    )
 
 
 # ============ i-LIDS ============
@@ -205,8 +242,12 @@ def parse_ilids(root: str, *, split: int = 0) -> Splits:
     Folders: Persons/ with `0001002.jpg` (four digits person, three digits image).
     """
     check_number(ILIDS, "split", split, ILIDS.num_splits)
-    folder = find_folder(ILIDS, root, lambda folder: has_folders("Persons")(folder)
-                         or os.path.basename(folder) == "Persons", "a folder i-LIDS_Pedestrian/ with Persons/")
+    folder = find_folder(
+        ILIDS,
+        root,
+        lambda folder: has_folders("Persons")(folder) or os.path.basename(folder) == "Persons",
+        "a folder i-LIDS_Pedestrian/ with Persons/",
+    )
     persons = os.path.join(folder, "Persons") if os.path.basename(folder) != "Persons" else folder
     samples = read_folder(ILIDS, persons, ILIDS_NAME, "0001002.jpg", camid=1)[0]
     of_person = defaultdict(list)
@@ -227,12 +268,23 @@ def parse_ilids(root: str, *, split: int = 0) -> Splits:
     by_name = {os.path.basename(sample.path): sample for sample in samples}
     lost = {name for part in ("query", "gallery") for name in splits[split][part]} - set(by_name)
     if lost:
-        raise FileNotFoundError(f"ilids: {len(lost):,} images of the kept split are not in {persons}: {few(lost)}. "
-                                "Unpack the archive again.")
+        raise FileNotFoundError(
+            f"ilids: {len(lost):,} images of the kept split are not in {persons}: {few(lost)}. "
+            "Unpack the archive again."
+        )
     query, gallery = (tuple(by_name[name] for name in splits[split][part]) for part in ("query", "gallery"))
-    return Splits(ILIDS.name, of_people(samples, splits[split]["train"]), query, gallery, ILIDS.published,
-                  (f"split {split} of {len(splits)}: {source}",
-                   "the names tell no camera: all images count as camera 1, protocol none"), protocol="none")
+    return Splits(
+        ILIDS.name,
+        of_people(samples, splits[split]["train"]),
+        query,
+        gallery,
+        ILIDS.published,
+        (
+            f"split {split} of {len(splits)}: {source}",
+            "the names tell no camera: all images count as camera 1, protocol none",
+        ),
+        protocol="none",
+    )
 
 
 # ============ the rows of the registry ============
@@ -255,8 +307,8 @@ GRID = Entry(
     citation="Loy et al., Multi-camera Activity Correlation Analysis, CVPR 2009",
     site="http://personal.ie.cuhk.edu.hk/~ccloy/downloads_qmul_underground_reid.html",
     terms="any report that uses it is to cite Liu et al., Person Re-Identification: What Features Are Important?, "
-          "ECCVW 2012, and Loy et al., Time-Delayed Correlation Analysis for Multi-Camera Activity Understanding, "
-          "IJCV 2010; no other terms stated (readme of the archive)",
+    "ECCVW 2012, and Loy et al., Time-Delayed Correlation Analysis for Multi-Camera Activity Understanding, "
+    "IJCV 2010; no other terms stated (readme of the archive)",
     parse=parse_grid,
     published={"train": Counts(125, 250, None), "query": Counts(125, 125, None), "gallery": Counts(125, 900, None)},
     aliases=("qmulgrid", "undergroundreid"),
@@ -269,7 +321,7 @@ ILIDS = Entry(
     citation="Zheng et al., Associating Groups of People, BMVC 2009",
     site="http://www.eecs.qmul.ac.uk/~jason/data/i-LIDS_Pedestrian.tgz",
     terms="a link reported dead in 2021; the images are from the UK government's i-LIDS footage; no terms stated that "
-          "we could find; ask the authors before any use beyond research",
+    "we could find; ask the authors before any use beyond research",
     parse=parse_ilids,
     published={"train": Counts(59, None, 1), "query": Counts(60, 60, 1), "gallery": Counts(60, 60, 1)},
     aliases=("ilidspedestrian", "qmulilids"),
@@ -292,7 +344,7 @@ PRID450S = Entry(
     title="PRID450S",
     description="PRID450S (225/225 identities, 2 cameras, 10 splits)",
     citation="Roth et al., Mahalanobis Distance Learning for Person Re-Identification, in: Person Re-Identification, "
-             "Springer 2014",
+    "Springer 2014",
     site="https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/prid450s/",
     terms="no terms stated that we could find; ask the authors before any use beyond research",
     parse=parse_prid450s,

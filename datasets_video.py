@@ -52,8 +52,12 @@ def parse_mars(root: str, *, query_in_gallery: bool = True, skip_bad: bool = Fal
         tracks_train_info.mat and tracks_test_info.mat with a row (first line, last line, pid, camera) per tracklet,
         query_IDX.mat with the rows of the queries; lines and rows count from 1.
     """
-    folder = find_folder(MARS, root, lambda folder: has_folders("bbox_train")(folder) or has_folders("bbox_test")(
-        folder), "a folder with bbox_train/, bbox_test/ and info/")
+    folder = find_folder(
+        MARS,
+        root,
+        lambda folder: has_folders("bbox_train")(folder) or has_folders("bbox_test")(folder),
+        "a folder with bbox_train/, bbox_test/ and info/",
+    )
     info = os.path.join(folder, "info")
     lost = [name for name in MARS_INFO if not os.path.isfile(os.path.join(info, name))]
     if lost:
@@ -67,15 +71,26 @@ def parse_mars(root: str, *, query_in_gallery: bool = True, skip_bad: bool = Fal
         asked = {int(row) - 1 for row in read_mat(MARS, os.path.join(info, "query_IDX.mat"), "query_IDX")[0].ravel()}
         tracklets, num_junk = _mars_tracklets(folder, "test", rows, gone)
         samples["query"] = tuple(t for t, row in zip(tracklets, _not_junk(rows), strict=True) if row in asked)
-        samples["gallery"] = tuple(t for t, row in zip(tracklets, _not_junk(rows), strict=True)
-                                   if query_in_gallery or row not in asked)
-        notes.append(f"{num_junk:,} junk tracklets (pid -1) left out; queries are "
-                     + ("in the gallery, as in the publisher's test" if query_in_gallery else
-                        "not in the gallery, as in torchreid"))
+        samples["gallery"] = tuple(
+            t for t, row in zip(tracklets, _not_junk(rows), strict=True) if query_in_gallery or row not in asked
+        )
+        notes.append(
+            f"{num_junk:,} junk tracklets (pid -1) left out; queries are "
+            + (
+                "in the gallery, as in the publisher's test"
+                if query_in_gallery
+                else "not in the gallery, as in torchreid"
+            )
+        )
     samples = {subset: tuple(t for t in part if t.path) for subset, part in samples.items()}
     notes += _settle_frames(MARS, gone, skip_bad)
-    return Splits(MARS.name, **samples, notes=(*notes, *absent(samples)), distractor_pid=0,
-                  published={**MARS_PUBLISHED, "gallery": MARS_GALLERY[query_in_gallery]})
+    return Splits(
+        MARS.name,
+        **samples,
+        notes=(*notes, *absent(samples)),
+        distractor_pid=0,
+        published={**MARS_PUBLISHED, "gallery": MARS_GALLERY[query_in_gallery]},
+    )
 
 
 def _not_junk(rows: Sequence[Sequence[int]]) -> list[int]:
@@ -83,8 +98,9 @@ def _not_junk(rows: Sequence[Sequence[int]]) -> list[int]:
     return [number for number, (_, _, pid, _) in enumerate(rows) if pid != -1]
 
 
-def _mars_tracklets(folder: str, part: str, rows: Sequence[Sequence[int]], gone: list[str]
-                    ) -> tuple[tuple[Sample, ...], int]:
+def _mars_tracklets(
+    folder: str, part: str, rows: Sequence[Sequence[int]], gone: list[str]
+) -> tuple[tuple[Sample, ...], int]:
     """The tracklets of info/tracks_<part>_info.mat but for junk, and how many were junk. Frames that are not there go
     to `gone` and are left out."""
     path = os.path.join(folder, "info", f"{part}_name.txt")
@@ -93,12 +109,14 @@ def _mars_tracklets(folder: str, part: str, rows: Sequence[Sequence[int]], gone:
     listings, samples = FolderListings(), []
     for number in _not_junk(rows):
         first, last, pid, camid = rows[number]
-        frames = names[first - 1:last]
+        frames = names[first - 1 : last]
         begins = f"{pid:04d}C{camid}"
         if not 1 <= first <= last <= len(names) or not all(name.startswith(begins) for name in frames):
-            raise ValueError(f"mars: row {number + 1} of tracks_{part}_info.mat says that lines {first} to {last} of "
-                             f"{part}_name.txt ({len(names):,} lines) are pid {pid} in camera {camid}, and they are "
-                             f"not: {few(frames, 3)}. Take both files from one copy of info/.")
+            raise ValueError(
+                f"mars: row {number + 1} of tracks_{part}_info.mat says that lines {first} to {last} of "
+                f"{part}_name.txt ({len(names):,} lines) are pid {pid} in camera {camid}, and they are "
+                f"not: {few(frames, 3)}. Take both files from one copy of info/."
+            )
         person = os.path.join(folder, f"bbox_{part}", begins[:4])
         there = tuple(os.path.join(person, name) for name in frames if listings.has(person, name))
         if len(there) < len(frames):
@@ -112,8 +130,10 @@ def _settle_frames(entry: Entry, gone: Sequence[str], skip_bad: bool) -> list[st
     if not gone:
         return []
     if not skip_bad:
-        raise FileNotFoundError(f"{entry.name}: {len(gone):,} frames are listed and not there: {few(gone)}. Unpack the "
-                                "archive again, or leave them out with skip_bad=True (--skip_bad_images).")
+        raise FileNotFoundError(
+            f"{entry.name}: {len(gone):,} frames are listed and not there: {few(gone)}. Unpack the "
+            "archive again, or leave them out with skip_bad=True (--skip_bad_images)."
+        )
     return [f"{len(gone):,} frames that are listed and not there are left out: {few(gone)}"]
 
 
@@ -125,8 +145,9 @@ def _read_tracklet(folder: str) -> tuple[str, ...]:
     return tuple(os.path.join(folder, name) for name in list_folder(folder)[0])
 
 
-def _read_views(entry: Entry, folders: Sequence[str], pattern: re.Pattern, example: str, skip_bad: bool
-                ) -> tuple[tuple[tuple[Sample, ...], ...], list[str]]:
+def _read_views(
+    entry: Entry, folders: Sequence[str], pattern: re.Pattern, example: str, skip_bad: bool
+) -> tuple[tuple[tuple[Sample, ...], ...], list[str]]:
     """((tracklets of camera 1, of camera 2), notes): each folder holds one folder of frames per person."""
     views, bad = [], []
     for camid, folder in enumerate(folders, 1):
@@ -140,23 +161,33 @@ def _read_views(entry: Entry, folders: Sequence[str], pattern: re.Pattern, examp
             else:
                 samples.append(Sample(frames, int(match[1]), camid))
         if not samples:
-            raise ValueError(f"{entry.name}: no {entry.title} tracklets in {folder} (expected folders like {example}); "
-                             f"{holds(folder)}. Unpack the archive again.")
+            raise ValueError(
+                f"{entry.name}: no {entry.title} tracklets in {folder} (expected folders like {example}); "
+                f"{holds(folder)}. Unpack the archive again."
+            )
         views.append(tuple(samples))
     return tuple(views), _settle_tracklets(entry, bad, skip_bad)
 
 
 def _settle_tracklets(entry: Entry, bad: Sequence[str], skip_bad: bool) -> list[str]:
     if bad and not skip_bad:
-        raise ValueError(f"{entry.name}: {len(bad):,} tracklets cannot be used: {few(bad)}. Unpack the archive again, "
-                         "or leave them out with skip_bad=True (--skip_bad_images).")
+        raise ValueError(
+            f"{entry.name}: {len(bad):,} tracklets cannot be used: {few(bad)}. Unpack the archive again, "
+            "or leave them out with skip_bad=True (--skip_bad_images)."
+        )
     return [f"{len(bad):,} tracklets left out: {few(bad)}"] if bad else []
 
 
 def _ask(entry: Entry, views: Sequence[tuple[Sample, ...]], split: dict, notes: Iterable[str]) -> Splits:
     """The training people from both cameras; camera 1 asks for the test people in camera 2."""
-    return Splits(entry.name, of_people(views[0] + views[1], split["train"]), of_people(views[0], split["test"]),
-                  of_people(views[1], split["test"]), entry.published, tuple(notes))
+    return Splits(
+        entry.name,
+        of_people(views[0] + views[1], split["train"]),
+        of_people(views[0], split["test"]),
+        of_people(views[1], split["test"]),
+        entry.published,
+        tuple(notes),
+    )
 
 
 def _splits_of_mat(entry: Entry, path: str, people: Sequence[int]) -> list[dict[str, list[int]]]:
@@ -164,11 +195,18 @@ def _splits_of_mat(entry: Entry, path: str, people: Sequence[int]) -> list[dict[
     order of their names; the first half is for the test, the rest for training (Wang et al., ECCV 2014)."""
     (orders,) = read_mat(entry, path, "ls_set")
     if orders.ndim != 2 or sorted(orders[0].tolist()) != list(range(1, len(people) + 1)):
-        raise ValueError(f"{entry.name}: {path} divides {orders.shape[-1]:,} people, and {len(people):,} are here. "
-                         "Unpack the archives again.")
+        raise ValueError(
+            f"{entry.name}: {path} divides {orders.shape[-1]:,} people, and {len(people):,} are here. "
+            "Unpack the archives again."
+        )
     half, orders = len(people) // 2, orders.astype(int).tolist()  # MATLAB's numbers are floats
-    return [{"train": sorted(people[number - 1] for number in order[half:]),
-             "test": sorted(people[number - 1] for number in order[:half])} for order in orders]
+    return [
+        {
+            "train": sorted(people[number - 1] for number in order[half:]),
+            "test": sorted(people[number - 1] for number in order[:half]),
+        }
+        for order in orders
+    ]
 
 
 # ============ iLIDS-VID ============
@@ -184,8 +222,12 @@ def parse_ilidsvid(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
         `cam1_person001_00317.png`; "train-test people splits"/train_test_splits_ilidsvid.mat beside i-LIDS-VID/.
     """
     check_number(ILIDSVID, "split", split, ILIDSVID.num_splits)
-    folder = find_folder(ILIDSVID, root, lambda folder: has_folders("sequences/cam1", "sequences/cam2")(folder),
-                         "a folder i-LIDS-VID/ with sequences/cam1/ and sequences/cam2/")
+    folder = find_folder(
+        ILIDSVID,
+        root,
+        lambda folder: has_folders("sequences/cam1", "sequences/cam2")(folder),
+        "a folder i-LIDS-VID/ with sequences/cam1/ and sequences/cam2/",
+    )
     folders = [os.path.join(folder, "sequences", camera) for camera in ("cam1", "cam2")]
     views, notes = _read_views(ILIDSVID, folders, re.compile(r"person(\d+)"), "person001", skip_bad)
     people = _in_both(views)
@@ -209,8 +251,10 @@ def _in_both(views: Sequence[Sequence[Sample]]) -> list[int]:
 def _refuse_halves(entry: Entry, folder: str, views, people: Sequence[int], skip_bad: bool) -> None:
     one_sided = {sample.pid for view in views for sample in view} - set(people)
     if one_sided and not skip_bad:
-        raise ValueError(f"{entry.name}: {len(one_sided):,} people of {folder} are in one camera only: "
-                         f"{few(one_sided)}. Unpack the archive again.")
+        raise ValueError(
+            f"{entry.name}: {len(one_sided):,} people of {folder} are in one camera only: "
+            f"{few(one_sided)}. Unpack the archive again."
+        )
 
 
 # ============ PRID2011 ============
@@ -232,15 +276,21 @@ def parse_prid2011(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
         one or two levels higher.
     """
     check_number(PRID2011, "split", split, PRID2011.num_splits)
-    folder = find_folder(PRID2011, root, lambda folder: has_folders("multi_shot/cam_a", "multi_shot/cam_b")(folder),
-                         "a folder prid_2011/ with multi_shot/cam_a/ and multi_shot/cam_b/")
+    folder = find_folder(
+        PRID2011,
+        root,
+        lambda folder: has_folders("multi_shot/cam_a", "multi_shot/cam_b")(folder),
+        "a folder prid_2011/ with multi_shot/cam_a/ and multi_shot/cam_b/",
+    )
     folders = [os.path.join(folder, "multi_shot", camera) for camera in ("cam_a", "cam_b")]
     views, notes = _read_views(PRID2011, folders, re.compile(r"person_(\d+)"), "person_0001", skip_bad)
     views = tuple(tuple(s for s in view if s.pid <= 200 and len(s.path) >= PRID2011_FRAMES) for view in views)
     people = _in_both(views)
     if len(people) < 2:
-        raise ValueError(f"prid2011: {len(people)} people have {PRID2011_FRAMES} frames in both folders of "
-                         f"{os.path.join(folder, 'multi_shot')}; 178 are expected. Unpack the archive again.")
+        raise ValueError(
+            f"prid2011: {len(people)} people have {PRID2011_FRAMES} frames in both folders of "
+            f"{os.path.join(folder, 'multi_shot')}; 178 are expected. Unpack the archive again."
+        )
     made_from, make = _prid2011_source(folder, people)
     splits, source = kept_splits(PRID2011, folder, people, 10, made_from, make)
     used = f"{len(people):,} people with at least {PRID2011_FRAMES} frames in both cameras"
@@ -249,8 +299,10 @@ def parse_prid2011(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
 
 def _prid2011_source(folder: str, people: Sequence[int]) -> tuple[str, Callable[[], list[dict[str, list[int]]]]]:
     """(where the splits come from, a function that makes them)."""
-    mat, names = (find_file(folder, name) or find_file(os.path.dirname(folder), name)
-                  for name in ("train_test_splits_prid.mat", "splits_prid2011.json"))
+    mat, names = (
+        find_file(folder, name) or find_file(os.path.dirname(folder), name)
+        for name in ("train_test_splits_prid.mat", "splits_prid2011.json")
+    )
     if mat:
         return "ls_set of train_test_splits_prid.mat", lambda: _splits_of_mat(PRID2011, mat, people)
     if names:
@@ -262,8 +314,10 @@ def _splits_of_names(path: str) -> list[dict[str, list[int]]]:
     """torchreid's file: [{"train": ["person_0004", ...], "test": [...]}, ...]."""
     with open(path, encoding="utf-8") as file:
         splits = json.load(file)
-    return [{part: sorted(int(name.removeprefix("person_")) for name in split[part]) for part in ("train", "test")}
-            for split in splits]
+    return [
+        {part: sorted(int(name.removeprefix("person_")) for name in split[part]) for part in ("train", "test")}
+        for split in splits
+    ]
 
 
 # ============ DukeMTMC-VideoReID ============
@@ -283,8 +337,12 @@ def parse_dukevid(root: str, *, skip_bad: bool = False) -> Splits:
         in the tracklet, frame in the video); later copies write `0001_C6_F0099_X30823.jpg`. Some tracklets begin with
         frame 2 and some leave frames out, as published.
     """
-    folder = find_folder(DUKEVID, root, lambda folder: _duke_tracklets_here(folder),
-                         "a folder DukeMTMC-VideoReID/ with train/, or with query/ and gallery/, each person/tracklet/")
+    folder = find_folder(
+        DUKEVID,
+        root,
+        lambda folder: _duke_tracklets_here(folder),
+        "a folder DukeMTMC-VideoReID/ with train/, or with query/ and gallery/, each person/tracklet/",
+    )
     samples, bad = dict.fromkeys(SUBSETS, ()), []
     for subset in SUBSETS:
         if has_folders(subset)(folder):
@@ -350,11 +408,11 @@ DUKEVID = Entry(
     title="DukeMTMC-VideoReID",
     description="DukeMTMC-VideoReID (702/702 identities, 8 cameras, tracklets); withdrawn with DukeMTMC",
     citation="Ristani et al., Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking, ECCVW 2016; "
-             "Wu et al., Exploit the Unknown Gradually: One-Shot Video-Based Person Re-Identification by Stepwise "
-             "Learning, CVPR 2018",
+    "Wu et al., Exploit the Unknown Gradually: One-Shot Video-Based Person Re-Identification by Stepwise "
+    "Learning, CVPR 2018",
     site="",
     terms="DukeMTMC and what was made from it was withdrawn by its authors in 2019 because of the privacy of those "
-          "filmed and is not offered any more; existing copies are read for comparison with published results.",
+    "filmed and is not offered any more; existing copies are read for comparison with published results.",
     parse=parse_dukevid,
     published={"train": Counts(702, 2_196, 8), "query": Counts(702, 702, 8), "gallery": Counts(1_110, None, 8)},
     aliases=("dukemtmcvideoreid", "dukemtmcvidreid", "dukevideo"),
@@ -366,7 +424,7 @@ ILIDSVID = Entry(
     citation="Wang et al., Person Re-identification by Video Ranking, ECCV 2014",
     site="https://xiatian-zhu.github.io/downloads_qmul_iLIDS-VID_ReID_dataset.html",
     terms="the images are from the UK government's i-LIDS footage; no terms stated that we could find; ask the "
-          "authors before any use beyond research",
+    "authors before any use beyond research",
     parse=parse_ilidsvid,
     published={"train": Counts(150, 300, 2), "query": Counts(150, 150, 1), "gallery": Counts(150, 150, 1)},
     num_splits=10,
@@ -378,7 +436,7 @@ MARS = Entry(
     citation="Zheng et al., MARS: A Video Benchmark for Large-Scale Person Re-identification, ECCV 2016",
     site="https://zheng-lab-anu.github.io/Project/project_mars.html",
     terms="the paper is to be cited; no other terms stated; info/ is at "
-          "https://github.com/liangzheng06/MARS-evaluation",
+    "https://github.com/liangzheng06/MARS-evaluation",
     parse=parse_mars,
     published={**MARS_PUBLISHED, "gallery": MARS_GALLERY[True]},
 )

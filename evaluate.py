@@ -80,9 +80,17 @@ class Ranks(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def extract(model, loader, *, flip: bool = False, autocast_dtype: torch.dtype | None = None,
-            progress: str | bool | None = None, out: str | os.PathLike | None = None,
-            device: torch.device | str | None = None, memory_gb: float | None = None) -> tuple[Tensor, Tensor | None]:
+def extract(
+    model,
+    loader,
+    *,
+    flip: bool = False,
+    autocast_dtype: torch.dtype | None = None,
+    progress: str | bool | None = None,
+    out: str | os.PathLike | None = None,
+    device: torch.device | str | None = None,
+    memory_gb: float | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Features of every image of `loader`, in its order: embeddings (N, D) and parts (N, S, D) or None, float32, CPU.
 
     loader: yields (images (B, 3, H, W), camids (B,)). Its number of images is read before the first batch, from
@@ -170,8 +178,11 @@ class _Rows:
         handle, path = tempfile.mkstemp(suffix=".npy", prefix="features-")
         os.close(handle)
         rows = torch.from_numpy(np.lib.format.open_memmap(path, "w+", np.float32, shape))
-        print(f"features take {size / GIB:.1f} GiB, more than {budget / GIB:.1f} GiB: they are in a file in "
-              f"{os.path.dirname(path)} while this process lives", file=sys.stderr)
+        print(
+            f"features take {size / GIB:.1f} GiB, more than {budget / GIB:.1f} GiB: they are in a file in "
+            f"{os.path.dirname(path)} while this process lives",
+            file=sys.stderr,
+        )
         with suppress(OSError):  # the mapping keeps the file alive; Windows refuses, and the file stays
             os.unlink(path)
         return rows
@@ -202,8 +213,9 @@ def concatenate(*features: Tensor, weights: Sequence[float] | None = None) -> Te
     Squared distances add: |x - y|^2 = sum_i w_i^2 |x_i - y_i|^2; with equal weights, cosine is the mean of cosines.
     """
     weights = [1.0] * len(features) if weights is None else weights
-    return torch.cat([w * F.normalize(_as_features(x, "given"), dim=1)
-                      for w, x in zip(weights, features, strict=True)], dim=1)
+    return torch.cat(
+        [w * F.normalize(_as_features(x, "given"), dim=1) for w, x in zip(weights, features, strict=True)], dim=1
+    )
 
 
 def pool_queries(query_pids, query_camids, features, pids, camids, how: str = "mean") -> Tensor:
@@ -284,8 +296,10 @@ def _as_features(features, what: str) -> Tensor:
 def _same_width(query, gallery) -> tuple[Tensor, Tensor]:
     query, gallery = _as_features(query, "query"), _as_features(gallery, "gallery")
     if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query features are {query.shape[1]} wide, gallery features {gallery.shape[1]}: "
-                         "extract both with the same model")
+        raise ValueError(
+            f"query features are {query.shape[1]} wide, gallery features {gallery.shape[1]}: "
+            "extract both with the same model"
+        )
     if query.device != gallery.device:
         raise ValueError(f"query features are on {query.device}, gallery features on {gallery.device}: move one")
     if query.dtype != gallery.dtype:
@@ -346,15 +360,18 @@ class Plan(NamedTuple):
     peak: int
 
     def __str__(self) -> str:
-        return (f"evaluation of {self.num_query:,} queries against {self.num_gallery:,} gallery images in blocks of "
-                f"{self.rows:,}: peak {self.peak / GIB:.2f} GiB beyond the features")
+        return (
+            f"evaluation of {self.num_query:,} queries against {self.num_gallery:,} gallery images in blocks of "
+            f"{self.rows:,}: peak {self.peak / GIB:.2f} GiB beyond the features"
+        )
 
 
 MAX_ROWS = 256  # past this the matrix product gains nothing (benchmarks/evaluate.py, table "block size")
 
 
-def plan_blocks(num_query: int, num_gallery: int, memory_gb: float | None = None,
-                device: torch.device | str = "cpu") -> Plan:
+def plan_blocks(
+    num_query: int, num_gallery: int, memory_gb: float | None = None, device: torch.device | str = "cpu"
+) -> Plan:
     """Block size for a memory budget. memory_gb: GiB beyond the features, default a quarter of what is free and at
     most 0.5 GiB on the CPU, 8 GiB on an accelerator, past which nothing gets faster. One query is the least."""
     device = torch.device(device)
@@ -373,15 +390,24 @@ def check_finite(features, what: str, items: Sequence | None = None) -> None:
     if bad:
         names = ", ".join(str(items[i]) if items is not None else f"{what} image {i}" for i in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise ValueError(f"{len(bad)} of {len(features)} {what} features are NaN, infinite or too large to square: "
-                         f"{names}{more}. Check these images, the weights, and half-precision overflow in the model")
+        raise ValueError(
+            f"{len(bad)} of {len(features)} {what} features are NaN, infinite or too large to square: "
+            f"{names}{more}. Check these images, the weights, and half-precision overflow in the model"
+        )
 
 
 Block = tuple[int, int, Tensor]  # start, stop, distances (stop - start, G)
 
 
-def distance_blocks(query, gallery, metric: str = "euclidean", *, rerank: dict | None = None,
-                    distance: Callable | None = None, memory_gb: float | None = None) -> Iterator[Block]:
+def distance_blocks(
+    query,
+    gallery,
+    metric: str = "euclidean",
+    *,
+    rerank: dict | None = None,
+    distance: Callable | None = None,
+    memory_gb: float | None = None,
+) -> Iterator[Block]:
     """Distances of successive queries to the whole gallery: (start, stop, (stop - start, G)).
 
     distance: replaces `metric`; called with (query rows, gallery) -> (b, G) on slices of what is given here, which may
@@ -400,8 +426,10 @@ def distance_blocks(query, gallery, metric: str = "euclidean", *, rerank: dict |
         measure = _Metric(gallery, metric)
     elif rerank is not None:
         pairs = ((query, gallery), (query, query), (gallery, gallery))
-        given = [torch.cat([block for _, _, block in distance_blocks(x, y, distance=distance, memory_gb=memory_gb)])
-                 for x, y in pairs]
+        given = [
+            torch.cat([block for _, _, block in distance_blocks(x, y, distance=distance, memory_gb=memory_gb)])
+            for x, y in pairs
+        ]
         final = reranking.k_reciprocal_from_distances(*given, **rerank, memory_gb=memory_gb)
         yield 0, len(final), final
         return
@@ -474,8 +502,18 @@ class Labels:
     seed: of the draws of protocol "cuhk03". They depend on the order of the images, not on blocks or processes.
     """
 
-    def __init__(self, query_pids, gallery_pids, query_camids, gallery_camids, protocol: str = "market1501", *,
-                 query_items: Sequence | None = None, gallery_items: Sequence | None = None, seed: int = 0):
+    def __init__(
+        self,
+        query_pids,
+        gallery_pids,
+        query_camids,
+        gallery_camids,
+        protocol: str = "market1501",
+        *,
+        query_items: Sequence | None = None,
+        gallery_items: Sequence | None = None,
+        seed: int = 0,
+    ):
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol '{protocol}' is unknown: expected one of {', '.join(PROTOCOLS)}")
         self.name, self.protocol, self.seed = protocol, PROTOCOLS[protocol], seed
@@ -490,17 +528,22 @@ class Labels:
         if self.query_items is None or self.gallery_items is None:
             return None, None
         code: dict = {}
-        query, gallery = (torch.tensor([code.setdefault(item, len(code)) for item in items])
-                          for items in (self.query_items, self.gallery_items))
+        query, gallery = (
+            torch.tensor([code.setdefault(item, len(code)) for item in items])
+            for items in (self.query_items, self.gallery_items)
+        )
         if (len(query), len(gallery)) != self.shape:
-            raise ValueError(f"{len(query)} query and {len(gallery)} gallery items were given for {self.shape[0]} and "
-                             f"{self.shape[1]} images: give one per image")
+            raise ValueError(
+                f"{len(query)} query and {len(gallery)} gallery items were given for {self.shape[0]} and "
+                f"{self.shape[1]} images: give one per image"
+            )
         pid = torch.zeros(len(code), dtype=torch.int64)
         pid[gallery] = self.gallery_pids
         wrong = (torch.isin(query, gallery) & (pid[query] != self.query_pids)).nonzero().flatten().tolist()
         if wrong:
-            raise ValueError(f"image {self.query_items[wrong[0]]} has one pid among the queries and another in the "
-                             "gallery")
+            raise ValueError(
+                f"image {self.query_items[wrong[0]]} has one pid among the queries and another in the gallery"
+            )
         return query, gallery
 
     def _index(self) -> None:
@@ -566,11 +609,15 @@ class Labels:
             return
         present = int((self.high > self.low).sum())
         if not present:
-            raise ValueError(f"none of the {num_query} queries has its identity in the gallery: query and gallery must "
-                             "show the same people with the same pids")
-        raise ValueError(f"{present} of {num_query} queries have their identity in the gallery, but protocol "
-                         f"'{self.name}' removes every such image (same camera or same image): give the true camera "
-                         "ids, or use protocol 'none' if there is one camera")
+            raise ValueError(
+                f"none of the {num_query} queries has its identity in the gallery: query and gallery must "
+                "show the same people with the same pids"
+            )
+        raise ValueError(
+            f"{present} of {num_query} queries have their identity in the gallery, but protocol "
+            f"'{self.name}' removes every such image (same camera or same image): give the true camera "
+            "ids, or use protocol 'none' if there is one camera"
+        )
 
 
 def _pair_of_labels(pids, camids, what: str) -> tuple[Tensor, Tensor]:
@@ -663,8 +710,13 @@ def _first_draw(match: _Matches, start: int, labels: Labels) -> Tensor:
     pick = (labels.own[:, start:stop].to(device) * match.num_hits).long()  # (R, b): which hit, counted by distance
     right = match.hits.gather(1, pick.T)  # (b, R)
     other = (labels.query_pids[start:stop, None] != labels.gallery_pids[labels.drawn[0]]).to(device)  # (b, P)
-    return torch.stack([1 + ((block[:, images] <= right[:, r, None]) & other).sum(1)
-                        for r, images in enumerate(labels.drawn.to(device))], dim=1)
+    return torch.stack(
+        [
+            1 + ((block[:, images] <= right[:, r, None]) & other).sum(1)
+            for r, images in enumerate(labels.drawn.to(device))
+        ],
+        dim=1,
+    )
 
 
 FIRST_RANK = {"images": _first_image, "identities": _first_identity, "draws": _first_draw}
@@ -702,8 +754,12 @@ def _pieces(blocks: Iterable[Block], labels: Labels) -> Iterator[tuple[int, Tens
 def rank_blocks(blocks: Iterable[Block], labels: Labels) -> Ranks:
     """`Ranks` from an iterator of (start, stop, distances (stop - start, G))."""
     width = NUM_DRAWS if labels.protocol.cmc == "draws" else 1
-    empty = Ranks(torch.empty(0, dtype=torch.int64), torch.empty(0, width, dtype=torch.int64),
-                  torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64))
+    empty = Ranks(
+        torch.empty(0, dtype=torch.int64),
+        torch.empty(0, width, dtype=torch.int64),
+        torch.empty(0, dtype=torch.float64),
+        torch.empty(0, dtype=torch.float64),
+    )
     parts = [_rank_block(block, start, labels) for start, block in _pieces(blocks, labels)]
     return Ranks(*(torch.cat(field) for field in zip(empty, *parts, strict=True)))
 
@@ -717,16 +773,34 @@ def summarize(ranks: Ranks, max_rank: int = 50) -> Metrics:
     return Metrics(ranks.ap.mean().item(), ranks.inp.mean().item(), cmc, ranks.ap, len(ranks.query))
 
 
-def rank_metrics(distmat, query_pids, gallery_pids, query_camids, gallery_camids, max_rank: int = 50,
-                 protocol: str = "market1501", *, query_items: Sequence | None = None,
-                 gallery_items: Sequence | None = None, seed: int = 0) -> Metrics:
+def rank_metrics(
+    distmat,
+    query_pids,
+    gallery_pids,
+    query_camids,
+    gallery_camids,
+    max_rank: int = 50,
+    protocol: str = "market1501",
+    *,
+    query_items: Sequence | None = None,
+    gallery_items: Sequence | None = None,
+    seed: int = 0,
+) -> Metrics:
     """`Metrics` from a distance matrix (Q, G), tensor or numpy, on any device; it is not changed.
 
     Labels, items and seed: see `Labels`. Queries without a match are skipped; `num_valid` counts the others.
     Raises ValueError if no query has a match, a distance is NaN, or shapes disagree.
     """
-    labels = Labels(query_pids, gallery_pids, query_camids, gallery_camids, protocol, query_items=query_items,
-                    gallery_items=gallery_items, seed=seed)
+    labels = Labels(
+        query_pids,
+        gallery_pids,
+        query_camids,
+        gallery_camids,
+        protocol,
+        query_items=query_items,
+        gallery_items=gallery_items,
+        seed=seed,
+    )
     distmat = _as_tensor(distmat)
     if tuple(distmat.shape) != labels.shape:
         raise ValueError(f"the distance matrix is {tuple(distmat.shape)}, the labels are for {labels.shape}")
@@ -734,9 +808,18 @@ def rank_metrics(distmat, query_pids, gallery_pids, query_camids, gallery_camids
     return summarize(rank_blocks([(0, len(distmat), distmat)], labels), max_rank)
 
 
-def rank_features(query, gallery, labels: Labels, metric: str = "euclidean", *, rerank: dict | None = None,
-                  distance: Callable | None = None, memory_gb: float | None = None, group=None,
-                  verbose: bool = False) -> Ranks:
+def rank_features(
+    query,
+    gallery,
+    labels: Labels,
+    metric: str = "euclidean",
+    *,
+    rerank: dict | None = None,
+    distance: Callable | None = None,
+    memory_gb: float | None = None,
+    group=None,
+    verbose: bool = False,
+) -> Ranks:
     """`Ranks` from features, block by block; the arguments are those of `distance_blocks` and `evaluate_features`."""
     labels.need_matches()
     for features, what, items in ((query, "query", labels.query_items), (gallery, "gallery", labels.gallery_items)):
@@ -750,17 +833,33 @@ def rank_features(query, gallery, labels: Labels, metric: str = "euclidean", *, 
     if first == last:
         blocks = iter(())
     else:
-        blocks = distance_blocks(_rows(query, first, last), gallery, metric, rerank=rerank, distance=distance,
-                                 memory_gb=memory_gb)
+        blocks = distance_blocks(
+            _rows(query, first, last), gallery, metric, rerank=rerank, distance=distance, memory_gb=memory_gb
+        )
     ranks = rank_blocks(((first + start, first + stop, block) for start, stop, block in blocks), labels)
     return ranks if group is None or rerank is not None else _gather(ranks, group)
 
 
-def evaluate_features(query, gallery, query_pids, gallery_pids, query_camids, gallery_camids,
-                      metric: str = "euclidean", protocol: str = "market1501", max_rank: int = 50,
-                      rerank: dict | None = None, *, distance: Callable | None = None,
-                      query_items: Sequence | None = None, gallery_items: Sequence | None = None, seed: int = 0,
-                      memory_gb: float | None = None, group=None, verbose: bool = False) -> Metrics:
+def evaluate_features(
+    query,
+    gallery,
+    query_pids,
+    gallery_pids,
+    query_camids,
+    gallery_camids,
+    metric: str = "euclidean",
+    protocol: str = "market1501",
+    max_rank: int = 50,
+    rerank: dict | None = None,
+    *,
+    distance: Callable | None = None,
+    query_items: Sequence | None = None,
+    gallery_items: Sequence | None = None,
+    seed: int = 0,
+    memory_gb: float | None = None,
+    group=None,
+    verbose: bool = False,
+) -> Metrics:
     """`Metrics` from features `query` (Q, D), `gallery` (G, D): those of `rank_metrics(pairwise_distance(...), ...)`
     without ever holding (Q, G).
 
@@ -772,14 +871,36 @@ def evaluate_features(query, gallery, query_pids, gallery_pids, query_camids, ga
     verbose: print the block size and the peak memory before the work starts (re-ranking has its own figure).
     Raises ValueError if no query has a match, or for NaN or infinite features, which are named (by items if given).
     """
-    labels = Labels(query_pids, gallery_pids, query_camids, gallery_camids, protocol, query_items=query_items,
-                    gallery_items=gallery_items, seed=seed)
+    labels = Labels(
+        query_pids,
+        gallery_pids,
+        query_camids,
+        gallery_camids,
+        protocol,
+        query_items=query_items,
+        gallery_items=gallery_items,
+        seed=seed,
+    )
     found = len(_first(query)), len(_first(gallery))
     if found != labels.shape:
-        raise ValueError(f"{found[0]} query and {found[1]} gallery features were given, with labels for "
-                         f"{labels.shape[0]} and {labels.shape[1]}")
-    return summarize(rank_features(query, gallery, labels, metric, rerank=rerank, distance=distance,
-                                   memory_gb=memory_gb, group=group, verbose=verbose), max_rank)
+        raise ValueError(
+            f"{found[0]} query and {found[1]} gallery features were given, with labels for "
+            f"{labels.shape[0]} and {labels.shape[1]}"
+        )
+    return summarize(
+        rank_features(
+            query,
+            gallery,
+            labels,
+            metric,
+            rerank=rerank,
+            distance=distance,
+            memory_gb=memory_gb,
+            group=group,
+            verbose=verbose,
+        ),
+        max_rank,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -787,8 +908,9 @@ def evaluate_features(query, gallery, query_pids, gallery_pids, query_camids, ga
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def confidence_intervals(ranks: Ranks, level: float = 0.95, num_samples: int = 2000,
-                         seed: int = 0) -> dict[str, tuple[float, float]]:
+def confidence_intervals(
+    ranks: Ranks, level: float = 0.95, num_samples: int = 2000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap over queries (Efron & Tibshirani 1993, Ch. 13): {"rank1": (low, high), "mAP": (low, high)}.
 
     It says how far another draw of as many queries could move the number, gallery and model held fixed. num_samples:
@@ -798,8 +920,12 @@ def confidence_intervals(ranks: Ranks, level: float = 0.95, num_samples: int = 2
         raise ValueError(f"num_samples is {num_samples}: expected a multiple of 50")
     values = torch.stack([(ranks.first == 1).double().mean(1), ranks.ap], dim=1)  # (n, 2)
     generator = torch.Generator().manual_seed(seed)
-    means = torch.cat([values[torch.randint(len(values), (size, len(values)), generator=generator)].mean(1)
-                       for size in [50] * (num_samples // 50)])  # (num_samples, 2)
+    means = torch.cat(
+        [
+            values[torch.randint(len(values), (size, len(values)), generator=generator)].mean(1)
+            for size in [50] * (num_samples // 50)
+        ]
+    )  # (num_samples, 2)
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = means.quantile(tails, dim=0).tolist()
     return {"rank1": (low[0], high[0]), "mAP": (low[1], high[1])}
@@ -855,8 +981,9 @@ _DROPPED_BITS = 11  # of a float32's 23-bit fraction: thresholds lie on a grid o
 _NUM_BINS = (0x7F800000 >> _DROPPED_BITS) + 1  # 0x7F800000 is +inf, the bin of what the protocol hides
 
 
-def verification(blocks: Iterable[Block], labels: Labels,
-                 levels: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1)) -> Verification:
+def verification(
+    blocks: Iterable[Block], labels: Labels, levels: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1)
+) -> Verification:
     """ROC, TPR at given false positive rates, and the equal error rate, without holding the pairs.
 
     Distances must be finite and not negative: then the bit patterns of float32 are ordered as they are, and pairs are
@@ -885,8 +1012,9 @@ def _histogram(distance: Tensor) -> Tensor:
 def _roc(genuine: Tensor, impostor: Tensor, levels: Tensor) -> Verification:
     num_genuine, num_impostor = int(genuine.sum()), int(impostor.sum())
     if not num_genuine or not num_impostor:
-        raise ValueError(f"verification needs pairs of both kinds: found {num_genuine} of the same person and "
-                         f"{num_impostor} of two")
+        raise ValueError(
+            f"verification needs pairs of both kinds: found {num_genuine} of the same person and {num_impostor} of two"
+        )
     used = ((genuine > 0) | (impostor > 0)).nonzero().flatten()
     upper = ((used + 1 << _DROPPED_BITS) - 1).to(torch.int32).view(torch.float32)  # the largest float of each bin
     thresholds = F.pad(upper.double(), (1, 0))  # (T,), the first below every pair of a distance > 0
@@ -897,8 +1025,9 @@ def _roc(genuine: Tensor, impostor: Tensor, levels: Tensor) -> Verification:
     i = int((gap <= 0).nonzero()[0])
     t = gap[i - 1] / (gap[i - 1] - gap[i])
     eer, eer_threshold = (torch.lerp(x[i - 1], x[i], t).item() for x in (fpr, thresholds))
-    return Verification(levels, tpr[at], thresholds[at], eer, eer_threshold, thresholds, fpr, tpr,
-                        num_genuine, num_impostor)
+    return Verification(
+        levels, tpr[at], thresholds[at], eer, eer_threshold, thresholds, fpr, tpr, num_genuine, num_impostor
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ A sample whose path is a tuple is a tracklet: a batch then counts tracklets, and
 
 Sections: decoding, ImageStore, samplers, tracklets, TrainLoader, EvalLoader.
 """
+
 import hashlib
 import json
 import math
@@ -45,6 +46,7 @@ CHUNK = 16  # images per task of a decoding thread: long enough to hide the task
 
 # ---------------------------------------------------------------------------------------------------- decoding
 
+
 class UnreadableImages(RuntimeError):
     """Files that Pillow cannot decode; the message names the first five and counts the rest."""
 
@@ -52,8 +54,11 @@ class UnreadableImages(RuntimeError):
         lines = [f"  {path}: {reason}" for path, reason in bad[:5]]
         if len(bad) > 5:
             lines.append(f"  and {len(bad) - 5:,} more")
-        super().__init__(f"{len(bad):,} of {total:,} images cannot be read:\n" + "\n".join(lines) +
-                         "\nReplace them, or leave them out with --skip_bad_images.")
+        super().__init__(
+            f"{len(bad):,} of {total:,} images cannot be read:\n"
+            + "\n".join(lines)
+            + "\nReplace them, or leave them out with --skip_bad_images."
+        )
         self.paths = tuple(path for path, _ in bad)
 
 
@@ -109,6 +114,7 @@ def _size(num_bytes: int) -> str:
 
 # -------------------------------------------------------------------------------------------------- ImageStore
 
+
 class ImageStore:
     """Decoded and resized images of a list of files, as uint8 (N, H, W, 3).
 
@@ -138,9 +144,19 @@ class ImageStore:
 
     VERSION = 1  # of the pixels and the file layout of the disk cache
 
-    def __init__(self, paths: Sequence[str], image_size: tuple[int, int], *, interpolation: str = "bilinear",
-                 cache: str = "auto", device: torch.device | str = "cpu", workers: int | None = None,
-                 cache_dir: str | os.PathLike | None = None, skip_bad: bool = False, progress: bool = True):
+    def __init__(
+        self,
+        paths: Sequence[str],
+        image_size: tuple[int, int],
+        *,
+        interpolation: str = "bilinear",
+        cache: str = "auto",
+        device: torch.device | str = "cpu",
+        workers: int | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        skip_bad: bool = False,
+        progress: bool = True,
+    ):
         check_one_of("cache", cache, CACHES)
         check_one_of("interpolation", interpolation, FILTERS)
         if any(not isinstance(path, (str, os.PathLike)) for path in paths):
@@ -168,8 +184,12 @@ class ImageStore:
     @property
     def description(self) -> str:
         """Number, size and place of the images and how many were left out, for the log."""
-        place = {"ram": "in host memory", "gpu": f"on {self.device}", "disk": "in a memory-mapped file",
-                 "none": "decoded as needed"}[self.cache]
+        place = {
+            "ram": "in host memory",
+            "gpu": f"on {self.device}",
+            "disk": "in a memory-mapped file",
+            "none": "decoded as needed",
+        }[self.cache]
         height, width = self.image_size
         skipped = f", {len(self.skipped):,} unreadable left out" if self.skipped else ""
         return f"{len(self):,} images of {height}x{width} {place} ({_size(self.num_bytes)}{skipped})"
@@ -206,9 +226,11 @@ class ImageStore:
         if cache == "disk" and cache_dir is None:
             raise ValueError("cache 'disk' needs a folder for its file: give --cache_dir")
         if cache == "ram" and self.num_bytes > free_memory():
-            raise RuntimeError(f"{len(self.paths):,} images of {self.image_size[0]}x{self.image_size[1]} take "
-                               f"{_size(self.num_bytes)} and {_size(free_memory())} of memory are free: "
-                               "use --cache disk or --cache none")
+            raise RuntimeError(
+                f"{len(self.paths):,} images of {self.image_size[0]}x{self.image_size[1]} take "
+                f"{_size(self.num_bytes)} and {_size(free_memory())} of memory are free: "
+                "use --cache disk or --cache none"
+            )
         if cache != "auto":
             return cache
         if on_gpu and self.num_bytes <= torch.cuda.mem_get_info(self.device)[0] // 3:
@@ -227,7 +249,7 @@ class ImageStore:
         data = torch.empty((len(self.paths), *self.image_size, 3), dtype=torch.uint8)
         row = 0
         for images in self._decode_all("decoding images"):
-            data[row:row + len(images)] = torch.from_numpy(images)
+            data[row : row + len(images)] = torch.from_numpy(images)
             row += len(images)
         return data[:row].to(self.device) if self.cache == "gpu" else data[:row]
 
@@ -265,12 +287,15 @@ class ImageStore:
         def tasks() -> Iterator[list]:
             for index in batches:
                 paths = [self.paths[i] for i in self.kept[index].tolist()]
-                out = torch.empty((len(paths), *self.image_size, 3), dtype=torch.uint8,
-                                  pin_memory=self.device.type == "cuda")
+                out = torch.empty(
+                    (len(paths), *self.image_size, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+                )
                 buffers.append((out, paths))
                 size = max(1, min(CHUNK, math.ceil(len(paths) / self.workers)))
-                yield [partial(_decode_into, out.numpy()[i:i + size], paths[i:i + size], self.interpolation)
-                       for i in range(0, len(paths), size)]
+                yield [
+                    partial(_decode_into, out.numpy()[i : i + size], paths[i : i + size], self.interpolation)
+                    for i in range(0, len(paths), size)
+                ]
 
         for results in _pipeline(tasks(), self.workers, ahead):
             out, paths = buffers.popleft()
@@ -298,8 +323,9 @@ class ImageStore:
 
     def _fingerprints(self) -> tuple[str, str]:
         """Hex digests of (the list and its settings, the same with each file's size and modification time)."""
-        settings = json.dumps([self.VERSION, self.image_size, self.interpolation, self.skip_bad,
-                               Image.__version__]).encode()
+        settings = json.dumps(
+            [self.VERSION, self.image_size, self.interpolation, self.skip_bad, Image.__version__]
+        ).encode()
         files, stats = hashlib.sha256(settings), hashlib.sha256(settings)
         for path in self.paths:
             name = os.path.abspath(path).encode(errors="surrogateescape") + b"\0"
@@ -337,8 +363,10 @@ class ImageStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < self.num_bytes:
-            raise RuntimeError(f"the disk cache needs {_size(self.num_bytes)} and {path.parent} has {_size(free)} "
-                               "free: make room, give another --cache_dir, or use --cache none")
+            raise RuntimeError(
+                f"the disk cache needs {_size(self.num_bytes)} and {path.parent} has {_size(free)} "
+                "free: make room, give another --cache_dir, or use --cache none"
+            )
         handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".part", dir=path.parent)
         try:
             # written, not mapped: a full disk is then an error and not a bus error
@@ -353,8 +381,10 @@ class ImageStore:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            raise RuntimeError(f"cannot write the disk cache {path}: {error.strerror}. Make room, give another "
-                               "--cache_dir, or use --cache none") from error
+            raise RuntimeError(
+                f"cannot write the disk cache {path}: {error.strerror}. Make room, give another "
+                "--cache_dir, or use --cache none"
+            ) from error
         finally:
             Path(temporary).unlink(missing_ok=True)
 
@@ -377,12 +407,14 @@ def _pipeline(groups: Iterable[list], workers: int, ahead: int) -> Iterator[list
 # ---------------------------------------------------------------------------------------------------- samplers
 # Each returns index tensors (steps, B) int64 as a pure function of its arguments.
 
+
 def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.random(n).argsort(kind="stable")
 
 
-def shuffled(num_images: int, batch_size: int, seed: int, epoch: int, drop_last: bool = True,
-             steps: int | None = None) -> Tensor:
+def shuffled(
+    num_images: int, batch_size: int, seed: int, epoch: int, drop_last: bool = True, steps: int | None = None
+) -> Tensor:
     """Batches of a shuffled data set: (steps, batch_size) int64.
 
     drop_last: leave out the images that do not fill a batch; otherwise the last batch is completed from a second
@@ -391,17 +423,20 @@ def shuffled(num_images: int, batch_size: int, seed: int, epoch: int, drop_last:
     Raises: ValueError if there is no full batch.
     """
     if num_images < 1 or (steps is None and drop_last and num_images < batch_size):
-        raise ValueError(f"{num_images:,} training images do not fill one batch of {batch_size}: "
-                         f"lower --batch_size to at most {num_images}, or set --steps")
+        raise ValueError(
+            f"{num_images:,} training images do not fill one batch of {batch_size}: "
+            f"lower --batch_size to at most {num_images}, or set --steps"
+        )
     if steps is None:
         steps = num_images // batch_size if drop_last else math.ceil(num_images / batch_size)
     rng = random_generator("sampler", seed, epoch)
     passes = [_permutation(rng, num_images) for _ in range(math.ceil(steps * batch_size / num_images))]
-    return torch.from_numpy(np.concatenate(passes)[:steps * batch_size].reshape(steps, batch_size))
+    return torch.from_numpy(np.concatenate(passes)[: steps * batch_size].reshape(steps, batch_size))
 
 
-def pk_batches(labels: Sequence[int] | Tensor, p: int, k: int, seed: int, epoch: int,
-               steps: int | None = None) -> Tensor:
+def pk_batches(
+    labels: Sequence[int] | Tensor, p: int, k: int, seed: int, epoch: int, steps: int | None = None
+) -> Tensor:
     """Batches of p identities with k images each: (steps, p * k) int64, the images of an identity side by side.
 
     steps=None: one pass as RandomIdentitySampler of reid-strong-baseline 3da7e6f (data/samplers/triplet_sampler.py)
@@ -417,8 +452,10 @@ def pk_batches(labels: Sequence[int] | Tensor, p: int, k: int, seed: int, epoch:
     labels = np.asarray(labels)
     names, inverse = np.unique(labels, return_inverse=True)
     if len(names) < p:
-        raise ValueError(f"batches of p={p} identities were asked for and the training set has {len(names)}: "
-                         f"lower --p to at most {len(names)}")
+        raise ValueError(
+            f"batches of p={p} identities were asked for and the training set has {len(names)}: "
+            f"lower --p to at most {len(names)}"
+        )
     members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
     rng = random_generator("sampler", seed, epoch)
     batches = _one_pass(members, p, k, rng) if steps is None else _cycled(members, p, k, rng, steps)
@@ -430,7 +467,7 @@ def _one_pass(members: list[np.ndarray], p: int, k: int, rng: np.random.Generato
     for images in members:
         order = images[_permutation(rng, len(images))]
         order = np.resize(order, max(k, len(order)))  # np.resize repeats: all images first, then again
-        groups.append(list(order[:len(order) // k * k].reshape(-1, k)))
+        groups.append(list(order[: len(order) // k * k].reshape(-1, k)))
     left, batches = np.arange(len(members)), []
     while len(left) >= p:
         chosen = left[_permutation(rng, len(left))[:p]]
@@ -439,8 +476,15 @@ def _one_pass(members: list[np.ndarray], p: int, k: int, rng: np.random.Generato
     return batches
 
 
-def balanced_batches(labels: Sequence[int] | Tensor, groups: Sequence[int] | Tensor, p: int, k: int, seed: int,
-                     epoch: int, steps: int | None = None) -> Tensor:
+def balanced_batches(
+    labels: Sequence[int] | Tensor,
+    groups: Sequence[int] | Tensor,
+    p: int,
+    k: int,
+    seed: int,
+    epoch: int,
+    steps: int | None = None,
+) -> Tensor:
     """Batches of p identities with k images of each group (colour and infrared): (steps, p * k * number of groups).
 
     groups: of each image. The images of an identity stand side by side, the k of the first group before those of the
@@ -452,19 +496,21 @@ def balanced_batches(labels: Sequence[int] | Tensor, groups: Sequence[int] | Ten
     """
     labels, groups = np.asarray(labels), np.asarray(groups)
     kinds, sizes = np.unique(groups, return_counts=True)
-    members = {name: [np.flatnonzero((labels == name) & (groups == kind)) for kind in kinds]
-               for name in np.unique(labels)}
+    members = {
+        name: [np.flatnonzero((labels == name) & (groups == kind)) for kind in kinds] for name in np.unique(labels)
+    }
     complete = [images for images in members.values() if all(map(len, images))]
     if len(kinds) < 2 or len(complete) < p:
-        raise ValueError(f"batches of p={p} identities with images of both colour and infrared cameras were asked for "
-                         f"and the training set has {len(complete) if len(kinds) > 1 else 0} of {len(members)}: "
-                         "lower --p, or train on a set with both kinds of cameras, such as SYSU-MM01")
+        raise ValueError(
+            f"batches of p={p} identities with images of both colour and infrared cameras were asked for "
+            f"and the training set has {len(complete) if len(kinds) > 1 else 0} of {len(members)}: "
+            "lower --p, or train on a set with both kinds of cameras, such as SYSU-MM01"
+        )
     steps = int(sizes.max()) // (p * k) + 1 if steps is None else steps
     rng = random_generator("sampler", seed, epoch)
     identities = _Cycle(np.arange(len(complete)), rng)
     images = [[_Cycle(each, rng) for each in of_groups] for of_groups in complete]
-    batches = [np.concatenate([cycle.take(k) for i in identities.take(p) for cycle in images[i]])
-               for _ in range(steps)]
+    batches = [np.concatenate([cycle.take(k) for i in identities.take(p) for cycle in images[i]]) for _ in range(steps)]
     return torch.from_numpy(np.array(batches, dtype=np.int64).reshape(steps, -1))
 
 
@@ -527,6 +573,7 @@ def are_tracklets(samples: Sequence) -> bool:
 
 class Rows(NamedTuple):
     """Which rows of a store belong to the n samples in use: rows first[i] to first[i + 1] are the frames of i."""
+
     kept: np.ndarray  # (n,) positions of these samples among those that were given
     first: np.ndarray  # (n + 1,)
 
@@ -594,8 +641,9 @@ def _memory_format(images: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _make_store(samples: Sequence, image_size: tuple[int, int], store: ImageStore | None, cache: str, video: bool,
-                **options) -> ImageStore:
+def _make_store(
+    samples: Sequence, image_size: tuple[int, int], store: ImageStore | None, cache: str, video: bool, **options
+) -> ImageStore:
     """The given store, if it is of these samples, or a new one.
 
     "auto" keeps the frames of a `video` only up to TRACKLET_CACHE: an epoch reads a few frames of each tracklet (of
@@ -604,9 +652,11 @@ def _make_store(samples: Sequence, image_size: tuple[int, int], store: ImageStor
     paths = [path for sample in samples for path in frames_of(sample)]
     if store is not None:
         if store.image_size != tuple(image_size) or store.paths != [os.fspath(path) for path in paths]:
-            raise ValueError(f"the store holds {len(store.paths):,} files at {store.image_size} (H, W) and the loader "
-                             f"was given {len(samples):,} samples at {tuple(image_size)}: make a store of the same "
-                             "files")
+            raise ValueError(
+                f"the store holds {len(store.paths):,} files at {store.image_size} (H, W) and the loader "
+                f"was given {len(samples):,} samples at {tuple(image_size)}: make a store of the same "
+                "files"
+            )
         return store
     if cache == "auto" and video and len(paths) * math.prod(image_size) * 3 > TRACKLET_CACHE:
         cache = "none"
@@ -619,6 +669,7 @@ def _signed(camids: Tensor, infrared: Iterable[int]) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------------- TrainLoader
+
 
 class TrainLoader:
     """Augmented training batches on the device.
@@ -652,23 +703,51 @@ class TrainLoader:
     Raises: ValueError for impossible arguments, and what ImageStore raises.
     """
 
-    def __init__(self, samples: Sequence, labels: Sequence[int] | Tensor, *, image_size: tuple[int, int],
-                 batch_size: int | None = None, p: int | None = None, k: int | None = None, steps: int | None = None,
-                 drop_last: bool = True, alternate: str | None = None, seq_len: int = 15,
-                 sample_method: str = "evenly", frame_by_frame: bool = False, same_augmentation: bool = False,
-                 infrared: Iterable[int] = (),
-                 flip: float = 0.5, pad: int = 10, translate: float = 0.0, random_patch: float = 0.0,
-                 color_jitter: float = 0.0,
-                 jitter_strength: tuple[float, float, float, float] = (0.2, 0.15, 0.0, 0.0),
-                 erase: float = 0.5, erase_fill: str | tuple[float, float, float] = "mean_raw",
-                 erase_area: tuple[float, float] = (0.02, 0.4), erase_aspect: tuple[float, float] = (0.3, 1 / 0.3),
-                 erase_log_aspect: bool = False, erase_attempts: int = 100,
-                 mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD,
-                 interpolation: str = "bilinear", device: torch.device | str = "cpu", seed: int = 0,
-                 cache: str = "auto", cache_dir: str | os.PathLike | None = None, workers: int | None = None,
-                 skip_bad: bool = False, progress: bool = True, channels_last: bool = False,
-                 dtype: torch.dtype = torch.float32, rank: int = 0, world_size: int = 1,
-                 store: ImageStore | None = None):
+    def __init__(
+        self,
+        samples: Sequence,
+        labels: Sequence[int] | Tensor,
+        *,
+        image_size: tuple[int, int],
+        batch_size: int | None = None,
+        p: int | None = None,
+        k: int | None = None,
+        steps: int | None = None,
+        drop_last: bool = True,
+        alternate: str | None = None,
+        seq_len: int = 15,
+        sample_method: str = "evenly",
+        frame_by_frame: bool = False,
+        same_augmentation: bool = False,
+        infrared: Iterable[int] = (),
+        flip: float = 0.5,
+        pad: int = 10,
+        translate: float = 0.0,
+        random_patch: float = 0.0,
+        color_jitter: float = 0.0,
+        jitter_strength: tuple[float, float, float, float] = (0.2, 0.15, 0.0, 0.0),
+        erase: float = 0.5,
+        erase_fill: str | tuple[float, float, float] = "mean_raw",
+        erase_area: tuple[float, float] = (0.02, 0.4),
+        erase_aspect: tuple[float, float] = (0.3, 1 / 0.3),
+        erase_log_aspect: bool = False,
+        erase_attempts: int = 100,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        interpolation: str = "bilinear",
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        cache: str = "auto",
+        cache_dir: str | os.PathLike | None = None,
+        workers: int | None = None,
+        skip_bad: bool = False,
+        progress: bool = True,
+        channels_last: bool = False,
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        world_size: int = 1,
+        store: ImageStore | None = None,
+    ):
         if len(labels) != len(samples):
             raise ValueError(f"{len(samples):,} samples and {len(labels):,} labels: they must be as many")
         self.infrared = frozenset(infrared)
@@ -681,13 +760,26 @@ class TrainLoader:
         if alternate not in (None, "random") or (alternate and self.p is None):
             raise ValueError(f"alternate is {alternate!r}: it must be None, or 'random' together with p and k")
         if self.batch_size % world_size or not 0 <= rank < world_size:
-            raise ValueError(f"a batch of {self.batch_size} images cannot be shared by {world_size} processes "
-                             f"(this is number {rank}): choose a multiple of {world_size}")
+            raise ValueError(
+                f"a batch of {self.batch_size} images cannot be shared by {world_size} processes "
+                f"(this is number {rank}): choose a multiple of {world_size}"
+            )
         self.augmentation = Augmentation(
-            flip=flip, pad=pad, translate=translate, random_patch=random_patch, color_jitter=color_jitter,
-            jitter_strength=jitter_strength, erase=erase, erase_fill=erase_fill, erase_area=erase_area,
-            erase_aspect=erase_aspect, erase_log_aspect=erase_log_aspect, erase_attempts=erase_attempts,
-            mean=mean, std=std)
+            flip=flip,
+            pad=pad,
+            translate=translate,
+            random_patch=random_patch,
+            color_jitter=color_jitter,
+            jitter_strength=jitter_strength,
+            erase=erase,
+            erase_fill=erase_fill,
+            erase_area=erase_area,
+            erase_aspect=erase_aspect,
+            erase_log_aspect=erase_log_aspect,
+            erase_attempts=erase_attempts,
+            mean=mean,
+            std=std,
+        )
         self.steps_asked, self.drop_last, self.alternate = steps, drop_last, alternate
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.device, self.channels_last, self.dtype = torch.device(device), channels_last, dtype
@@ -698,9 +790,19 @@ class TrainLoader:
         self.tracklets = video and sample_method != "frames"
         if video and not self.tracklets:
             samples, labels = as_images(samples, labels)
-        self.store = _make_store(samples, image_size, store, cache, video, interpolation=interpolation,
-                                 device=pixel_device, workers=workers, cache_dir=cache_dir, skip_bad=skip_bad,
-                                 progress=progress)
+        self.store = _make_store(
+            samples,
+            image_size,
+            store,
+            cache,
+            video,
+            interpolation=interpolation,
+            device=pixel_device,
+            workers=workers,
+            cache_dir=cache_dir,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
         self.rows = Rows.of(samples, self.store)
         self.samples = [samples[i] for i in self.rows.kept.tolist()]
         self.labels = torch.as_tensor(labels, dtype=torch.int64)[torch.from_numpy(self.rows.kept)]
@@ -753,7 +855,7 @@ class TrainLoader:
                 index = self._batch(epoch, step)
                 rows, lengths = self._frames(index, epoch, step)
                 drawn = self._draw(lengths, epoch, step)
-                here = slice(int(lengths[:mine.start].sum()), int(lengths[:mine.stop].sum()))
+                here = slice(int(lengths[: mine.start].sum()), int(lengths[: mine.stop].sum()))
                 drawn = drawn.slice(here.start, here.stop)
                 sources = _patch_sources(drawn)
                 draws.append((index[mine], lengths[mine], drawn, len(sources)))
@@ -791,8 +893,10 @@ class TrainLoader:
         if not self.tracklets:
             return index, np.ones(len(index), np.int64)
         rng = random_generator("frames", self.seed, epoch, step)
-        rows = [self.rows.first[i] + sampled_frames(self.rows.count(i), self.seq_len, self.sample_method, rng)
-                for i in index.tolist()]
+        rows = [
+            self.rows.first[i] + sampled_frames(self.rows.count(i), self.seq_len, self.sample_method, rng)
+            for i in index.tolist()
+        ]
         return torch.from_numpy(np.concatenate(rows)), np.array([len(each) for each in rows])
 
     def _draw(self, lengths: np.ndarray, epoch: int, step: int) -> Draws:
@@ -825,16 +929,19 @@ class TrainLoader:
         return torch.stack([balanced, random], dim=1)
 
 
-def _batch_shape(batch_size: int | None, p: int | None, k: int | None,
-                 groups: int) -> tuple[int, int | None, int | None]:
+def _batch_shape(
+    batch_size: int | None, p: int | None, k: int | None, groups: int
+) -> tuple[int, int | None, int | None]:
     if (p is None) != (k is None):
         raise ValueError(f"p (identities) and k (images of each) go together: p={p}, k={k}")
     if p is None and batch_size is None:
         raise ValueError("give batch_size for shuffled batches, or p and k for batches of p identities x k images")
     whole = None if p is None else p * k * groups
     if p is not None and batch_size not in (None, whole):
-        raise ValueError(f"batch_size={batch_size} contradicts p={p} x k={k}{f' x {groups}' if groups > 1 else ''} = "
-                         f"{whole}: leave one of them out")
+        raise ValueError(
+            f"batch_size={batch_size} contradicts p={p} x k={k}{f' x {groups}' if groups > 1 else ''} = "
+            f"{whole}: leave one of them out"
+        )
     if min(v for v in (batch_size, p, k) if v is not None) < 1:
         raise ValueError(f"batch_size={batch_size}, p={p}, k={k} must be at least 1")
     return (batch_size or whole), p, k
@@ -847,6 +954,7 @@ def _patch_sources(drawn: Draws) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------------------- EvalLoader
+
 
 class EvalLoader:
     """Images or tracklets of a query or gallery set in order, resized and normalised, nothing else.
@@ -861,24 +969,51 @@ class EvalLoader:
         `num_images`; `store`; `description`.
     """
 
-    def __init__(self, samples: Sequence, *, image_size: tuple[int, int], batch_size: int = 128,
-                 mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD,
-                 interpolation: str = "bilinear", device: torch.device | str = "cpu", cache: str = "none",
-                 cache_dir: str | os.PathLike | None = None, workers: int | None = None, skip_bad: bool = False,
-                 progress: bool = True, channels_last: bool = False, dtype: torch.dtype = torch.float32,
-                 store: ImageStore | None = None, infrared: Iterable[int] = (), test_frames: str = "all",
-                 seq_len: int = 15, max_frames: int = 256):
+    def __init__(
+        self,
+        samples: Sequence,
+        *,
+        image_size: tuple[int, int],
+        batch_size: int = 128,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        interpolation: str = "bilinear",
+        device: torch.device | str = "cpu",
+        cache: str = "none",
+        cache_dir: str | os.PathLike | None = None,
+        workers: int | None = None,
+        skip_bad: bool = False,
+        progress: bool = True,
+        channels_last: bool = False,
+        dtype: torch.dtype = torch.float32,
+        store: ImageStore | None = None,
+        infrared: Iterable[int] = (),
+        test_frames: str = "all",
+        seq_len: int = 15,
+        max_frames: int = 256,
+    ):
         if min(batch_size, seq_len, max_frames) < 1:
-            raise ValueError(f"batch_size, seq_len and max_frames must be at least 1: {batch_size}, {seq_len}, "
-                             f"{max_frames}")
+            raise ValueError(
+                f"batch_size, seq_len and max_frames must be at least 1: {batch_size}, {seq_len}, {max_frames}"
+            )
         check_one_of("test_frames", test_frames, TEST_FRAMES)
         self.test_frames, self.seq_len, self.max_frames = test_frames, seq_len, max_frames
         self.batch_size, self.mean, self.std = batch_size, tuple(mean), tuple(std)
         self.device, self.channels_last, self.dtype = torch.device(device), channels_last, dtype
         self.tracklets = are_tracklets(samples)
-        self.store = _make_store(samples, image_size, store, cache, self.tracklets, interpolation=interpolation,
-                                 device=device, workers=workers, cache_dir=cache_dir, skip_bad=skip_bad,
-                                 progress=progress)
+        self.store = _make_store(
+            samples,
+            image_size,
+            store,
+            cache,
+            self.tracklets,
+            interpolation=interpolation,
+            device=device,
+            workers=workers,
+            cache_dir=cache_dir,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
         self.rows = Rows.of(samples, self.store)
         self.samples = [samples[i] for i in self.rows.kept.tolist()]
         camids = torch.tensor([sample.camid for sample in self.samples], dtype=torch.int64)
@@ -927,8 +1062,9 @@ class Tracklets:
         clips = [clips_of(loader.rows.count(i), loader.seq_len, loader.test_frames) for i in index]
         self.clips = tuple(len(each) for each in clips)
         self.lengths = tuple(len(clip) for each in clips for clip in each)
-        self.frames = torch.from_numpy(np.concatenate(
-            [loader.rows.first[i] + clip for i, each in zip(index, clips, strict=True) for clip in each]))
+        self.frames = torch.from_numpy(
+            np.concatenate([loader.rows.first[i] + clip for i, each in zip(index, clips, strict=True) for clip in each])
+        )
 
     def __len__(self) -> int:
         return len(self.clips)

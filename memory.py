@@ -26,8 +26,9 @@ def free_memory(device: torch.device | str = "cpu") -> int:
     elif "SC_PHYS_PAGES" in os.sysconf_names:  # macOS does not report what is free: count on half of what is there
         free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     for folder, limit, used, cached in (
-            ("", "memory.max", "memory.current", "inactive_file"),
-            ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")):
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
         group = Path("/sys/fs/cgroup", folder)  # control groups, version 2 and 1
         try:
             limit = (group / limit).read_text().strip()

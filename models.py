@@ -10,6 +10,7 @@ and set embedding_dim, feat_dims (widths of `Output.feats`) and num_pids.
 `renames` of a class are (their prefix, our prefix) pairs of weight names in released code; a name that neither matches
 one nor is one of ours belongs to the trunk, which released code often keeps at the root: put `base.` in front of it.
 """
+
 import copy
 import itertools
 from collections import OrderedDict
@@ -30,6 +31,7 @@ class Output(NamedTuple):
     feats: tuple of (B, D_i), what metric losses read; widths are the model's `feat_dims`.
     parts (B, S, d): part features for a local distance, or None.
     """
+
     embedding: torch.Tensor
     logits: tuple[torch.Tensor, ...] = ()
     feats: tuple[torch.Tensor, ...] = ()
@@ -37,6 +39,7 @@ class Output(NamedTuple):
 
 
 # -- pooling: (B, C, h, w) -> (B, C) ----------------------------------------------------------------------------------
+
 
 class AvgPool(nn.Module):
     """Global average."""
@@ -75,6 +78,7 @@ POOLINGS = {"avg": AvgPool, "max": MaxPool, "avg+max": AvgMaxPool, "gem": GeM}
 
 
 # -- building blocks --------------------------------------------------------------------------------------------------
+
 
 def bn_neck(dim):
     """BNNeck (Luo et al. 2019, section 3.5): batch norm without shift, so that the ID loss sees a centred feature."""
@@ -131,16 +135,20 @@ def check_rows(feature_map, parts, method):
     """ValueError if a map (B, C, h, w) is too low to be cut into `parts` stripes."""
     rows = feature_map.shape[2]
     if rows < parts:
-        raise ValueError(f"{method} cuts the feature map into {parts} stripes, but it has {rows} rows. Use a larger "
-                         "image_size (384 128) or a backbone with a finer last map (last_stride=1).")
+        raise ValueError(
+            f"{method} cuts the feature map into {parts} stripes, but it has {rows} rows. Use a larger "
+            "image_size (384 128) or a backbone with a finer last map (last_stride=1)."
+        )
 
 
 def resnet_trunk(backbone, method, **options):
     """A ResNet whose stages are children, for methods that read inside them; ValueError for another backbone."""
     base = backbones.create(backbone, **options)
     if not isinstance(base, nn.Sequential) or not hasattr(base, "layer4"):
-        raise ValueError(f"{method} reads inside the stages of a ResNet, which backbone '{backbone}' does not "
-                         "have. Use resnet50, another ResNet or ResNeXt of torchvision, or a resnet*_ibn_*.")
+        raise ValueError(
+            f"{method} reads inside the stages of a ResNet, which backbone '{backbone}' does not "
+            "have. Use resnet50, another ResNet or ResNeXt of torchvision, or a resnet*_ibn_*."
+        )
     return base
 
 
@@ -156,16 +164,27 @@ def before_layer4(base, images):
 
 # -- plain classification baseline ------------------------------------------------------------------------------------
 
+
 class Softmax(nn.Module):
     """Backbone, pooling, optional reduction, classifier: the baseline of torchreid and of every OSNet.
 
     `osnet_x0_25` is backbone="osnet_x0_25", fc_dims=(512,); `resnet50_fc512` the same with last_stride=1.
     embedding = feats[0] (B, D): after the reduction, which ends in a ReLU.
     """
+
     renames = ()  # torchreid's names, once the trunk is put under base.
 
-    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, fc_dims=(),
-                 pooling="avg", image_size=None):
+    def __init__(
+        self,
+        *,
+        num_pids,
+        backbone="resnet50",
+        pretrained=False,
+        last_stride=None,
+        fc_dims=(),
+        pooling="avg",
+        image_size=None,
+    ):
         super().__init__()
         self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
         self.global_pool = choose("pooling", pooling, POOLINGS)()
@@ -185,6 +204,7 @@ class Softmax(nn.Module):
 # -- Zhang, Luo, Fan, Xiang, Sun, et al. AlignedReID: Surpassing Human-Level Performance in Person Re-Identification. --
 # -- arXiv:1711.08184, 2017. Released reproduction: huanghoujing/AlignedReID-Re-Production-Pytorch at 2e2d454. ---------
 
+
 class AlignedReID(nn.Module):
     """A global feature and one local feature per row of the map; compared by shortest-path distance.
 
@@ -192,10 +212,20 @@ class AlignedReID(nn.Module):
     local_pooling: "max" over the row as the paper has it, or "avg" as the released reproduction.
     The paper supervises parts with a triplet loss and classifies the global feature; num_pids=0 drops the ID loss.
     """
+
     renames = (("fc.", "classifier."),)
 
-    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, local_dim=128,
-                 local_pooling="max", image_size=None):
+    def __init__(
+        self,
+        *,
+        num_pids,
+        backbone="resnet50",
+        pretrained=False,
+        last_stride=None,
+        local_dim=128,
+        local_pooling="max",
+        image_size=None,
+    ):
         super().__init__()
         self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
         dim = self.base.out_channels
@@ -223,11 +253,16 @@ class AlignedReIDPlusPlus(nn.Module):
     Parts are the L2-normalised maxima of each row (DMLI distance): while training after batch norm, ReLU and a 1x1 to
     128 channels, at test time straight from the map, (B, h, C), as the released code does.
     """
-    renames = (("base.0.", "base.conv1."), ("base.1.", "base.bn1."),
-               *((f"base.{i + 3}.", f"base.layer{i}.") for i in (1, 2, 3, 4)))
 
-    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, local_dim=128,
-                 image_size=None):
+    renames = (
+        ("base.0.", "base.conv1."),
+        ("base.1.", "base.bn1."),
+        *((f"base.{i + 3}.", f"base.layer{i}.") for i in (1, 2, 3, 4)),
+    )
+
+    def __init__(
+        self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, local_dim=128, image_size=None
+    ):
         super().__init__()
         self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
         dim = self.base.out_channels
@@ -256,6 +291,7 @@ class Mutual(nn.Module):
     While training, logits and feats are those of the first network, then those of the next, and parts are joined along
     S, (B, members * S, d). In eval mode the first network answers alone, as the paper tests.
     """
+
     renames = ()
 
     def __init__(self, members):
@@ -272,28 +308,34 @@ class Mutual(nn.Module):
             return self.members[0](images, camids)
         outputs = [member(images, camids) for member in self.members]
         parts = None if outputs[0].parts is None else torch.cat([o.parts for o in outputs], dim=1)
-        return Output(outputs[0].embedding, sum((o.logits for o in outputs), ()),
-                      sum((o.feats for o in outputs), ()), parts)
+        return Output(
+            outputs[0].embedding, sum((o.logits for o in outputs), ()), sum((o.feats for o in outputs), ()), parts
+        )
 
 
 # -- Yu, Chang, Song, Xiang, Hospedales. The Devil is in the Middle: Exploiting Mid-level Representations for ----------
 # -- Cross-Domain Instance Matching. arXiv:1711.08106, 2017. Names: torchreid/models/resnetmid.py at f8cd150. ----------
+
 
 class ResNet50M(nn.Module):
     """The last block's feature beside a fusion of the two before it: embedding = feats[0] = (1024 + 2048).
 
     Any ResNet with at least three blocks in its last stage may be the backbone.
     """
+
     renames = ()
 
-    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, fusion_dim=1024,
-                 image_size=None):
+    def __init__(
+        self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, fusion_dim=1024, image_size=None
+    ):
         super().__init__()
-        self.base = resnet_trunk(backbone, "ResNet50M", pretrained=pretrained, last_stride=last_stride,
-                                 image_size=image_size)
+        self.base = resnet_trunk(
+            backbone, "ResNet50M", pretrained=pretrained, last_stride=last_stride, image_size=image_size
+        )
         if len(self.base.layer4) != 3:
-            raise ValueError(f"ResNet50M fuses the three blocks of the last stage; '{backbone}' has "
-                             f"{len(self.base.layer4)}.")
+            raise ValueError(
+                f"ResNet50M fuses the three blocks of the last stage; '{backbone}' has {len(self.base.layer4)}."
+            )
         dim = self.base.out_channels
         self.fc_fusion = reduction((2 * dim, fusion_dim))
         self.embedding_dim = fusion_dim + dim
@@ -316,6 +358,7 @@ class ResNet50M(nn.Module):
 # -- Sun, Zheng, Yang, Tian, Wang. Beyond Part Models: Person Retrieval with Refined Part Pooling (and a Strong --------
 # -- Convolutional Baseline). ECCV 2018. Released code: syfafterzy/PCB_RPP_for_reID at e29cf54. ------------------------
 
+
 class PCB(nn.Module):
     """Part-based Convolutional Baseline: the map cut into `parts` stripes g_i, each reduced to h_i and classified.
 
@@ -326,21 +369,40 @@ class PCB(nn.Module):
         huanghoujing/beyond-part-models found better (README there: 92.9 against 90.9 rank-1 on Market-1501).
     dropout acts on g_i before the reduction (released code: 0.5).
     """
-    renames = (("conv5.layers.", "reduction.0."),  # torchreid, torchreid/models/pcb.py at f8cd150
-               ("local_conv.", "reduction.0.0."), ("feat_bn2d.", "reduction.0.1."),  # syfafterzy
-               *((f"instance{i}.", f"classifier.{i}.") for i in range(6)), ("local_mask.", "part_classifier."),
-               ("local_conv_list.", "reduction."), ("fc_list.", "classifier."))  # huanghoujing/beyond-part-models
 
-    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=1, parts=6, reduced_dim=256,
-                 shared_reduction=True, dropout=0.5, test_feature="before", image_size=None):
+    renames = (
+        ("conv5.layers.", "reduction.0."),  # torchreid, torchreid/models/pcb.py at f8cd150
+        ("local_conv.", "reduction.0.0."),
+        ("feat_bn2d.", "reduction.0.1."),  # syfafterzy
+        *((f"instance{i}.", f"classifier.{i}.") for i in range(6)),
+        ("local_mask.", "part_classifier."),
+        ("local_conv_list.", "reduction."),
+        ("fc_list.", "classifier."),
+    )  # huanghoujing/beyond-part-models
+
+    def __init__(
+        self,
+        *,
+        num_pids,
+        backbone="resnet50",
+        pretrained=False,
+        last_stride=1,
+        parts=6,
+        reduced_dim=256,
+        shared_reduction=True,
+        dropout=0.5,
+        test_feature="before",
+        image_size=None,
+    ):
         super().__init__()
         self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
         dim = self.base.out_channels
         self.parts = parts
         self.reduced = choose("test_feature", test_feature, {"before": False, "after": True})
         count = 1 if shared_reduction else parts
-        self.reduction = nn.ModuleList(conv_reduction(dim, reduced_dim, bias=not shared_reduction)
-                                       for _ in range(count))
+        self.reduction = nn.ModuleList(
+            conv_reduction(dim, reduced_dim, bias=not shared_reduction) for _ in range(count)
+        )
         self.dropout = nn.Dropout(dropout)
         self.classifier = linear_classifiers(parts, reduced_dim, num_pids)
         self.num_pids = num_pids
@@ -355,7 +417,7 @@ class PCB(nn.Module):
         """(B, C, parts, 1) -> h (B, d, parts, 1)."""
         if len(self.reduction) == 1:
             return self.reduction[0](g)
-        return torch.cat([reduce(g[:, :, i:i + 1]) for i, reduce in enumerate(self.reduction)], dim=2)
+        return torch.cat([reduce(g[:, :, i : i + 1]) for i, reduce in enumerate(self.reduction)], dim=2)
 
     def forward(self, images, camids=None):
         feature_map = self.base(images)  # (B, C, h, w)
@@ -410,6 +472,7 @@ class RPP(PCB):
 # -- Wang, Yuan, Chen, Li, Zhou. Learning Discriminative Features with Multiple Granularities for Person --------------
 # -- Re-Identification. ACM Multimedia 2018. Layout: fast-reid, fastreid/modeling/meta_arch/mgn.py at c9bc3ce. ---------
 
+
 class MGN(nn.Module):
     """Three branches from the first block of stage 3 on: global, global + 2 stripes, global + 3 stripes.
 
@@ -421,13 +484,31 @@ class MGN(nn.Module):
     global_stride: stride of the first branch's stage 4, 2 in the paper and 1 in fast-reid.
     pooling: "max" in the paper, "gem" in fast-reid.
     """
-    renames = tuple((f"{name}_head.{theirs}", f"heads.{i}.{ours}")
-                    for i, name in enumerate(("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33"))
-                    for theirs, ours in (("bottleneck.0.", "reduction."), ("bottleneck.1.", "neck."),
-                                         ("pool_layer.", "global_pool."), ("weight", "classifier.weight")))
 
-    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, global_stride=2, reduced_dim=256,
-                 pooling="max", metric_neck="after", image_size=None, stem_ceil=False):
+    renames = tuple(
+        (f"{name}_head.{theirs}", f"heads.{i}.{ours}")
+        for i, name in enumerate(("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33"))
+        for theirs, ours in (
+            ("bottleneck.0.", "reduction."),
+            ("bottleneck.1.", "neck."),
+            ("pool_layer.", "global_pool."),
+            ("weight", "classifier.weight"),
+        )
+    )
+
+    def __init__(
+        self,
+        *,
+        num_pids,
+        backbone="resnet50",
+        pretrained=False,
+        global_stride=2,
+        reduced_dim=256,
+        pooling="max",
+        metric_neck="after",
+        image_size=None,
+        stem_ceil=False,
+    ):
         super().__init__()
         whole = resnet_trunk(backbone, "MGN", pretrained=pretrained, image_size=image_size, stem_ceil=stem_ceil)
         dim = whole.out_channels
@@ -478,22 +559,35 @@ class _MGNHead(nn.Module):
 # -- Zheng, Deng, Sun, Jiang, Guo, Yu, Huang, Ji. Pyramidal Person Re-IDentification via Multi-Loss Dynamic Training. --
 # -- CVPR 2019. Released code: TencentYoutuResearch/PersonReID-Pyramid at 63ffd64, src/models/. ------------------------
 
+
 class Pyramid(nn.Module):
     """Every run of 1, 2, ..., p neighbouring stripes is a branch: p (p + 1) / 2 = 21 for p = 6, from fine to coarse.
 
     Branch: average + maximum over its rows, 1x1 to 128-d, batch norm, ReLU; classified after dropout.
     feats: the branches; embedding: their concatenation (21 * 128 = 2,688).
     """
+
     renames = (("pyramid_conv_list0.", "reduction."), ("pyramid_fc_list0.", "classifier."))
 
-    def __init__(self, *, num_pids, backbone="resnet101", pretrained=False, last_stride=1, parts=6, branch_dim=128,
-                 dropout=0.2, image_size=None):
+    def __init__(
+        self,
+        *,
+        num_pids,
+        backbone="resnet101",
+        pretrained=False,
+        last_stride=1,
+        parts=6,
+        branch_dim=128,
+        dropout=0.2,
+        image_size=None,
+    ):
         super().__init__()
         self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
         self.parts = parts
         branches = parts * (parts + 1) // 2
-        self.reduction = nn.ModuleList(conv_reduction(self.base.out_channels, branch_dim, bias=True)
-                                       for _ in range(branches))
+        self.reduction = nn.ModuleList(
+            conv_reduction(self.base.out_channels, branch_dim, bias=True) for _ in range(branches)
+        )
         self.dropout = nn.Dropout(dropout)
         self.classifier = linear_classifiers(branches, branch_dim, num_pids)
         self.num_pids = num_pids
@@ -519,8 +613,10 @@ class Pyramid(nn.Module):
         feature_map = self.base(images)  # (B, C, h, w)
         rows = feature_map.shape[2]
         if rows % self.parts:
-            raise ValueError(f"Pyramid cuts the feature map into {self.parts} equal stripes, but it has {rows} rows. "
-                             f"Use an image height that is a multiple of {self.parts * images.shape[2] // rows}.")
+            raise ValueError(
+                f"Pyramid cuts the feature map into {self.parts} equal stripes, but it has {rows} rows. "
+                f"Use an image height that is a multiple of {self.parts * images.shape[2] // rows}."
+            )
         pooled = self.pool(feature_map)
         feats = tuple(reduce(x[:, :, None, None]).flatten(1) for reduce, x in zip(self.reduction, pooled, strict=True))
         logits = ()
@@ -531,6 +627,7 @@ class Pyramid(nn.Module):
 
 # -- Luo, Gu, Liao, Lai, Jiang. Bag of Tricks and a Strong Baseline for Deep Person Re-Identification. CVPRW 2019. ----
 
+
 class BagOfTricks(nn.Module):
     """Last stride 1 and the BNNeck: the triplet loss reads f_t, the ID loss f_i = BN(f_t) (section 3.5).
 
@@ -540,15 +637,38 @@ class BagOfTricks(nn.Module):
     Weight names are those of michuanhaohao/reid-strong-baseline, modeling/baseline.py at 3da7e6f. Its trained plain
     ResNets need stem_relu=False, those of fast-reid stem_ceil=True (see `backbones.create`).
     """
-    renames = (("heads.bottleneck.0.", "bottleneck."), ("heads.pool_layer.", "global_pool."),  # fast-reid at c9bc3ce
-               ("heads.weight", "classifier.weight"), ("backbone.", "base."))
 
-    def __init__(self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=1, pooling="avg",
-                 neck="bnneck", test_neck="after", metric_neck="before", image_size=None, stem_relu=True,
-                 stem_ceil=False):
+    renames = (
+        ("heads.bottleneck.0.", "bottleneck."),
+        ("heads.pool_layer.", "global_pool."),  # fast-reid at c9bc3ce
+        ("heads.weight", "classifier.weight"),
+        ("backbone.", "base."),
+    )
+
+    def __init__(
+        self,
+        *,
+        num_pids,
+        backbone="resnet50",
+        pretrained=False,
+        last_stride=1,
+        pooling="avg",
+        neck="bnneck",
+        test_neck="after",
+        metric_neck="before",
+        image_size=None,
+        stem_relu=True,
+        stem_ceil=False,
+    ):
         super().__init__()
-        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size,
-                                     stem_relu=stem_relu, stem_ceil=stem_ceil)
+        self.base = backbones.create(
+            backbone,
+            pretrained=pretrained,
+            last_stride=last_stride,
+            image_size=image_size,
+            stem_relu=stem_relu,
+            stem_ceil=stem_ceil,
+        )
         dim = self.base.out_channels
         self.global_pool = choose("pooling", pooling, POOLINGS)()
         has_neck = choose("neck", neck, {"bnneck": True, "none": False})
@@ -576,6 +696,7 @@ class BagOfTricks(nn.Module):
 
 # -- Ye, Shen, Lin, Xiang, Shao, Hoi. Deep Learning for Person Re-Identification: A Survey and Outlook. TPAMI 2021. ----
 
+
 class AGW(BagOfTricks):
     """BagOfTricks with non-local blocks and generalised-mean pooling (code: mangye16/ReID-Survey at 38f5912).
 
@@ -586,12 +707,15 @@ class AGW(BagOfTricks):
     def __init__(self, *, backbone="resnet50", pooling="gem", non_local=(0, 2, 3, 0), **options):
         super().__init__(backbone=backbone, pooling=pooling, **options)
         if not isinstance(self.base, nn.Sequential) or not hasattr(self.base, "layer4"):
-            raise ValueError(f"AGW puts non-local blocks into the stages of a ResNet, which backbone '{backbone}' does "
-                             "not have. Use a ResNet or ResNeXt of torchvision, or a resnet*_ibn_*.")
+            raise ValueError(
+                f"AGW puts non-local blocks into the stages of a ResNet, which backbone '{backbone}' does "
+                "not have. Use a ResNet or ResNeXt of torchvision, or a resnet*_ibn_*."
+            )
         self.base = backbones.NonLocalResNet(self.base, non_local)
 
 
 # -- The same paper, cross-modality. Released code: mangye16/Cross-Modal-Re-ID-baseline at e817a26, model.py. ----------
+
 
 class TwoStreamAGW(AGW):
     """AGW for colour and infrared images: a stem (7x7 convolution, batch norm) for each light, all else shared.
@@ -599,15 +723,21 @@ class TwoStreamAGW(AGW):
     A negative camid is that of an infrared camera (`loaders` yields -1 - camid); camids=None: all images in colour.
     Both stems start alike. The exponent of the pooling stays 3, as released.
     """
+
     # Released weights hold three whole ResNets of which the stems of two and the stages of one are used.
-    renames = (("visible_module.visible.conv1.", "base.conv1."), ("visible_module.visible.bn1.", "base.bn1."),
-               ("thermal_module.thermal.conv1.", "base.infrared.conv1."),
-               ("thermal_module.thermal.bn1.", "base.infrared.bn1."), ("base_resnet.base.layer", "base.layer"))
+    renames = (
+        ("visible_module.visible.conv1.", "base.conv1."),
+        ("visible_module.visible.bn1.", "base.bn1."),
+        ("thermal_module.thermal.conv1.", "base.infrared.conv1."),
+        ("thermal_module.thermal.bn1.", "base.infrared.bn1."),
+        ("base_resnet.base.layer", "base.layer"),
+    )
 
     def __init__(self, **options):
         super().__init__(**options)
-        self.base.infrared = nn.Sequential(OrderedDict(
-            (name, copy.deepcopy(getattr(self.base, name))) for name in ("conv1", "bn1", "relu", "maxpool")))
+        self.base.infrared = nn.Sequential(
+            OrderedDict((name, copy.deepcopy(getattr(self.base, name))) for name in ("conv1", "bn1", "relu", "maxpool"))
+        )
         if isinstance(self.global_pool, GeM):
             self.global_pool.p.requires_grad_(False)
 
@@ -618,8 +748,11 @@ class TwoStreamAGW(AGW):
         infrared = camids < 0  # (B,)
         rows = torch.cat((infrared.logical_not().nonzero(), infrared.nonzero()))[:, 0]
         colour = int(len(rows) - infrared.sum())
-        x = [stem(part) for stem, part in ((self.colour_stem, images[rows[:colour]]),
-                                           (base.infrared, images[rows[colour:]])) if len(part)]
+        x = [
+            stem(part)
+            for stem, part in ((self.colour_stem, images[rows[:colour]]), (base.infrared, images[rows[colour:]]))
+            if len(part)
+        ]
         return base.stages(torch.cat(x)[rows.argsort()])
 
     def colour_stem(self, images):
@@ -629,6 +762,7 @@ class TwoStreamAGW(AGW):
 
 # -- He, Luo, Wang, Wang, Li, Jiang. TransReID: Transformer-based Object Re-Identification. ICCV 2021. ----------------
 # -- Released code: damo-cv/TransReID at dec5504, model/. -------------------------------------------------------------
+
 
 class TransReID(nn.Module):
     """A vision transformer with overlapping patches, camera embeddings (SIE) and the jigsaw branch (JPM).
@@ -640,14 +774,28 @@ class TransReID(nn.Module):
     jpm: four local features beside the global one; embedding = [f_g, f_1/4, ..., f_4/4] (5 D), else f_g (D).
     test_neck: "before" (released configuration) or "after" the batch norms. feats: before them, one logit each.
     """
+
     renames = ()
     groups, shift, parts = 2, 5, 4  # of JPM: shuffle groups, shift, groups of patches (config/defaults.py)
 
-    def __init__(self, *, num_pids, backbone="vit_base_patch16_224", pretrained=False, image_size=(256, 128), stride=12,
-                 num_cameras=0, sie_weight=3.0, jpm=True, drop_path=0.1, test_neck="before"):
+    def __init__(
+        self,
+        *,
+        num_pids,
+        backbone="vit_base_patch16_224",
+        pretrained=False,
+        image_size=(256, 128),
+        stride=12,
+        num_cameras=0,
+        sie_weight=3.0,
+        jpm=True,
+        drop_path=0.1,
+        test_neck="before",
+    ):
         super().__init__()
-        self.base = backbones.vision_transformer(backbone, pretrained=pretrained, image_size=image_size, stride=stride,
-                                                 drop_path=drop_path)
+        self.base = backbones.vision_transformer(
+            backbone, pretrained=pretrained, image_size=image_size, stride=stride, drop_path=drop_path
+        )
         dim = self.base.embed_dim
         self.sie_weight = sie_weight
         if num_cameras:
@@ -676,8 +824,10 @@ class TransReID(nn.Module):
         patches = base.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
         x = torch.cat((base.cls_token.expand(len(images), -1, -1), patches), dim=1)
         if x.shape[1] != base.pos_embed.shape[1]:
-            raise ValueError(f"TransReID was built for {base.pos_embed.shape[1] - 1} patches, images of "
-                             f"{images.shape[2]}x{images.shape[3]} give {patches.shape[1]}; pass their image_size.")
+            raise ValueError(
+                f"TransReID was built for {base.pos_embed.shape[1] - 1} patches, images of "
+                f"{images.shape[2]}x{images.shape[3]} give {patches.shape[1]}; pass their image_size."
+            )
         x = x + base.pos_embed
         if hasattr(base, "sie_embed"):
             x = x + self.sie_weight * self.camera_embedding(camids)
@@ -700,7 +850,7 @@ class TransReID(nn.Module):
             patches = torch.cat((patches, patches[:, -2:-1]), dim=1)
         shuffled = patches.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
         length = (x.shape[1] - 1) // self.parts
-        chunks = [shuffled[:, i * length:(i + 1) * length] for i in range(self.parts)]
+        chunks = [shuffled[:, i * length : (i + 1) * length] for i in range(self.parts)]
         return [self.b2(torch.cat((token, chunk), dim=1))[:, 0] for chunk in chunks]
 
     def forward(self, images, camids=None):
@@ -715,6 +865,7 @@ class TransReID(nn.Module):
 
 
 # -- Tracklets: a feature of many frames ------------------------------------------------------------------------------
+
 
 class Tracklet(nn.Module):
     """An image model over tracklets: every frame on its own, then each field of the Output pooled over time.
@@ -800,11 +951,17 @@ class Tracklet(nn.Module):
 
         average = torch.mean if weights is None else torch.sum
         how = torch.amax if self.pooling == "max" else average
-        logits, feats = (tuple(_joined(each) for each in zip(*(getattr(o, field) for o in outputs), strict=True))
-                         for field in ("logits", "feats"))
+        logits, feats = (
+            tuple(_joined(each) for each in zip(*(getattr(o, field) for o in outputs), strict=True))
+            for field in ("logits", "feats")
+        )
         parts = None if outputs[0].parts is None else pooled(_joined([o.parts for o in outputs]), how)
-        return Output(pooled(embedding, how), tuple(pooled(x, average) for x in logits),
-                      tuple(pooled(x, how) for x in feats), parts)
+        return Output(
+            pooled(embedding, how),
+            tuple(pooled(x, average) for x in logits),
+            tuple(pooled(x, how) for x in feats),
+            parts,
+        )
 
     def weights(self, embedding, lengths):
         """Attention of each frame, (n, D) -> (n,), summing to 1 over the frames of a clip."""
@@ -819,7 +976,7 @@ def _joined(tensors):
 def _split(values, sizes):
     """Consecutive parts of a sequence, of these sizes."""
     ends = itertools.accumulate(sizes)
-    return [values[end - size:end] for end, size in zip(ends, sizes, strict=True)]
+    return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def _over_time(values, lengths, how):

@@ -846,8 +846,9 @@ def _developed(canvas: Canvas) -> Image.Image:
     return Image.fromarray((np.clip(canvas.pixels, 0, 1) * 255).astype(np.uint8)).reduce(SUPER)
 
 
-def _expose(picture: Image.Image, rng: np.random.Generator, camera: Camera,
-            noise: np.random.Generator | None = None) -> Image.Image:
+def _expose(
+    picture: Image.Image, rng: np.random.Generator, camera: Camera, noise: np.random.Generator | None = None
+) -> Image.Image:
     """Optics, then sensor: resolution and blur, saturation and cast, exposure, gamma and contrast, noise.
 
     `noise` draws the noise if it is not to come from `rng`: frames of one tracklet share all but that.

@@ -133,8 +133,9 @@ VIDEO = Kind(
 # --------------------------------------------------------------------------------------------------------- infrared
 
 
-def plan_infrared(seed: int, num_train_pids: int, num_val_pids: int, num_test_pids: int, per_camera: int
-                  ) -> list[tuple]:
+def plan_infrared(
+    seed: int, num_train_pids: int, num_val_pids: int, num_test_pids: int, per_camera: int
+) -> list[tuple]:
     """(pid, camid, index): each person is seen `per_camera` times by each of the six cameras."""
     people = range(1, num_train_pids + num_val_pids + num_test_pids + 1)
     return [(pid, camid, index) for camid in range(1, 7) for pid in people for index in range(per_camera)]

@@ -317,9 +317,7 @@ def test_full_disk_while_saving_keeps_the_last_checkpoint(capsys, data, tmp_path
 
     monkeypatch.setattr(os, "replace", full)
     other = tmp_path / "full"
-    message = fails(
-        capsys, "--mode", "train", "--recipe", "demo", "--market_path", data, "--output_path", other, *TINY
-    )
+    message = fails(capsys, "--mode", "train", "--recipe", "demo", "--market_path", data, "--output_path", other, *TINY)
     assert "space" in message.lower()
     monkeypatch.undo()
     assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 3

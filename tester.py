@@ -104,8 +104,17 @@ class Tester:
     network that embeds cameras knows it (-1: unseen), or None. group: processes that each take a part of the work.
     """
 
-    def __init__(self, recipe, splits: dict[str, datasets.Splits], options: Options, *, device: torch.device,
-                 channels_last: bool = False, camera_label: Callable[[str, int], int] | None = None, group=None):
+    def __init__(
+        self,
+        recipe,
+        splits: dict[str, datasets.Splits],
+        options: Options,
+        *,
+        device: torch.device,
+        channels_last: bool = False,
+        camera_label: Callable[[str, int], int] | None = None,
+        group=None,
+    ):
         self.recipe, self.splits, self.options = recipe, splits, options
         self.device, self.channels_last = device, channels_last
         self.camera_label, self.group = camera_label, group
@@ -410,9 +419,20 @@ def search_heatmap(trials: list[dict], path: Path) -> Path:
     return visualize.heatmap([[value[k1, k2] for k1 in k1s] for k2 in k2s], k1s, k2s, path)
 
 
-def ranked_pages(tester: Tester, model, folder: Path, *, what=("ranks",), top_k: int = 10, num_queries: int = 20,
-                 order: str = "worst", only: str = "all", show_junk: bool = False, figures: dict | None = None,
-                 seed: int = 0) -> list[Path]:
+def ranked_pages(
+    tester: Tester,
+    model,
+    folder: Path,
+    *,
+    what=("ranks",),
+    top_k: int = 10,
+    num_queries: int = 20,
+    order: str = "worst",
+    only: str = "all",
+    show_junk: bool = False,
+    figures: dict | None = None,
+    seed: int = 0,
+) -> list[Path]:
     """A page of ranked queries per data set under `folder`, with CMC curve and activation maps; returns the pages.
 
     Features come from the tester's last evaluation if it has made one, which must have been of this very model.

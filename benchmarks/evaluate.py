@@ -104,9 +104,12 @@ def table_matrix(cython: str | None) -> None:
     start = time.perf_counter()
     mAP, cmc, _ = published(distmat, *labels)
     seconds = time.perf_counter() - start
-    row("published algorithm in numpy", seconds,
+    row(
+        "published algorithm in numpy",
+        seconds,
         f"{seconds / ours:.0f} x ours; differs by {abs(mAP - found.mAP):.1e} mAP, "
-        f"{np.abs(cmc - found.cmc.numpy()).max():.1e} CMC")
+        f"{np.abs(cmc - found.cmc.numpy()).max():.1e} CMC",
+    )
     if cython:
         sys.path.insert(0, cython)
         from rank_cy import evaluate_cy  # torchreid/metrics/rank_cylib
@@ -114,9 +117,12 @@ def table_matrix(cython: str | None) -> None:
         start = time.perf_counter()
         cmc, mAP = evaluate_cy(distmat, *labels, 50)
         seconds = time.perf_counter() - start
-        row("torchreid, compiled", seconds,
+        row(
+            "torchreid, compiled",
+            seconds,
             f"{seconds / ours:.0f} x ours; differs by {abs(mAP - found.mAP):.1e} mAP, "
-            f"{np.abs(np.asarray(cmc) - found.cmc.numpy()).max():.1e} CMC")
+            f"{np.abs(np.asarray(cmc) - found.cmc.numpy()).max():.1e} CMC",
+        )
 
 
 # ---------------------------------------------------------------- ways to count
@@ -197,8 +203,11 @@ def table_features() -> None:
         row(f"{width}-d: matrix product", product)
         for metric, seconds in taken.items():
             mAP = evaluate.evaluate_features(query, gallery, *labels, metric).mAP
-            row(f"{width}-d: evaluate_features, {metric}", seconds,
-                f"{seconds / product:.2f} x the product, + {seconds - product:.2f} s; mAP {mAP:.4f}")
+            row(
+                f"{width}-d: evaluate_features, {metric}",
+                seconds,
+                f"{seconds / product:.2f} x the product, + {seconds - product:.2f} s; mAP {mAP:.4f}",
+            )
     blocks = lambda: evaluate.distance_blocks(query, gallery)  # noqa: E731
     every = evaluate.Labels(*labels)
     row("2048-d: verification (ROC, EER), product included", best(lambda: evaluate.verification(blocks(), every), 1))
@@ -231,9 +240,12 @@ def table_large() -> None:
         child(**sizes, gallery_file=mapped)  # writes the file
         for way, file in (("in memory", None), ("memory-mapped", mapped)):
             out = child(**sizes, gallery_file=file)
-            row(f"features {way}", out["seconds"],
+            row(
+                f"features {way}",
+                out["seconds"],
                 f"{out['seconds'] / out['product']:.2f} x the product by blocks ({out['product']:.1f} s); peak "
-                f"{out['peak']:.2f} GiB, {out['above']:.2f} above program and features; mAP {out['mAP']:.4f}")
+                f"{out['peak']:.2f} GiB, {out['above']:.2f} above program and features; mAP {out['mAP']:.4f}",
+            )
 
 
 def table_scaling() -> None:
@@ -241,8 +253,10 @@ def table_scaling() -> None:
     print(f"  {'N':>8}{'queries':>9}{'seconds':>10}{'x product':>11}{'peak GiB':>10}{'features':>10}{'above both':>12}")
     for n in (5_000, 10_000, 20_000, 40_000, 80_000):
         out = child(num_query=n // 5, num_gallery=n, num_pids=n // 20, width=512, gallery_file=None)
-        print(f"  {n:>8,}{n // 5:>9,}{out['seconds']:>10.2f}{out['seconds'] / out['product']:>11.2f}"
-              f"{out['peak']:>10.2f}{1.2 * n * 512 * 4 / evaluate.GIB:>10.2f}{out['above']:>12.2f}")
+        print(
+            f"  {n:>8,}{n // 5:>9,}{out['seconds']:>10.2f}{out['seconds'] / out['product']:>11.2f}"
+            f"{out['peak']:>10.2f}{1.2 * n * 512 * 4 / evaluate.GIB:>10.2f}{out['above']:>12.2f}"
+        )
 
 
 def child(**job) -> dict:
@@ -281,8 +295,14 @@ def run_child(num_query, num_gallery, num_pids, width, gallery_file, threads) ->
     return out | {"product": time.perf_counter() - start}
 
 
-TABLES = {"matrix": table_matrix, "ways": table_ways, "features": table_features, "rows": table_rows,
-          "large": table_large, "scaling": table_scaling}
+TABLES = {
+    "matrix": table_matrix,
+    "ways": table_ways,
+    "features": table_features,
+    "rows": table_rows,
+    "large": table_large,
+    "scaling": table_scaling,
+}
 
 
 def main() -> None:
@@ -298,8 +318,10 @@ def main() -> None:
         print(json.dumps(run_child(**json.loads(args.child))))
         return
     torch.set_num_threads(args.threads)
-    print(f"{platform.machine()}, {args.threads} threads; torch {torch.__version__}, numpy {np.__version__}, "
-          f"Python {platform.python_version()}")
+    print(
+        f"{platform.machine()}, {args.threads} threads; torch {torch.__version__}, numpy {np.__version__}, "
+        f"Python {platform.python_version()}"
+    )
     for name in args.tables or TABLES:
         TABLES[name](args.cython) if name == "matrix" else TABLES[name]()
 

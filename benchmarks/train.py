@@ -62,8 +62,11 @@ def arguments(argv=None):
     add("--market_path", type=Path)
     add("--steps", type=int, default=0, help="iterations of a round (default: about 4 seconds)")
     add("--rounds", type=int, default=5)
-    add("--cpu_time", action="store_true",
-        help="count this process's processor time: what neighbours on a busy machine cannot disturb (one thread)")
+    add(
+        "--cpu_time",
+        action="store_true",
+        help="count this process's processor time: what neighbours on a busy machine cannot disturb (one thread)",
+    )
     return parser.parse_args(argv)
 
 
@@ -132,6 +135,7 @@ class Case:
 
     def end_to_end(self, steps: int) -> float:
         """Seconds of `steps` iterations of the training loop, as ``train.fit`` calls it."""
+
         def run():
             train.train_one_epoch(
                 self.forward, self.criterion, itertools.islice(self.batches, steps), self.optimizers,

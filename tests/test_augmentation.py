@@ -1,4 +1,5 @@
 """Batched augmentation against one PIL image at a time, as the authors' code does it."""
+
 import math
 import random
 from collections import Counter
@@ -35,14 +36,21 @@ def test_normalise_is_bit_equal_to_torchvision(channels_last, mean, std):
 
 # random parameters ----------------------------------------------------------------------------------------------
 
+
 def test_random_generator_is_pinned():
     """These numbers must never change: a resumed run of an older version would see other images."""
     got = augmentation.random_generator("erase", 1, 2, 3).random(3)
     again = augmentation.random_generator("erase", 1, 2, 3).random(3)
     assert np.array_equal(got, again)
     assert got.tolist() == PINNED
-    keys = [("erase", 1, 2, 3), ("flip", 1, 2, 3), ("erase", 2, 2, 3), ("erase", 1, 3, 3), ("erase", 1, 2, 4),
-            ("erase", -1, 2, 3)]
+    keys = [
+        ("erase", 1, 2, 3),
+        ("flip", 1, 2, 3),
+        ("erase", 2, 2, 3),
+        ("erase", 1, 3, 3),
+        ("erase", 1, 2, 4),
+        ("erase", -1, 2, 3),
+    ]
     assert len({augmentation.random_generator(*key).random() for key in keys}) == len(keys)
 
 
@@ -76,13 +84,22 @@ def test_rectangles_equal_the_rejection_loop(size, attempts):
 def test_draws_have_the_statistics_of_the_authors_code():
     """Means of 40,000 draws against a plain loop over the `random` module; 5 standard errors."""
     n, size = 40_000, (64, 32)
-    transform = augmentation.Augmentation(translate=0.5, random_patch=0.5, color_jitter=1.0,
-                                        jitter_strength=(0.2, 0.15, 0.1, 0.05))
+    transform = augmentation.Augmentation(
+        translate=0.5, random_patch=0.5, color_jitter=1.0, jitter_strength=(0.2, 0.15, 0.1, 0.05)
+    )
     draws = transform.draw(n, size, 10, seed=1, epoch=0, step=0)
     plain_random = random.Random(0)
-    boxes = [plain_rectangle(((plain_random.random(), plain_random.random()) for _ in range(100)),
-                             (plain_random.random(), plain_random.random()), size, (0.02, 0.4), (0.3, 1 / 0.3))
-             for _ in range(n) if plain_random.uniform(0, 1) < 0.5]
+    boxes = [
+        plain_rectangle(
+            ((plain_random.random(), plain_random.random()) for _ in range(100)),
+            (plain_random.random(), plain_random.random()),
+            size,
+            (0.02, 0.4),
+            (0.3, 1 / 0.3),
+        )
+        for _ in range(n)
+        if plain_random.uniform(0, 1) < 0.5
+    ]
     erased = draws.erase[draws.erase[:, 2] > 0]
     assert abs(len(erased) / n - 0.5) < 5 * 0.5 / math.sqrt(n)
     assert_same_mean(erased[:, :4], np.array(boxes))
@@ -92,10 +109,24 @@ def test_draws_have_the_statistics_of_the_authors_code():
     assert set(draws.pad.ravel()) == set(range(21))
     moved = draws.translate[draws.translate[:, 0] == 1, 1:]
     assert abs(len(moved) / n - 0.5) < 5 * 0.5 / math.sqrt(n)
-    assert_same_mean(moved, np.array([[int(round(plain_random.uniform(0, 8))), int(round(plain_random.uniform(0, 4)))]
-                                      for _ in range(n)]))
-    assert_same_mean(draws.jitter[:, 4:], np.array([[plain_random.uniform(0.8, 1.2), plain_random.uniform(0.85, 1.15),
-                     plain_random.uniform(0.9, 1.1), plain_random.uniform(-0.05, 0.05)] for _ in range(n)]))
+    assert_same_mean(
+        moved,
+        np.array([[int(round(plain_random.uniform(0, 8))), int(round(plain_random.uniform(0, 4)))] for _ in range(n)]),
+    )
+    assert_same_mean(
+        draws.jitter[:, 4:],
+        np.array(
+            [
+                [
+                    plain_random.uniform(0.8, 1.2),
+                    plain_random.uniform(0.85, 1.15),
+                    plain_random.uniform(0.9, 1.1),
+                    plain_random.uniform(-0.05, 0.05),
+                ]
+                for _ in range(n)
+            ]
+        ),
+    )
     orders = Counter(map(tuple, draws.jitter[:, :4].astype(int)))
     assert len(orders) == 24 and min(orders.values()) > n / 24 * 0.8
     patched = draws.patch[draws.patch[:, 0] >= 0]
@@ -120,17 +151,23 @@ def test_switched_off_augmentations_draw_nothing_and_do_not_move_the_others():
     assert np.array_equal(full.pad, less.pad) and np.array_equal(full.erase, less.erase)
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(flip=1.5), "flip is a probability"), (dict(pad=-1), "pad"),
-    (dict(erase_fill="white"), "choose one of mean_raw"),
-    (dict(erase_area=(0.4, 0.02)), "erase_area"), (dict(jitter_strength=(1, 1, 1, 0.9)), "hue"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(flip=1.5), "flip is a probability"),
+        (dict(pad=-1), "pad"),
+        (dict(erase_fill="white"), "choose one of mean_raw"),
+        (dict(erase_area=(0.4, 0.02)), "erase_area"),
+        (dict(jitter_strength=(1, 1, 1, 0.9)), "hue"),
+    ],
+)
 def test_impossible_augmentations_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         augmentation.Augmentation(**options)
 
 
 # augmentation: equal parameters, equal pixels --------------------------------------------------------------------
+
 
 @pytest.fixture
 def batch() -> torch.Tensor:
@@ -216,7 +253,9 @@ def test_every_colour_survives_the_trip_through_hsv_as_in_pillow():
 
 
 FILL_VALUES = {  # in the normalised image
-    "mean_raw": MEAN, "mean": (0.0, 0.0, 0.0), "black": tuple(-m / s for m, s in zip(MEAN, STD, strict=True)),
+    "mean_raw": MEAN,
+    "mean": (0.0, 0.0, 0.0),
+    "black": tuple(-m / s for m, s in zip(MEAN, STD, strict=True)),
     (1.0, 0.5, 0.0): tuple((c - m) / s for c, m, s in zip((1.0, 0.5, 0.0), MEAN, STD, strict=True)),
 }
 
@@ -231,7 +270,7 @@ def test_erasing_fills_exactly_the_rectangle(put, fill, memory_format):
     expected = images.clone()
     for image, (y, x, h, w, _) in zip(expected, draws.tolist(), strict=True):
         for channel in range(3):
-            image[channel, y:y + h, x:x + w] = FILL_VALUES[fill][channel]
+            image[channel, y : y + h, x : x + w] = FILL_VALUES[fill][channel]
     got = put(images.clone(), draws, transform.fill_colour())
     assert torch.allclose(got, expected, rtol=0, atol=1e-6) and 0 < (draws[:, 2] > 0).sum() < 20
     assert got.is_contiguous(memory_format=memory_format)
@@ -244,7 +283,7 @@ def test_random_pixels_are_normal_and_the_same_both_ways():
     assert torch.equal(one, two)
     for (y, x, h, w, _), image in zip(draws.tolist(), one, strict=True):
         outside = image.clone()
-        outside[:, y:y + h, x:x + w] = 0
+        outside[:, y : y + h, x : x + w] = 0
         assert not outside.any()
     values = one[one != 0]
     assert abs(values.mean()) < 0.05 and abs(values.std() - 1) < 0.05

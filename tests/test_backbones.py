@@ -1,4 +1,5 @@
 """Backbones: names, maps, strides, weight names, errors. Nothing here needs the network."""
+
 import copy
 import urllib.error
 
@@ -28,8 +29,19 @@ def randomise(module, seed=0):
 
 # -- the networks of torchvision and timm --------------------------------------------------------------------------
 
-FAMILIES = ("resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5",
-            "efficientnet_b0", "regnet_y_400mf", "mnasnet0_5", "swin_t", "squeezenet1_1")
+FAMILIES = (
+    "resnet18",
+    "resnext50_32x4d",
+    "densenet121",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "shufflenet_v2_x0_5",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+    "mnasnet0_5",
+    "swin_t",
+    "squeezenet1_1",
+)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -83,6 +95,7 @@ def test_timm_channels_last_output_is_turned():
 
 def test_replaced_forward_survives_a_copy():
     import copy
+
     net = randomise(backbones.create("legacy_seresnet18"))
     twin = copy.deepcopy(net)
     nn.init.zeros_(net.layer0.conv1.weight)
@@ -99,8 +112,21 @@ def test_vision_transformer_patches_overlap_and_positions_follow():
 
 # -- last stride ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "resnet50_ibn_a", "resnet50_ibn_b",
-                                  "se_resnet50", "se_resnext50", "senet154", "resnet50d"])
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "resnet50",
+        "resnext50_32x4d",
+        "resnet50_ibn_a",
+        "resnet50_ibn_b",
+        "se_resnet50",
+        "se_resnext50",
+        "senet154",
+        "resnet50d",
+    ],
+)
 def test_last_stride_doubles_the_map_and_keeps_the_names(name):
     with torch.device("meta"):
         coarse, fine = backbones.create(name), backbones.create(name, last_stride=1)
@@ -138,6 +164,7 @@ def test_stem_of_fast_reid_pools_from_the_first_pixel():
 
 # -- ResNet-IBN -------------------------------------------------------------------------------------------------------
 
+
 def test_ibn_a_is_in_the_first_norm_of_the_first_three_stages():
     net = backbones.create("resnet50_ibn_a")
     for stage, expected in ((net.layer1, True), (net.layer2, True), (net.layer3, True), (net.layer4, False)):
@@ -174,6 +201,7 @@ def test_ibn_b_normalises_after_the_sum_of_the_last_block():
 
 
 # -- networks written here against the state dict's own arithmetic ----------------------------------------------------
+
 
 def oracle_norm(state, name, x):
     if name + ".running_mean" not in state:
@@ -240,6 +268,7 @@ def test_osnet_against_its_weight_names(name):
 def test_where_the_osnet_variants_normalise_instances():
     def instance_norms(name):
         return {k for k, m in backbones.create(name).named_modules() if isinstance(m, nn.InstanceNorm2d)}
+
     assert instance_norms("osnet_x0_25") == set()
     assert instance_norms("osnet_ibn_x1_0") == {"conv1.bn", "conv2.0.IN", "conv2.1.IN"}
     assert instance_norms("osnet_ain_x0_25") == {"conv1.bn", "conv2.0.IN", "conv2.1.IN", "conv3.1.IN", "conv4.0.IN"}
@@ -262,12 +291,24 @@ def test_nasnet_shifted_pooling_starts_at_the_first_pixel():
 
 # Trainable numbers without classifier, and widths, printed by torchreid (f8cd150) for the same networks.
 TORCHREID = {
-    "resnet18": (11176512, 512), "resnet50": (23508032, 2048), "resnext50_32x4d": (22979904, 2048),
-    "se_resnet50": (26039024, 2048), "se_resnext50_32x4d": (25510896, 2048), "densenet121": (6953856, 1024),
-    "densenet161": (26472000, 2208), "inceptionresnetv2": (54306464, 1536), "inceptionv4": (41142816, 1536),
-    "xception": (20806952, 2048), "mobilenetv2_x1_0": (2224960, 1280), "mobilenetv2_x1_4": (4291604, 1792),
-    "shufflenet": (904728, 960), "shufflenet_v2_x1_0": (1253604, 1024), "squeezenet1_0": (735424, 512),
-    "squeezenet1_1": (722496, 512), "nasnsetmobile": (4232978, 1056), "resnet50_ibn_a": (23508032, 2048),
+    "resnet18": (11176512, 512),
+    "resnet50": (23508032, 2048),
+    "resnext50_32x4d": (22979904, 2048),
+    "se_resnet50": (26039024, 2048),
+    "se_resnext50_32x4d": (25510896, 2048),
+    "densenet121": (6953856, 1024),
+    "densenet161": (26472000, 2208),
+    "inceptionresnetv2": (54306464, 1536),
+    "inceptionv4": (41142816, 1536),
+    "xception": (20806952, 2048),
+    "mobilenetv2_x1_0": (2224960, 1280),
+    "mobilenetv2_x1_4": (4291604, 1792),
+    "shufflenet": (904728, 960),
+    "shufflenet_v2_x1_0": (1253604, 1024),
+    "squeezenet1_0": (735424, 512),
+    "squeezenet1_1": (722496, 512),
+    "nasnsetmobile": (4232978, 1056),
+    "resnet50_ibn_a": (23508032, 2048),
     "resnet50_ibn_b": (23509568, 2048),
 }
 
@@ -307,11 +348,23 @@ def test_non_local_blocks_start_as_the_identity_and_sit_at_the_end_of_their_stag
             module.register_forward_hook(lambda *_, name=name: order.append(name))
     with torch.no_grad():
         added(images)
-    assert order == ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "NL_2.0", "layer3.0", "NL_3.0", "layer3.1",
-                     "NL_3.1", "layer4.0", "layer4.1"]
+    assert order == [
+        "layer1.0",
+        "layer1.1",
+        "layer2.0",
+        "layer2.1",
+        "NL_2.0",
+        "layer3.0",
+        "NL_3.0",
+        "layer3.1",
+        "NL_3.1",
+        "layer4.0",
+        "layer4.1",
+    ]
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
+
 
 def test_unknown_name_suggests():
     with pytest.raises(ValueError, match="Unknown backbone 'resnet51'.*resnet50"):
@@ -331,15 +384,21 @@ def test_network_without_a_map_is_an_error():
 def offline(monkeypatch, tmp_path):
     def refuse(*args, **options):
         raise urllib.error.URLError("no network")
+
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     return tmp_path / "checkpoints"
 
 
-@pytest.mark.parametrize(("name", "file"), [("resnet50", "resnet50-0676ba61.pth"),  # V1, not V2
-                                            ("resnet50_ibn_a", "resnet50_ibn_a-d9d0bb7b.pth"),
-                                            ("nasnetamobile", "nasnetamobile-7e03cead.pth"),
-                                            ("osnet_x0_25", "osnet_x0_25_imagenet.pth")])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("resnet50", "resnet50-0676ba61.pth"),  # V1, not V2
+        ("resnet50_ibn_a", "resnet50_ibn_a-d9d0bb7b.pth"),
+        ("nasnetamobile", "nasnetamobile-7e03cead.pth"),
+        ("osnet_x0_25", "osnet_x0_25_imagenet.pth"),
+    ],
+)
 def test_missing_imagenet_weights_name_file_and_folder(offline, name, file):
     with pytest.raises(RuntimeError) as error:
         backbones.create(name, pretrained=True)
@@ -349,12 +408,14 @@ def test_missing_imagenet_weights_name_file_and_folder(offline, name, file):
 
 def test_missing_timm_weights_say_what_to_do(offline, monkeypatch):
     import timm
+
     make = timm.create_model
 
     def refuse(name, pretrained=False, **options):
         if pretrained:
             raise OSError("no network")
         return make(name, **options)
+
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(RuntimeError, match="test_resnet.*--pretrained FILE"):
         backbones.create("test_resnet", pretrained=True)
@@ -398,8 +459,10 @@ def test_streams_side_by_side_are_the_streams(name, channels_last, monkeypatch):
         images = images.to(memory_format=torch.channels_last)
 
     def one_after_the_other(x):
-        layers = [list(s.modules()) for s in getattr(alone, "conv2", None) or (
-            alone.conv2a, alone.conv2b, alone.conv2c, alone.conv2d)]
+        layers = [
+            list(s.modules())
+            for s in getattr(alone, "conv2", None) or (alone.conv2a, alone.conv2b, alone.conv2c, alone.conv2d)
+        ]
         for stream in layers:
             y = x
             for layer in (m for m in stream if isinstance(m, backbones.LiteConv3x3)):
@@ -423,7 +486,8 @@ def test_depthwise_gradients_bypass_bfloat16():
     """The result is float32 arithmetic rounded once; names, copies and other convolutions stay as they are."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(
-        torch.nn.Conv2d(8, 8, 3, 2, 1, groups=8), torch.nn.Conv2d(8, 8, 3, 1, 1, groups=8), torch.nn.Conv2d(8, 8, 1))
+        torch.nn.Conv2d(8, 8, 3, 2, 1, groups=8), torch.nn.Conv2d(8, 8, 3, 1, 1, groups=8), torch.nn.Conv2d(8, 8, 1)
+    )
     names = list(net.state_dict())
     backbones.depthwise_in_float32(net)
     assert list(net.state_dict()) == names

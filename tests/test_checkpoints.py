@@ -412,7 +412,7 @@ def test_python_2_pickle(tmp_path):
 
 # ============ whole pickled modules, never executed ============
 
-BASELINE = '''
+BASELINE = """
 import torch
 from torch import nn
 
@@ -438,7 +438,7 @@ class Baseline(nn.Module):
     def __setstate__(self, state):
         open("executed", "w").write("x")
         super().__setstate__(state)
-'''
+"""
 
 WRITE = """
 import torch

@@ -322,8 +322,7 @@ def counted(prefix, ids, images, cameras, first=1):
 def market_sized(**changes):
     gallery = counted("g", 750, 13_115, 6) + tuple(Sample(f"d{i}", 0, 1) for i in range(2_798))
     parts = {"train": counted("t", 751, 12_936, 6), "query": counted("q", 750, 3_368, 6), "gallery": gallery}
-    return Splits("market", **{**parts, **changes}, published=MARKET_PUBLISHED, distractor_pid=0,
-                  title="Market-1501")
+    return Splits("market", **{**parts, **changes}, published=MARKET_PUBLISHED, distractor_pid=0, title="Market-1501")
 
 
 def test_table_of_a_complete_set():

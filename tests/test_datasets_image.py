@@ -93,8 +93,10 @@ def test_sensereid(tmp_path):
     tree(tmp_path / "SenseReID", "test_probe/00000_0.jpg", "test_probe/00521_1.jpg", "test_gallery/00000_1.jpg",
          "test_gallery/00700_0.jpg")  # fmt: skip
     splits = load_splits("SenseReID", tmp_path)
-    assert names(splits.query, tmp_path / "SenseReID") == [("test_probe/00000_0.jpg", 0, 0), ("test_probe/00521_1.jpg",
-                                                                                              521, 1)]
+    assert names(splits.query, tmp_path / "SenseReID") == [
+        ("test_probe/00000_0.jpg", 0, 0),
+        ("test_probe/00521_1.jpg", 521, 1),
+    ]
     assert [(s.pid, s.camid) for s in splits.gallery] == [(0, 1), (700, 0)] and not splits.train
     assert splits.published["gallery"].images == 3388
     with error(FileNotFoundError, "test_probe/ and test_gallery/"):
@@ -175,8 +177,9 @@ def release(tmp_path_factory):
                 for person in range(1, people + 1):
                     for image in range(1, 11):
                         there = is_there(version, pair, person, image)
-                        cells[image - 1, person - 1] = put(
-                            pixels(pair, person, image).T, f"{version}_{pair}_{person}_{image}") if there else empty
+                        cells[image - 1, person - 1] = (
+                            put(pixels(pair, person, image).T, f"{version}_{pair}_{person}_{image}") if there else empty
+                        )
                 pairs[0, pair - 1] = cells.ref
         tests = mat.create_dataset("testsets", (1, 20), dtype=h5py.ref_dtype)
         for split in range(20):
@@ -195,10 +198,11 @@ def cuhk03(release, tmp_path):
 def test_cuhk03_classic(cuhk03):
     splits = load_splits("cuhk03", cuhk03, classic=True, split=4)
     assert splits.protocol == "cuhk03" and splits.query == splits.gallery  # all images of the test people
-    assert names(splits.query, cuhk03) == [(f"images_detected/1_005_{1 if i <= 5 else 2}_{i:02d}.png", 1005,
-                                            1 if i <= 5 else 2) for i in (1, 2, 6)] + [
-        (f"images_detected/1_022_{1 if i <= 5 else 2}_{i:02d}.png", 1022, 1 if i <= 5 else 2) for i in (1, 2, 6)] + [
-        (f"images_detected/2_002_{1 if i <= 5 else 2}_{i:02d}.png", 2002, 1 if i <= 5 else 2) for i in (1, 2, 6)]
+    assert names(splits.query, cuhk03) == [
+        (f"images_detected/1_005_{1 if i <= 5 else 2}_{i:02d}.png", 1005, 1 if i <= 5 else 2) for i in (1, 2, 6)
+    ] + [(f"images_detected/1_022_{1 if i <= 5 else 2}_{i:02d}.png", 1022, 1 if i <= 5 else 2) for i in (1, 2, 6)] + [
+        (f"images_detected/2_002_{1 if i <= 5 else 2}_{i:02d}.png", 2002, 1 if i <= 5 else 2) for i in (1, 2, 6)
+    ]
     assert splits.count("train") == Counts(27, 27 * 3 - 1, 2)  # 30 people; one of the 27 has no image in view 2
     assert {s.pid for s in splits.train}.isdisjoint({s.pid for s in splits.query})
     image = np.asarray(Image.open(splits.query[1].path))
@@ -242,16 +246,27 @@ def write_config(path, lost=0):
     for pair, people in RELEASE.items():
         for person in range(1, people + 1):
             pid += 1
-            rows += [(f"{pair}_{person:03d}_{1 if i <= 5 else 2}_{i:02d}.png", pid, 1 if i <= 5 else 2)
-                     for i in range(1, 11) if is_there("detected", pair, person, i)]
+            rows += [
+                (f"{pair}_{person:03d}_{1 if i <= 5 else 2}_{i:02d}.png", pid, 1 if i <= 5 else 2)
+                for i in range(1, 11)
+                if is_there("detected", pair, person, i)
+            ]
     files = np.empty((len(rows) + lost, 1), object)
     files[:, 0] = [name for name, _, _ in rows] + ["9_999_1_01.png"] * lost
-    index = {"train": [n for n, r in enumerate(rows) if r[1] <= 20],
-             "query": [n for n, r in enumerate(rows) if r[1] > 20 and r[0][-6:-4] in ("01", "06")],
-             "gallery": [n for n, r in enumerate(rows) if r[1] > 20 and r[0][-6:-4] == "02"] + [len(rows)] * lost}
-    savemat(path, {"filelist": files, "labels": np.array([[r[1]] for r in rows] + [[1]] * lost, np.uint16),
-                   "camId": np.array([[r[2]] for r in rows] + [[1]] * lost, np.uint8),
-                   **{f"{part}_idx": np.array([[n + 1] for n in each], np.uint16) for part, each in index.items()}})
+    index = {
+        "train": [n for n, r in enumerate(rows) if r[1] <= 20],
+        "query": [n for n, r in enumerate(rows) if r[1] > 20 and r[0][-6:-4] in ("01", "06")],
+        "gallery": [n for n, r in enumerate(rows) if r[1] > 20 and r[0][-6:-4] == "02"] + [len(rows)] * lost,
+    }
+    savemat(
+        path,
+        {
+            "filelist": files,
+            "labels": np.array([[r[1]] for r in rows] + [[1]] * lost, np.uint16),
+            "camId": np.array([[r[2]] for r in rows] + [[1]] * lost, np.uint8),
+            **{f"{part}_idx": np.array([[n + 1] for n in each], np.uint16) for part, each in index.items()},
+        },
+    )
 
 
 def test_cuhk03_new_protocol_from_the_release(cuhk03):
@@ -274,7 +289,8 @@ def test_cuhk03_folders_go_before_the_release(cuhk03, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     tree(cuhk03 / "cuhk03-np" / "detected", "bounding_box_train/0001_c1_1.png")
     assert load_splits("cuhk03", cuhk03).train == (
-        Sample(str(cuhk03 / "cuhk03-np" / "detected" / "bounding_box_train" / "0001_c1_1.png"), 1, 1),)
+        Sample(str(cuhk03 / "cuhk03-np" / "detected" / "bounding_box_train" / "0001_c1_1.png"), 1, 1),
+    )
 
 
 def test_cuhk03_read_only_data_go_to_the_cache(cuhk03, monkeypatch, tmp_path):

@@ -139,8 +139,11 @@ def regdb(root, trials=(1, 2)):
     for trial in trials:
         for part, people in (("train", (trial, 20)), ("test", (30 + trial, 40))):
             for light, letter in (("Visible", "v"), ("Thermal", "t")):
-                lines = [f"{light}/{person}/male_back_{letter}_{n:05d}_{person}.bmp {label}"
-                         for label, person in enumerate(people) for n in (261, 300)]
+                lines = [
+                    f"{light}/{person}/male_back_{letter}_{n:05d}_{person}.bmp {label}"
+                    for label, person in enumerate(people)
+                    for n in (261, 300)
+                ]
                 tree(root, *(line.split(" ")[0] for line in lines))
                 (root / "idx").mkdir(exist_ok=True)
                 (root / "idx" / f"{part}_{light.lower()}_{trial}.txt").write_text("\n".join(lines) + "\n")
@@ -195,8 +198,11 @@ def test_infrared_cameras_with_all_images(tmp_path, use_all):
 
 def test_built_in_infrared(tmp_path, monkeypatch):
     sizes = {"num_train_pids": 2, "num_val_pids": 1, "num_test_pids": 2, "per_camera": 2}
-    monkeypatch.setattr(synthetic_sets, "ensure", lambda kind, root, seed: synthetic_sets.make(
-        kind, root, seed, processes=1, progress=False, **sizes))
+    monkeypatch.setattr(
+        synthetic_sets,
+        "ensure",
+        lambda kind, root, seed: synthetic_sets.make(kind, root, seed, processes=1, progress=False, **sizes),
+    )
     splits = load_splits("synthetic_rgbir", tmp_path / "s", seed=1, search="indoor", trial=2)
     assert splits.protocol == "sysu" and splits.infrared == {3, 6} and "demonstration" in str(splits)
     assert len({s.pid for s in splits.train}) == 3 and {s.camid for s in splits.train} == {1, 2, 3, 4, 5, 6}

@@ -55,8 +55,15 @@ def test_mars_by_hand(tmp_path):
     assert names(splits.train, root) == [
         (("bbox_train/0001/0001C1T0000F001.jpg", "bbox_train/0001/0001C1T0000F002.jpg"), 1, 1),
         (("bbox_train/0001/0001C2T0001F001.jpg",), 1, 2),
-        (("bbox_train/0003/0003C1T0002F001.jpg", "bbox_train/0003/0003C1T0002F002.jpg",
-          "bbox_train/0003/0003C1T0002F003.jpg"), 3, 1),
+        (
+            (
+                "bbox_train/0003/0003C1T0002F001.jpg",
+                "bbox_train/0003/0003C1T0002F002.jpg",
+                "bbox_train/0003/0003C1T0002F003.jpg",
+            ),
+            3,
+            1,
+        ),
     ]
     assert [(s.pid, s.camid, len(s.path)) for s in splits.query] == [(2, 1, 2), (2, 4, 3), (6, 5, 1)]
     assert [(s.pid, s.camid, len(s.path)) for s in splits.gallery] == MARS_TEST[1:]  # junk is gone, pid 0 stays
@@ -286,8 +293,11 @@ def test_dukevid_bad_tracklets(tmp_path):
 
 def test_built_in_video(tmp_path, monkeypatch):
     sizes = {"num_train_pids": 2, "num_test_pids": 2, "num_cameras": 3}
-    monkeypatch.setattr(synthetic_sets, "ensure", lambda kind, root, seed: synthetic_sets.make(
-        kind, root, seed, processes=1, progress=False, **sizes))
+    monkeypatch.setattr(
+        synthetic_sets,
+        "ensure",
+        lambda kind, root, seed: synthetic_sets.make(kind, root, seed, processes=1, progress=False, **sizes),
+    )
     splits = load_splits("synthetic_video", tmp_path / "s", seed=1)
     assert splits.is_video and "demonstration" in str(splits) and all(len(s.path) > 1 for s in splits.train)
     assert splits.count("train")[:2] == (2, 4) and splits.count("query")[:2] == (2, 2)

@@ -149,11 +149,25 @@ def test_none_removes_only_the_query_image_itself():
         items = [f"{i}.jpg" for i in range(20)]
         chosen = rng.permutation(20)[:12]  # all against all, queries in another order
         metrics = evaluate.rank_metrics(
-            d[chosen], pids[chosen], pids, cameras[chosen], cameras, protocol="none",
-            query_items=[items[i] for i in chosen], gallery_items=items,
+            d[chosen],
+            pids[chosen],
+            pids,
+            cameras[chosen],
+            cameras,
+            protocol="none",
+            query_items=[items[i] for i in chosen],
+            gallery_items=items,
         )
-        expected = oracle(d[chosen], pids[chosen], pids, cameras[chosen], cameras, "none", 50,
-                          same_item=lambda q, g, chosen=chosen: chosen[q] == g)
+        expected = oracle(
+            d[chosen],
+            pids[chosen],
+            pids,
+            cameras[chosen],
+            cameras,
+            "none",
+            50,
+            same_item=lambda q, g, chosen=chosen: chosen[q] == g,
+        )
         assert_equal_to_oracle(metrics, expected, 50)
 
 
@@ -174,8 +188,9 @@ def test_cuhk03_draws_are_uniform_over_the_images_a_query_sees():
                 near = np.mean([d[q][g] <= d[q][hit] for g in range(14) if gp[g] == pid])
                 share = np.convolve(share, [1 - near, near])
             expected += np.cumsum(np.pad(share, (0, 5)))[:5] / len(hits)
-    mean = np.mean([evaluate.rank_metrics(d, qp, gp, qc, gc, 5, "cuhk03", seed=seed).cmc.numpy()
-                    for seed in range(300)], axis=0)
+    mean = np.mean(
+        [evaluate.rank_metrics(d, qp, gp, qc, gc, 5, "cuhk03", seed=seed).cmc.numpy() for seed in range(300)], axis=0
+    )
     np.testing.assert_allclose(mean, expected / valid, atol=0.02)  # 3,000 draws: standard error < 0.006
 
 
@@ -368,14 +383,17 @@ def test_infinite_distances_are_allowed_and_last():
     assert evaluate.rank_metrics(d, [1, 2], [1, 1, 2], [1, 1], [2, 2, 2]).ap.tolist() == pytest.approx([7 / 12, 1 / 3])
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"protocol": "market"}, "protocol 'market' is unknown"),
-    ({"distmat": np.ones((9, 39))}, "labels are for"),
-    ({"query_pids": [1, 2]}, "expected one integer of each per image"),
-    ({"query_pids": list("abcdefghi")}, "expected one integer"),
-    ({"gallery_pids": [], "gallery_camids": []}, "integer|no gallery images"),
-    ({"max_rank": 0}, "max_rank is 0"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"protocol": "market"}, "protocol 'market' is unknown"),
+        ({"distmat": np.ones((9, 39))}, "labels are for"),
+        ({"query_pids": [1, 2]}, "expected one integer of each per image"),
+        ({"query_pids": list("abcdefghi")}, "expected one integer"),
+        ({"gallery_pids": [], "gallery_camids": []}, "integer|no gallery images"),
+        ({"max_rank": 0}, "max_rank is 0"),
+    ],
+)
 def test_wrong_arguments(change, message):
     names = ("distmat", "query_pids", "gallery_pids", "query_camids", "gallery_camids")
     with pytest.raises(ValueError, match=message):
@@ -437,8 +455,9 @@ def test_confidence_intervals_agree_with_the_normal_approximation():
 
 def test_camera_pairs_are_evaluations_of_parts_of_the_gallery():
     query, gallery, qp, gp, qc, gc = clusters(7)
-    found = evaluate.camera_pairs(evaluate.distance_blocks(query, gallery, memory_gb=3e-5),
-                                  evaluate.Labels(qp, gp, qc, gc))
+    found = evaluate.camera_pairs(
+        evaluate.distance_blocks(query, gallery, memory_gb=3e-5), evaluate.Labels(qp, gp, qc, gc)
+    )
     assert found.query_camids.tolist() == found.gallery_camids.tolist() == [1, 2, 3, 4]
     for a in range(1, 5):
         for b in range(1, 5):
@@ -604,8 +623,9 @@ def _sharded(rank, world, path):
     start, stop = evaluate.shard(len(gallery), group)
     gathered = evaluate.gather_rows(gallery[start:stop], len(gallery), group)
     assert torch.equal(gathered, gallery)
-    found = {p: evaluate.evaluate_features(query, gathered, *labels, protocol=p, group=group)
-             for p in evaluate.PROTOCOLS}
+    found = {
+        p: evaluate.evaluate_features(query, gathered, *labels, protocol=p, group=group) for p in evaluate.PROTOCOLS
+    }
     torch.save({p: m._asdict() for p, m in found.items()}, f"{path}/{rank}.pt")
     torch.distributed.destroy_process_group()
 

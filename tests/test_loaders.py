@@ -1,4 +1,5 @@
 """Loaders against the plain way: one image at a time, with Pillow and torchvision, as the authors' code does it."""
+
 import errno
 import math
 import os
@@ -72,10 +73,12 @@ def train_loader(samples, labels=LABELS, **options) -> loaders.TrainLoader:
 def same_batches(left, right) -> bool:
     left, right = list(left), list(right)
     return len(left) == len(right) > 0 and all(
-        torch.equal(a, b) for one, two in zip(left, right, strict=True) for a, b in zip(one, two, strict=True))
+        torch.equal(a, b) for one, two in zip(left, right, strict=True) for a, b in zip(one, two, strict=True)
+    )
 
 
 # decoding -----------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [SIZE, (64, 32), (17, 40)])
@@ -86,6 +89,7 @@ def test_decode_gives_the_bytes_of_torchvision_resize(files, size, interpolation
 
 
 # ImageStore -----------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("cache", ["ram", "disk", "none"])
 @pytest.mark.parametrize("workers", [1, 3])
@@ -118,10 +122,15 @@ def test_description_names_number_size_and_place(files):
     assert "decoded as needed" in store(files, "none").description
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(cache="gpu"), "--cache ram"), (dict(cache="disk"), "--cache_dir"), (dict(cache="tape"), "choose one of auto"),
-    (dict(interpolation="cubic"), "choose one of bilinear"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(cache="gpu"), "--cache ram"),
+        (dict(cache="disk"), "--cache_dir"),
+        (dict(cache="tape"), "choose one of auto"),
+        (dict(interpolation="cubic"), "choose one of bilinear"),
+    ],
+)
 def test_store_says_what_to_do_about_impossible_arguments(files, options, message):
     with pytest.raises(ValueError, match=message):
         store(files, **options)
@@ -133,6 +142,7 @@ def test_a_tracklet_is_refused_by_name():
 
 
 # disk cache
+
 
 @pytest.fixture
 def copies(files, tmp_path) -> list[str]:
@@ -173,8 +183,9 @@ def test_disk_cache_is_never_stale(copies, tmp_path, monkeypatch, change):
     else:
         interpolation = "bicubic"
     decoded = count_decoding(monkeypatch)
-    again = loaders.ImageStore(copies, size, cache="disk", cache_dir=folder, interpolation=interpolation,
-                               progress=False)
+    again = loaders.ImageStore(
+        copies, size, cache="disk", cache_dir=folder, interpolation=interpolation, progress=False
+    )
     assert sorted(decoded) == sorted(copies)
     expected = [np.array(plain(path, size, InterpolationMode(interpolation))) for path in copies]
     assert np.array_equal(again.take(torch.arange(20)).numpy(), np.stack(expected))
@@ -187,8 +198,9 @@ def test_damaged_disk_cache_is_made_anew(copies, tmp_path, damage):
     store(copies, "disk", cache_dir=folder)
     [file] = folder.iterdir()
     content = file.read_bytes()
-    file.write_bytes({"cut": content[100:], "empty": b"", "trailer": content[:-20] + bytes(20),
-                      "longer": content + bytes(9)}[damage])
+    file.write_bytes(
+        {"cut": content[100:], "empty": b"", "trailer": content[:-20] + bytes(20), "longer": content + bytes(9)}[damage]
+    )
     assert torch.equal(store(copies, "disk", cache_dir=folder).take(torch.arange(20)), plain_batch(copies))
     assert file.read_bytes() == content
 
@@ -219,11 +231,12 @@ def test_full_disk_is_one_message_and_leaves_nothing(copies, tmp_path, monkeypat
 
 # bad images
 
+
 @pytest.fixture
 def damaged(copies, tmp_path) -> list[str]:
     """Positions 2 (truncated), 5 (empty), 9 (text), 11 (missing) are bad."""
     content = open(copies[2], "rb").read()
-    open(copies[2], "wb").write(content[:len(content) // 2])
+    open(copies[2], "wb").write(content[: len(content) // 2])
     open(copies[5], "wb").close()
     open(copies[9], "w").write("not an image")
     os.unlink(copies[11])
@@ -281,6 +294,7 @@ def test_nothing_left_after_skipping_is_an_error(tmp_path):
 
 # samplers -------------------------------------------------------------------------------------------------------
 
+
 def test_shuffled_is_one_pass_without_repetition():
     batches = loaders.shuffled(103, 10, seed=1, epoch=0)
     assert batches.shape == (10, 10) and len(set(batches.flatten().tolist())) == 100
@@ -308,7 +322,7 @@ def plain_identity_sampler(labels, p, k, rng):
         if len(images) < k:
             images = images + [rng.choice(images) for _ in range(k - len(images))]
         rng.shuffle(images)
-        groups[pid] = [images[i:i + k] for i in range(0, len(images) - k + 1, k)]
+        groups[pid] = [images[i : i + k] for i in range(0, len(images) - k + 1, k)]
     batches, left = [], list(groups)
     while len(left) >= p:
         chosen = rng.sample(left, p)
@@ -382,6 +396,7 @@ def test_too_few_identities_says_how_many_there_are():
 
 # TrainLoader ----------------------------------------------------------------------------------------------------
 
+
 def test_batches_equal_the_per_image_pipeline(samples):
     """Resize, flip, pad, crop, to tensor, normalise, erase, one PIL image at a time with the same parameters."""
     loader = train_loader(samples, p=4, k=2, batch_size=None)
@@ -397,12 +412,13 @@ def test_batches_equal_the_per_image_pipeline(samples):
             image = TF.crop(TF.pad(image, 3), *draws.pad[b].tolist(), *SIZE)
             expected = TF.normalize(TF.to_tensor(image), MEAN, STD)
             y, x, h, w, _ = draws.erase[b]
-            expected[:, y:y + h, x:x + w] = torch.tensor(MEAN).view(3, 1, 1)
+            expected[:, y : y + h, x : x + w] = torch.tensor(MEAN).view(3, 1, 1)
             assert torch.equal(images[b], expected)
 
 
-EVERYTHING = dict(translate=0.5, random_patch=0.5, color_jitter=0.5, jitter_strength=(0.2, 0.2, 0.2, 0.1),
-                  erase_fill="pixel")
+EVERYTHING = dict(
+    translate=0.5, random_patch=0.5, color_jitter=0.5, jitter_strength=(0.2, 0.2, 0.2, 0.1), erase_fill="pixel"
+)
 
 
 def test_caches_and_workers_give_the_same_batches(samples, tmp_path):
@@ -481,12 +497,19 @@ def test_alternate_switches_at_the_next_batch_and_is_resumed(samples):
         assert not same_batches(resumed.epoch(1), loader.epoch(1))
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(batch_size=None), "give batch_size"), (dict(batch_size=None, p=4), "go together"),
-    (dict(batch_size=9, p=4, k=2), "contradicts"), (dict(batch_size=0), "at least 1"),
-    (dict(batch_size=9, world_size=2), "multiple of 2"), (dict(alternate="random"), "together with p and k"),
-    (dict(batch_size=None, p=9, k=2), "training set has 8"), (dict(batch_size=64), "40 training images"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(batch_size=None), "give batch_size"),
+        (dict(batch_size=None, p=4), "go together"),
+        (dict(batch_size=9, p=4, k=2), "contradicts"),
+        (dict(batch_size=0), "at least 1"),
+        (dict(batch_size=9, world_size=2), "multiple of 2"),
+        (dict(alternate="random"), "together with p and k"),
+        (dict(batch_size=None, p=9, k=2), "training set has 8"),
+        (dict(batch_size=64), "40 training images"),
+    ],
+)
 def test_train_loader_refuses_what_cannot_work_before_training(samples, options, message):
     with pytest.raises(ValueError, match=message):
         train_loader(samples, **options)
@@ -503,6 +526,7 @@ def test_a_store_can_be_shared(samples):
 
 
 # EvalLoader -----------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("cache", ["none", "ram"])
 def test_eval_loader_yields_everything_in_order(samples, cache):

@@ -456,9 +456,7 @@ def test_aligned_distance_against_enumeration_of_all_paths(s, t, normalize):
     torch.testing.assert_close(dense.detach(), expected, rtol=1e-9, atol=1e-9)
     with torch.no_grad():
         for memory in (None, 1, 2 * s * 8 * 4):  # one block, one pair at a time, blocks of 4
-            torch.testing.assert_close(
-                losses.aligned_distance(x, y, normalize, memory), expected, rtol=1e-9, atol=1e-9
-            )
+            torch.testing.assert_close(losses.aligned_distance(x, y, normalize, memory), expected, rtol=1e-9, atol=1e-9)
     matched = losses.aligned_pair_distance(x, y[:3], normalize)
     torch.testing.assert_close(matched.detach(), expected[:, :3].diagonal(), rtol=1e-9, atol=1e-9)
 

@@ -45,7 +45,7 @@ FIELDS = {
     "hacnn": {"image_size": (80, 32)},
     "mudeep": {"image_size": (32, 16)},
     "mlfn": {"image_size": (32, 16)},
-    }
+}
 
 
 def small(name):

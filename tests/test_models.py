@@ -1,4 +1,5 @@
 """Models: what they return, which parameters learn, published sizes, and their parts against plain loops."""
+
 from functools import partial
 
 import pytest
@@ -27,8 +28,13 @@ SMALL = {
     "mutual": (mutual, (96, 32), 2, (512, 512), (6, 128)),
     "resnet50m": (partial(models.ResNet50M, backbone="resnet34"), (64, 32), 1, (1536,), None),
     "pcb": (partial(models.PCB, backbone="resnet18"), (96, 32), 6, (256,) * 6, None),
-    "pcb independent": (partial(models.PCB, backbone="resnet18", shared_reduction=False, parts=3), (96, 32), 3,
-                        (256,) * 3, None),
+    "pcb independent": (
+        partial(models.PCB, backbone="resnet18", shared_reduction=False, parts=3),
+        (96, 32),
+        3,
+        (256,) * 3,
+        None,
+    ),
     "rpp": (partial(models.RPP, backbone="resnet18"), (96, 32), 6, (256,) * 6, None),
     "mgn": (partial(models.MGN, backbone="resnet18"), (96, 32), 8, (256, 256, 256, 512, 768), None),
     "pyramid": (partial(models.Pyramid, backbone="resnet18"), (96, 32), 21, (128,) * 21, None),
@@ -64,6 +70,7 @@ def count(module):
 
 
 # -- every model ------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", SMALL)
 def test_output_and_gradients(name):
@@ -118,34 +125,46 @@ def test_low_precision_autocast(name):
 
 # -- published sizes: torchreid at f8cd150 without classifier ---------------------------------------------------------
 
+
 def osnet(name):
     return partial(models.Softmax, backbone=name, fc_dims=(512,))
 
 
-@pytest.mark.parametrize(("build", "parameters", "dim"), [
-    (osnet("osnet_x1_0"), 2169508, 512),
-    (osnet("osnet_x0_75"), 1285754, 512),
-    (osnet("osnet_x0_5"), 630034, 512),
-    (osnet("osnet_x0_25"), 201864, 512),
-    (osnet("osnet_ibn_x1_0"), 2170532, 512),
-    (osnet("osnet_ain_x1_0"), 2169508, 512),
-    (partial(models.Softmax, backbone="shufflenet"), 904728, 960),
-    (partial(models.Softmax, fc_dims=(512,), last_stride=1), 24558144, 512),
-    (architectures.HACNN, 2929112, 1024),
-    (architectures.MuDeep, 134940304, 4096),
-    (models.ResNet50M, 27705408, 3072),
-    (architectures.MLFN, 32473024, 1024),
-    (models.PCB, 24032832, 12288),
-    (partial(models.PCB, parts=4), 24032832, 8192),
-])
+@pytest.mark.parametrize(
+    ("build", "parameters", "dim"),
+    [
+        (osnet("osnet_x1_0"), 2169508, 512),
+        (osnet("osnet_x0_75"), 1285754, 512),
+        (osnet("osnet_x0_5"), 630034, 512),
+        (osnet("osnet_x0_25"), 201864, 512),
+        (osnet("osnet_ibn_x1_0"), 2170532, 512),
+        (osnet("osnet_ain_x1_0"), 2169508, 512),
+        (partial(models.Softmax, backbone="shufflenet"), 904728, 960),
+        (partial(models.Softmax, fc_dims=(512,), last_stride=1), 24558144, 512),
+        (architectures.HACNN, 2929112, 1024),
+        (architectures.MuDeep, 134940304, 4096),
+        (models.ResNet50M, 27705408, 3072),
+        (architectures.MLFN, 32473024, 1024),
+        (models.PCB, 24032832, 12288),
+        (partial(models.PCB, parts=4), 24032832, 8192),
+    ],
+)
 def test_size_is_the_published_one(build, parameters, dim):
     with torch.device("meta"):
         model = build(num_pids=751)
     assert (count(model), model.embedding_dim) == (parameters, dim)
 
 
-@pytest.mark.parametrize(("build", "dim"), [(models.Pyramid, 2688), (models.MGN, 2048), (models.BagOfTricks, 2048),
-                                            (models.TransReID, 3840), (models.AlignedReID, 2048)])
+@pytest.mark.parametrize(
+    ("build", "dim"),
+    [
+        (models.Pyramid, 2688),
+        (models.MGN, 2048),
+        (models.BagOfTricks, 2048),
+        (models.TransReID, 3840),
+        (models.AlignedReID, 2048),
+    ],
+)
 def test_embedding_width_of_the_paper(build, dim):
     with torch.device("meta"):
         assert build(num_pids=0).embedding_dim == dim
@@ -161,6 +180,7 @@ def test_torchreid_key_builds(key):
 
 
 # -- one by one -------------------------------------------------------------------------------------------------------
+
 
 def test_gem_is_the_average_for_p_1_and_near_the_maximum_for_large_p():
     x = torch.rand(2, 3, 4, 5) + 0.1
@@ -198,8 +218,12 @@ def test_sides_of_the_neck():
 
 def test_names_of_released_strong_baseline_weights():
     names = set(models.BagOfTricks(num_pids=PIDS, backbone="resnet18").state_dict())
-    assert {"base.conv1.weight", "base.layer4.1.bn2.running_var", "bottleneck.running_mean",
-            "classifier.weight"} <= names
+    assert {
+        "base.conv1.weight",
+        "base.layer4.1.bn2.running_var",
+        "bottleneck.running_mean",
+        "classifier.weight",
+    } <= names
     assert all(n.startswith(("base.", "bottleneck.")) or n == "classifier.weight" for n in names)
 
 
@@ -211,8 +235,9 @@ def test_aligned_parts_are_the_rows_from_top_to_bottom(pooling, reduce):
     for row in range(3):
         pooled = reduce(feature_map[:, :, row], dim=2)  # (B, C)
         local = pooled @ model.local_conv.weight.flatten(1).T + model.local_conv.bias
-        local = F.batch_norm(local, model.local_bn.running_mean, model.local_bn.running_var, model.local_bn.weight,
-                             model.local_bn.bias).relu()
+        local = F.batch_norm(
+            local, model.local_bn.running_mean, model.local_bn.running_var, model.local_bn.weight, model.local_bn.bias
+        ).relu()
         torch.testing.assert_close(out.parts[:, row], local, rtol=1e-4, atol=1e-5)
 
 
@@ -247,7 +272,7 @@ def test_pcb_cuts_equal_stripes_and_normalises_each():
     feature_map, out = model.base(images), model(images)  # 12 rows
     embedding = out.embedding.unflatten(1, (512, 6))
     for i in range(6):
-        g = feature_map[:, :, 2 * i:2 * i + 2].mean(dim=(2, 3))
+        g = feature_map[:, :, 2 * i : 2 * i + 2].mean(dim=(2, 3))
         torch.testing.assert_close(embedding[:, :, i], g / g.norm(dim=1, keepdim=True))
         h = model.reduction[0](g[:, :, None, None]).flatten(1)
         torch.testing.assert_close(out.feats[i], h, rtol=1e-4, atol=1e-5)
@@ -299,7 +324,7 @@ def test_pyramid_branches_against_a_loop():
     branch = 0
     for stripes in range(1, 7):  # fine to coarse
         for top in range(6 - stripes + 1):
-            window = feature_map[:, :, 2 * top:2 * (top + stripes)]
+            window = feature_map[:, :, 2 * top : 2 * (top + stripes)]
             pooled = window.mean(dim=(2, 3)) + window.amax(dim=(2, 3))
             expected = model.reduction[branch](pooled[:, :, None, None]).flatten(1)
             torch.testing.assert_close(out.feats[branch], expected, rtol=1e-3, atol=1e-4)
@@ -315,8 +340,10 @@ def test_mgn_parts_of_its_branches():
     assert [m.shape[2] for m in maps] == [6, 12, 12]  # the global branch keeps the stride
     stripes = [maps[1][:, :, :6], maps[1][:, :, 6:], maps[2][:, :, :4], maps[2][:, :, 4:8], maps[2][:, :, 8:]]
     out = model(images)
-    expected = [m.amax((2, 3)) @ head.reduction.weight.flatten(1).T
-                for head, m in zip(model.heads, [*maps, *stripes], strict=True)]
+    expected = [
+        m.amax((2, 3)) @ head.reduction.weight.flatten(1).T
+        for head, m in zip(model.heads, [*maps, *stripes], strict=True)
+    ]
     for i in range(3):
         torch.testing.assert_close(out.feats[i], expected[i], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out.feats[3], torch.cat(expected[3:5], 1), rtol=1e-4, atol=1e-5)
@@ -398,36 +425,76 @@ def test_resnet50m_fuses_the_blocks_before_the_last():
 
 # -- weights of released code -----------------------------------------------------------------------------------------
 
+
 def renamed(model, names):
     """Names of a released file as ours: `renames`, then `base.` for what is left of the trunk."""
     own, result = model.state_dict().keys(), {}
     for name in names:
-        new = next((ours + name.removeprefix(theirs) for theirs, ours in model.renames if name.startswith(theirs)),
-                   name)
+        new = next(
+            (ours + name.removeprefix(theirs) for theirs, ours in model.renames if name.startswith(theirs)), name
+        )
         result[name] = new if new in own else f"base.{new}"
     return result
 
 
-@pytest.mark.parametrize(("build", "pairs"), [
-    (models.PCB, {"conv5.layers.0.weight": "reduction.0.0.weight", "conv5.layers.1.bias": "reduction.0.1.bias",
-                  "classifier.5.weight": "classifier.5.weight", "layer1.0.conv1.weight": "base.layer1.0.conv1.weight",
-                  "local_conv.weight": "reduction.0.0.weight", "feat_bn2d.weight": "reduction.0.1.weight",
-                  "instance3.bias": "classifier.3.bias"}),
-    (partial(models.PCB, shared_reduction=False), {"local_conv_list.4.1.weight": "reduction.4.1.weight",
-                                                   "fc_list.2.bias": "classifier.2.bias"}),
-    (models.RPP, {"local_mask.weight": "part_classifier.weight"}),
-    (models.Pyramid, {"pyramid_conv_list0.20.0.bias": "reduction.20.0.bias",
-                      "pyramid_fc_list0.7.weight": "classifier.7.weight", "base.conv1.weight": "base.conv1.weight"}),
-    (models.AlignedReID, {"fc.weight": "classifier.weight", "local_bn.bias": "local_bn.bias"}),
-    (models.AlignedReIDPlusPlus, {"base.0.weight": "base.conv1.weight", "base.1.bias": "base.bn1.bias",
-                                  "base.4.0.conv1.weight": "base.layer1.0.conv1.weight",
-                                  "base.7.1.bn1.weight": "base.layer4.1.bn1.weight", "conv1.bias": "conv1.bias"}),
-    (models.BagOfTricks, {"backbone.layer1.0.conv1.weight": "base.layer1.0.conv1.weight",
-                          "heads.bottleneck.0.weight": "bottleneck.weight", "heads.weight": "classifier.weight"}),
-    (models.MGN, {"b21_head.bottleneck.1.weight": "heads.3.neck.weight", "b1_head.weight": "heads.0.classifier.weight",
-                  "b3.1.0.conv1.weight": "b3.1.0.conv1.weight", "backbone.4.0.conv1.weight":
-                  "backbone.4.0.conv1.weight"}),
-])
+@pytest.mark.parametrize(
+    ("build", "pairs"),
+    [
+        (
+            models.PCB,
+            {
+                "conv5.layers.0.weight": "reduction.0.0.weight",
+                "conv5.layers.1.bias": "reduction.0.1.bias",
+                "classifier.5.weight": "classifier.5.weight",
+                "layer1.0.conv1.weight": "base.layer1.0.conv1.weight",
+                "local_conv.weight": "reduction.0.0.weight",
+                "feat_bn2d.weight": "reduction.0.1.weight",
+                "instance3.bias": "classifier.3.bias",
+            },
+        ),
+        (
+            partial(models.PCB, shared_reduction=False),
+            {"local_conv_list.4.1.weight": "reduction.4.1.weight", "fc_list.2.bias": "classifier.2.bias"},
+        ),
+        (models.RPP, {"local_mask.weight": "part_classifier.weight"}),
+        (
+            models.Pyramid,
+            {
+                "pyramid_conv_list0.20.0.bias": "reduction.20.0.bias",
+                "pyramid_fc_list0.7.weight": "classifier.7.weight",
+                "base.conv1.weight": "base.conv1.weight",
+            },
+        ),
+        (models.AlignedReID, {"fc.weight": "classifier.weight", "local_bn.bias": "local_bn.bias"}),
+        (
+            models.AlignedReIDPlusPlus,
+            {
+                "base.0.weight": "base.conv1.weight",
+                "base.1.bias": "base.bn1.bias",
+                "base.4.0.conv1.weight": "base.layer1.0.conv1.weight",
+                "base.7.1.bn1.weight": "base.layer4.1.bn1.weight",
+                "conv1.bias": "conv1.bias",
+            },
+        ),
+        (
+            models.BagOfTricks,
+            {
+                "backbone.layer1.0.conv1.weight": "base.layer1.0.conv1.weight",
+                "heads.bottleneck.0.weight": "bottleneck.weight",
+                "heads.weight": "classifier.weight",
+            },
+        ),
+        (
+            models.MGN,
+            {
+                "b21_head.bottleneck.1.weight": "heads.3.neck.weight",
+                "b1_head.weight": "heads.0.classifier.weight",
+                "b3.1.0.conv1.weight": "b3.1.0.conv1.weight",
+                "backbone.4.0.conv1.weight": "backbone.4.0.conv1.weight",
+            },
+        ),
+    ],
+)
 def test_released_names_map_to_ours(build, pairs):
     with torch.device("meta"):
         model = build(num_pids=PIDS, backbone="resnet18")
@@ -437,21 +504,34 @@ def test_released_names_map_to_ours(build, pairs):
 
 # -- errors -----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: models.Softmax(num_pids=-1, backbone="resnet18"), "num_pids is -1"),
-    (lambda: models.BagOfTricks(num_pids=1, backbone="resnet18", pooling="median"), "pooling is 'median'.*avg, avg"),
-    (lambda: models.BagOfTricks(num_pids=1, backbone="resnet18", neck="ln"), "neck is 'ln'"),
-    (lambda: models.BagOfTricks(num_pids=1, backbone="mobilenet_v2"), "last_stride=1 does not apply"),
-    (lambda: models.ResNet50M(num_pids=1, backbone="densenet121"), "reads inside the stages"),
-    (lambda: models.ResNet50M(num_pids=1, backbone="resnet18"), "has 2"),
-    (lambda: models.MGN(num_pids=1, backbone="osnet_x0_25"), "reads inside the stages"),
-    (lambda: models.AGW(num_pids=1, backbone="se_resnet50"), "non-local blocks"),
-    (lambda: models.TransReID(num_pids=1, backbone="resnet50"), "not a vision transformer"),
-    (lambda: models.PCB(num_pids=1, backbone="resnet18")(torch.zeros(2, 3, 64, 32)), "6 stripes, but it has 4 rows"),
-    (lambda: models.Pyramid(num_pids=1, backbone="resnet18")(torch.zeros(2, 3, 128, 32)), "6 equal stripes.*8 rows"),
-    (lambda: architectures.MuDeep(num_pids=1, image_size=(32, 16))(torch.zeros(2, 3, 64, 32)), "32x16, got 64x32"),
-    (lambda: models.TransReID(num_pids=1, **TINY_VIT)(torch.zeros(2, 3, 96, 32)), "built for 10 patches"),
-])
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: models.Softmax(num_pids=-1, backbone="resnet18"), "num_pids is -1"),
+        (
+            lambda: models.BagOfTricks(num_pids=1, backbone="resnet18", pooling="median"),
+            "pooling is 'median'.*avg, avg",
+        ),
+        (lambda: models.BagOfTricks(num_pids=1, backbone="resnet18", neck="ln"), "neck is 'ln'"),
+        (lambda: models.BagOfTricks(num_pids=1, backbone="mobilenet_v2"), "last_stride=1 does not apply"),
+        (lambda: models.ResNet50M(num_pids=1, backbone="densenet121"), "reads inside the stages"),
+        (lambda: models.ResNet50M(num_pids=1, backbone="resnet18"), "has 2"),
+        (lambda: models.MGN(num_pids=1, backbone="osnet_x0_25"), "reads inside the stages"),
+        (lambda: models.AGW(num_pids=1, backbone="se_resnet50"), "non-local blocks"),
+        (lambda: models.TransReID(num_pids=1, backbone="resnet50"), "not a vision transformer"),
+        (
+            lambda: models.PCB(num_pids=1, backbone="resnet18")(torch.zeros(2, 3, 64, 32)),
+            "6 stripes, but it has 4 rows",
+        ),
+        (
+            lambda: models.Pyramid(num_pids=1, backbone="resnet18")(torch.zeros(2, 3, 128, 32)),
+            "6 equal stripes.*8 rows",
+        ),
+        (lambda: architectures.MuDeep(num_pids=1, image_size=(32, 16))(torch.zeros(2, 3, 64, 32)), "32x16, got 64x32"),
+        (lambda: models.TransReID(num_pids=1, **TINY_VIT)(torch.zeros(2, 3, 96, 32)), "built for 10 patches"),
+    ],
+)
 def test_errors_say_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -20,6 +20,7 @@ import train
 
 # batches ----------------------------------------------------------------------------------------------------------
 
+
 def people(seed=0, num=9):
     """(labels, groups): 1 to 9 colour and 1 to 6 infrared images of each person, in a random order."""
     rng = np.random.default_rng(seed)
@@ -70,6 +71,7 @@ def test_a_person_of_one_light_is_not_drawn():
 
 
 # the network ------------------------------------------------------------------------------------------------------
+
 
 def two_streams(**options) -> models.TwoStreamAGW:
     torch.manual_seed(0)
@@ -152,8 +154,11 @@ def test_released_names_are_understood(images, tmp_path):
 
 def test_weights_of_a_plain_network_start_both_stems(tmp_path):
     model, plain = two_streams(), two_streams().base.state_dict()
-    plain = {name: torch.randn(t.shape) if t.is_floating_point() else t
-             for name, t in plain.items() if not name.startswith(("infrared.", "NL_"))}
+    plain = {
+        name: torch.randn(t.shape) if t.is_floating_point() else t
+        for name, t in plain.items()
+        if not name.startswith(("infrared.", "NL_"))
+    }
     torch.save(plain, tmp_path / "resnet.pth")
     checkpoints.import_weights(model, tmp_path / "resnet.pth")
     for stem in (model.base, model.base.infrared):
@@ -206,9 +211,13 @@ def test_without_infrared_cameras_camids_stay(splits):
 
 # the built-in set -------------------------------------------------------------------------------------------------
 
+
 def test_the_built_in_set_is_read_as_planned(splits):
     assert [splits.count(subset) for subset in ("train", "query", "gallery")] == [
-        (10, 10 * 6 * 2, 6), (8, 8 * 2 * 2, 2), (8, 8 * 4, 4)]
+        (10, 10 * 6 * 2, 6),
+        (8, 8 * 2 * 2, 2),
+        (8, 8 * 4, 4),
+    ]
     assert splits.protocol == "sysu" and splits.infrared == {3, 6} == set(synthetic_sets.INFRARED_CAMERAS)
 
 
@@ -234,8 +243,9 @@ def test_rgbir_through_the_command_line(folder, tmp_path):
     small += "--num_queries 2 --amp none".split()
     assert main.main(["--mode", "train", "--recipe", "agw_rgbir", *words, *small]) == 0
     assert main.main(["--mode", "test", "--weights", str(tmp_path / "model.pt"), *words]) == 0
-    first, again = (json.loads((tmp_path / name).read_text())["sysu"] for name in ("metrics.json",
-                                                                                   "metrics_model.json"))
+    first, again = (
+        json.loads((tmp_path / name).read_text())["sysu"] for name in ("metrics.json", "metrics_model.json")
+    )
     assert again["mAP"] == pytest.approx(first["mAP"], abs=1e-6) and again["num_query"] == 32
 
 
@@ -246,8 +256,12 @@ def test_rgbir_trains_and_tests_end_to_end(splits):
     loader, model = train_loader(splits, steps=12), two_streams(num_pids=num_pids)
 
     def mean_ap():
-        tests = [loaders.EvalLoader(part, image_size=(64, 32), batch_size=32, infrared=splits.infrared, cache="ram",
-                                    progress=False) for part in (splits.query, splits.gallery)]
+        tests = [
+            loaders.EvalLoader(
+                part, image_size=(64, 32), batch_size=32, infrared=splits.infrared, cache="ram", progress=False
+            )
+            for part in (splits.query, splits.gallery)
+        ]
         features = [evaluate.extract(model, each)[0] for each in tests]
         pids, camids = ([[getattr(s, of) for s in each.samples] for each in tests] for of in ("pid", "camid"))
         return evaluate.evaluate_features(*features, *pids, *camids, metric="cosine", protocol=splits.protocol).mAP
@@ -257,7 +271,10 @@ def test_rgbir_trains_and_tests_end_to_end(splits):
     optimizer, means = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True), []
     for epoch in range(3):
         model.train()
-        means.append(train.train_one_epoch(model, criterion, loader.epoch(epoch), [optimizer], epoch=epoch,
-                                           num_steps=loader.steps(epoch))["loss"])
+        means.append(
+            train.train_one_epoch(
+                model, criterion, loader.epoch(epoch), [optimizer], epoch=epoch, num_steps=loader.steps(epoch)
+            )["loss"]
+        )
     assert means[0] > means[1] > means[2] and means[2] < 0.7 * means[0]
     assert mean_ap() > before + 0.05

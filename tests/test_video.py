@@ -67,10 +67,12 @@ def which(images: torch.Tensor) -> list[tuple[int, int]]:
 def same_batches(left, right) -> bool:
     left, right = list(left), list(right)
     return len(left) == len(right) > 0 and all(
-        torch.equal(a, b) for one, two in zip(left, right, strict=True) for a, b in zip(one, two, strict=True))
+        torch.equal(a, b) for one, two in zip(left, right, strict=True) for a, b in zip(one, two, strict=True)
+    )
 
 
 # which frames -----------------------------------------------------------------------------------------------------
+
 
 def torchreid_evenly(count, seq_len):
     """The rule of torchreid/data/datasets/dataset.py, in plain Python."""
@@ -96,16 +98,23 @@ def test_random_frames_are_in_order_without_repetition_where_possible_and_reach_
     assert set(seen) == set(range(6)) and max(seen.values()) < 1.3 * min(seen.values())
 
 
-@pytest.mark.parametrize("policy, count, expected", [
-    ("all", 7, [[0, 1, 2, 3, 4, 5, 6]]),
-    ("evenly", 7, [[0, 2, 4]]), ("evenly", 2, [[0, 1, 1]]),
-    ("dense", 7, [[0, 1, 2], [3, 4, 5], [6, 6, 6]]), ("dense", 5, [[0, 1, 2], [3, 4, 3]]), ("dense", 1, [[0, 0, 0]]),
-])
+@pytest.mark.parametrize(
+    "policy, count, expected",
+    [
+        ("all", 7, [[0, 1, 2, 3, 4, 5, 6]]),
+        ("evenly", 7, [[0, 2, 4]]),
+        ("evenly", 2, [[0, 1, 1]]),
+        ("dense", 7, [[0, 1, 2], [3, 4, 5], [6, 6, 6]]),
+        ("dense", 5, [[0, 1, 2], [3, 4, 3]]),
+        ("dense", 1, [[0, 0, 0]]),
+    ],
+)
 def test_clips_of_a_test(policy, count, expected):
     assert [clip.tolist() for clip in loaders.clips_of(count, 3, policy)] == expected
 
 
 # TrainLoader ------------------------------------------------------------------------------------------------------
+
 
 def test_a_batch_holds_the_frames_of_its_tracklets(samples):
     for images, labels, camids in train_loader(samples, sample_method="evenly", **PLAIN).epoch(0):
@@ -150,11 +159,12 @@ def test_the_parts_of_two_processes_are_the_batch_of_one(samples, options):
         return list(train_loader(samples, pad=3, **options, **more).epoch(0))
 
     for (images, labels, _), *halves in zip(
-            parts(), parts(rank=0, world_size=2), parts(rank=1, world_size=2), strict=True):
+        parts(), parts(rank=0, world_size=2), parts(rank=1, world_size=2), strict=True
+    ):
         assert torch.equal(labels, torch.cat([half[1] for half in halves]))
         for i, (part, _, _) in enumerate(halves):  # a part may be filled up to another length
             mine = images.chunk(2)[i]
-            assert torch.equal(mine[:, :part.shape[1]], part)
+            assert torch.equal(mine[:, : part.shape[1]], part)
 
 
 def test_all_frames_fill_up_with_marked_zeros(samples):
@@ -187,6 +197,7 @@ def test_frames_are_images_like_any_other(samples):
 
 def test_same_augmentation_moves_all_frames_of_a_tracklet_alike(samples):
     """Zero where the padding came in: one place for all frames, or one for each."""
+
     def borders(**options):  # (B, T, H, W)
         images = next(train_loader(samples, batch_size=8, flip=0, erase=0, pad=8, **options).epoch(0))[0]
         return images[:, :, 0] < images[:, :, 0].amax(dim=(2, 3), keepdim=True)
@@ -250,8 +261,14 @@ def test_an_epoch_over_as_many_frames_as_mars_starts_at_once(monkeypatch):
     """509,914 frames in 8,298 tracklets (issue 5: within 30 s); no file is read but those of the first batch."""
     reads = []
     monkeypatch.setattr(loaders, "decode", lambda path, size, how: reads.append(path) or np.zeros((*size, 3), np.uint8))
-    tracklets = [Sample(tuple(f"bbox_train/{i % 625:04d}/{i}F{t:04d}.jpg" for t in range(62 if i < 3732 else 61)),
-                        i % 625, 1 + i % 6) for i in range(8298)]
+    tracklets = [
+        Sample(
+            tuple(f"bbox_train/{i % 625:04d}/{i}F{t:04d}.jpg" for t in range(62 if i < 3732 else 61)),
+            i % 625,
+            1 + i % 6,
+        )
+        for i in range(8298)
+    ]
     began = time.perf_counter()
     loader = train_loader(tracklets, image_size=(256, 128), batch_size=None, p=4, k=2, sample_method="random")
     images, _, _ = next(loader.epoch(0))
@@ -261,6 +278,7 @@ def test_an_epoch_over_as_many_frames_as_mars_starts_at_once(monkeypatch):
 
 
 # EvalLoader -------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("policy", loaders.TEST_FRAMES)
 @pytest.mark.parametrize("max_frames", [1, 5, 100])
@@ -275,15 +293,18 @@ def test_a_test_reads_the_clips_in_chunks_within_the_bound(samples, policy, max_
         mirrored = torch.cat(list(tracklets.flip(3).chunks()))
         assert torch.equal(mirrored.flip(3), torch.cat(chunks)) and not torch.equal(mirrored, torch.cat(chunks))
         assert torch.equal(torch.cat(list(tracklets.flip(3).flip(3).chunks())), torch.cat(chunks))
-    assert seen == [(i, int(t)) for i, count in enumerate(COUNTS)
-                    for clip in loaders.clips_of(count, 4, policy) for t in clip]
+    assert seen == [
+        (i, int(t)) for i, count in enumerate(COUNTS) for clip in loaders.clips_of(count, 4, policy) for t in clip
+    ]
     assert len(loader) == 3 and loader.num_images == 8
 
 
 # Tracklet ---------------------------------------------------------------------------------------------------------
 
+
 class Toy(nn.Module):
     """An image model with every field, small enough to follow: features are linear in the mean colour."""
+
     renames = ()
 
     def __init__(self):
@@ -335,7 +356,7 @@ def test_a_test_pools_what_a_loop_over_tracklets_pools(samples, how, policy):
     expected = []
     with torch.no_grad():
         for i, count in enumerate(COUNTS):
-            every = torch.cat(list(eval_loader(samples[i:i + 1], cache="ram").__iter__().__next__()[0].chunks()))
+            every = torch.cat(list(eval_loader(samples[i : i + 1], cache="ram").__iter__().__next__()[0].chunks()))
             clips = [slow_pool(model, every[clip], how) for clip in loaders.clips_of(count, 4, policy)]
             expected.append([torch.stack(field).mean(dim=0) for field in zip(*clips, strict=True)])
     for max_frames in (3, 64):
@@ -399,8 +420,10 @@ def test_names_are_those_of_the_image_model_and_its_weights_fit():
     image_model = Toy()
     model = models.Tracklet(image_model, "max")
     assert list(model.state_dict()) == list(Toy().state_dict())
-    assert [n for n, _ in models.Tracklet(Toy(), "attention").named_parameters()][-2:] == ["attention.weight",
-                                                                                           "attention.bias"]
+    assert [n for n, _ in models.Tracklet(Toy(), "attention").named_parameters()][-2:] == [
+        "attention.weight",
+        "attention.bias",
+    ]
     trained = Toy()
     model.load_state_dict(trained.state_dict())
     images = torch.randn(5, 3, 4, 2)
@@ -460,6 +483,7 @@ def test_the_built_in_set_is_read_as_planned(splits):
 
 def test_frames_follow_each_other(splits):
     """Neighbouring frames differ, and less than frames of two tracklets of that camera."""
+
     def pixels(path):
         return np.asarray(Image.open(path), np.float32)
 
@@ -473,8 +497,11 @@ def test_frames_follow_each_other(splits):
 
 def test_the_legs_go_on_and_the_person_stays(monkeypatch):
     drawn = []
-    monkeypatch.setattr(synthetic_sets.synthetic, "draw_person",
-                        lambda canvas, person, pose: drawn.append((canvas.pixels.copy(), person, pose)))
+    monkeypatch.setattr(
+        synthetic_sets.synthetic,
+        "draw_person",
+        lambda canvas, person, pose: drawn.append((canvas.pixels.copy(), person, pose)),
+    )
     frames, _ = synthetic_sets.draw_tracklet(0, 5, 2, 10)
     assert len(frames) == 10
     own = [each for each in drawn if each[1] is drawn[0][1]]  # without whoever walks in front
@@ -510,8 +537,9 @@ def test_video_through_the_command_line(folder, tmp_path):
     assert main.main(["--mode", "train", "--recipe", "demo", *words, *small, "--temporal_pooling", "attention"]) == 0
     test = ["--mode", "test", "--weights", str(tmp_path / "model.pt"), *words, "--test_batch", "5"]
     assert main.main(test) == 0
-    first, again = (json.loads((tmp_path / name).read_text())["dukevid"] for name in ("metrics.json",
-                                                                                      "metrics_model.json"))
+    first, again = (
+        json.loads((tmp_path / name).read_text())["dukevid"] for name in ("metrics.json", "metrics_model.json")
+    )
     assert again["mAP"] == pytest.approx(first["mAP"], abs=1e-6) and again["num_query"] == 12
     assert main.main([*test, "--test_frames", "dense", "--flip_test"]) == 0
     assert (tmp_path / "visualize" / "batch.png").exists()
@@ -525,11 +553,23 @@ def test_video_trains_and_tests_end_to_end(splits):
     """
     torch.manual_seed(0)
     labels, num_pids = datasets.relabel(splits.train)
-    loader = loaders.TrainLoader(splits.train, labels, image_size=(64, 32), p=6, k=2, steps=10, seq_len=2, pad=4,
-                                 sample_method="random", erase=0.0, progress=False)
+    loader = loaders.TrainLoader(
+        splits.train,
+        labels,
+        image_size=(64, 32),
+        p=6,
+        k=2,
+        steps=10,
+        seq_len=2,
+        pad=4,
+        sample_method="random",
+        erase=0.0,
+        progress=False,
+    )
     model = models.Tracklet(models.BagOfTricks(num_pids=num_pids, backbone="resnet18"))
-    shown = loaders.EvalLoader(splits.train, image_size=(64, 32), batch_size=5, max_frames=32, progress=False,
-                               cache="ram")
+    shown = loaders.EvalLoader(
+        splits.train, image_size=(64, 32), batch_size=5, max_frames=32, progress=False, cache="ram"
+    )
 
     def mean_ap():
         features, _ = evaluate.extract(model, shown)
@@ -540,7 +580,10 @@ def test_video_trains_and_tests_end_to_end(splits):
     optimizer, means = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True), []
     for epoch in range(3):
         model.train()
-        means.append(train.train_one_epoch(model, criterion, loader.epoch(epoch), [optimizer], epoch=epoch,
-                                           num_steps=loader.steps(epoch))["loss"])
+        means.append(
+            train.train_one_epoch(
+                model, criterion, loader.epoch(epoch), [optimizer], epoch=epoch, num_steps=loader.steps(epoch)
+            )["loss"]
+        )
     assert means[0] > means[1] > means[2] and means[2] < 0.7 * means[0]
     assert mean_ap() > before + 0.15

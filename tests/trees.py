@@ -17,6 +17,7 @@ def tree(root, *names):
 
 def names(samples, root):
     """(path below root, pid, camid) of each sample; of a tracklet, the tuple of its frames."""
+
     def below(path):
         if isinstance(path, tuple):
             return tuple(below(each) for each in path)
