@@ -4,7 +4,7 @@
 
 Interface and shared arguments are those of `models`. None has ImageNet weights in this layout, so `pretrained=True` is
 an error; weight names are torchreid's (KaiyangZhou/deep-person-reid at f8cd150), whose published weights load as they
-are. OSNet is in `backbones.py`, since any head may follow it.
+are. OSNet is in `networks/osnet.py`, since any head may follow it.
 """
 
 from functools import partial
@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones import kaiming_fan_out
-from models import PCB, Output, ResNet50M, Softmax, linear_classifier
+from models import PCB, Output, ResNet50M, Softmax
+from networks.blocks import linear_classifier
+from networks.resnets import kaiming_fan_out
 
 
 class ConvBlock(nn.Module):

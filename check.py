@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import datasets
 from datasets import DATASETS, IMAGE_SUFFIXES, SUBSETS, Sample, Splits
-from datasets_base import few
+from parsers.base import few
 
 PROTOCOLS = ("market1501", "cuhk03", "sysu", "none")
 SMALL_IDENTITY = 4  # images; batches of P x K with K = 4 repeat images of people who have fewer

@@ -9,8 +9,9 @@ from pathlib import Path
 import datasets
 import loaders
 import train
-from models import POOLINGS
-from recipe import applies, check_network_fields
+from config import applies, check_network_fields
+from loading.samplers import SAMPLE_METHODS
+from networks.blocks import POOLINGS
 from recipes import RECIPES, Recipe
 
 MODES = ("train", "test", "visualize", "extract", "check")
@@ -138,7 +139,7 @@ CHOICES = {
     "local_mining": ("global", "local"),
     "test_distance": ("global", "local", "both"),
     "interpolation": ("bilinear", "bicubic"),
-    "sample_method": loaders.SAMPLE_METHODS,
+    "sample_method": SAMPLE_METHODS,
     "temporal_pooling": ("avg", "max", "attention"),
     "test_frames": loaders.TEST_FRAMES,
     "optimizer": train.OPTIMIZERS,

@@ -5,12 +5,12 @@ what was found with what was published. This file holds the registry `DATASETS` 
 union of training sets, and the check that an evaluation can have a result; nothing else in the suite knows a data set's
 name or layout. Nothing is ever downloaded.
 
-    datasets_base.py      Sample, Splits, Entry; reading folders; repeated splits kept as JSON
-    datasets_image.py     one published split: Market-1501, DukeMTMC, CUHK03, MSMT17, occluded, partial, SenseReID
-    datasets_small.py     repeated random splits: VIPeR, GRID, CUHK01, PRID450S, i-LIDS, PRID2011 (single shot)
-    datasets_video.py     tracklets: MARS, iLIDS-VID, PRID2011, DukeMTMC-VideoReID
-    datasets_infrared.py  colour and infrared: SYSU-MM01, RegDB
-    datasets_own.py       the user's own images
+    parsers/base.py      Sample, Splits, Entry; reading folders; repeated splits kept as JSON
+    parsers/image.py     one published split: Market-1501, DukeMTMC, CUHK03, MSMT17, occluded, partial, SenseReID
+    parsers/small.py     repeated random splits: VIPeR, GRID, CUHK01, PRID450S, i-LIDS, PRID2011 (single shot)
+    parsers/video.py     tracklets: MARS, iLIDS-VID, PRID2011, DukeMTMC-VideoReID
+    parsers/infrared.py  colour and infrared: SYSU-MM01, RegDB
+    parsers/own.py       the user's own images
 """
 
 from __future__ import annotations
@@ -23,12 +23,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import datasets_image
-import datasets_infrared
-import datasets_own
-import datasets_small
-import datasets_video
-from datasets_base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, few, plain
+from parsers import image, infrared, own, small, video
+from parsers.base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, few, plain
 
 __all__ = ["ALIASES", "DATASETS", "IMAGE_SUFFIXES", "SUBSETS", "Counts", "Entry", "QueryCheck", "Sample", "Splits",
            "canonical", "check_queries", "combine", "infrared_cameras", "load_splits", "matchable", "num_splits",
@@ -36,7 +32,7 @@ __all__ = ["ALIASES", "DATASETS", "IMAGE_SUFFIXES", "SUBSETS", "Counts", "Entry"
 
 # ============ the registry ============
 
-_MODULES = (datasets_image, datasets_infrared, datasets_own, datasets_small, datasets_video)
+_MODULES = (image, infrared, own, small, video)
 DATASETS: dict[str, Entry] = {  # sorted by name
     entry.name: entry for entry in sorted((e for module in _MODULES for e in module.ENTRIES), key=lambda e: e.name)
 }
@@ -113,7 +109,7 @@ def hold_out(splits: Splits, num_pids: int, seed: int = 0) -> tuple[Splits, Spli
         raise ValueError(f"{splits.name}: {num_pids} people cannot be held out of {len(pids)} in the training set")
     rng = random.Random(seed)
     held = set(rng.sample(pids, num_pids))
-    query, gallery = datasets_own.draw_queries([s for s in splits.train if s.pid in held], splits.protocol, rng)
+    query, gallery = own.draw_queries([s for s in splits.train if s.pid in held], splits.protocol, rng)
     note = f"{num_pids:,} people of the training set of {splits.name}, held out (seed {seed})"
     validation = Splits(
         f"{splits.name}_val",

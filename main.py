@@ -31,20 +31,21 @@ except (ImportError, RuntimeError, OSError) as mismatch:
 
 import numpy
 
-import backbones
 import check
 import checkpoints
 import datasets
 import loaders
-import memory
 import models
-import processes
 import tester
 import train
 import visualize
 from cli import customised, dataset_options, named_recipe, overrides, parse
-from recipe import applies, check_test_distance
+from config import applies, check_test_distance
+from machine import memory, processes
+from machine.device import pick_amp, pick_device
+from networks import mobile
 from recipes import RECIPES, Recipe
+from weights import importing, recognising
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -73,41 +74,8 @@ class Run:
     def place(self, module: torch.nn.Module) -> torch.nn.Module:
         module = module.to(self.device)
         if self.device.type == "cpu" and self.amp == "bf16":
-            backbones.depthwise_in_float32(module)
+            mobile.depthwise_in_float32(module)
         return module.to(memory_format=torch.channels_last) if self.channels_last else module
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; under torchrun the GPU of this process. ValueError for one that is missing."""
-    if processes.world_size() > 1:
-        name = processes.local_device(name)
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} cannot be used here ({reason}); try --device cpu") from None
-    return device
-
-
-def pick_amp(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware multiplies it: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX."""
-    if name == "auto":
-        if device.type == "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "none"
-        return "bf16" if device.type == "cpu" and cpu_has_bf16() else "none"
-    if name == "fp16" and device.type == "cpu":
-        raise ValueError("--amp fp16 needs a GPU; on a CPU use --amp bf16 or none")
-    return name
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; without it autocast is slower than float32."""
-    capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
-    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return "AVX512" in capabilities and any(check() for check in checks if check)
 
 
 def data_paths(args) -> dict[str, Path | None]:
@@ -221,7 +189,7 @@ def build_network(recipe: Recipe, num_pids: int, run: Run, seed: int) -> torch.n
     torch.manual_seed(seed)
     model = recipe.model(num_pids, recipe.pretrained == "imagenet", num_cameras(run.cameras))
     if recipe.pretrained not in ("imagenet", "none"):
-        print(checkpoints.import_weights(model, Path(recipe.pretrained)))
+        print(importing.import_weights(model, Path(recipe.pretrained)))
     return run.place(model)
 
 
@@ -261,7 +229,7 @@ def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None
                 "people whom these flags would hold out; give the same flags as in training"
             )
         return run.place(model).eval(), recipe, "+".join(state["trained_on"])
-    hints = checkpoints.recognise(path) or {}
+    hints = recognising.recognise(path) or {}
     if args.recipe_given:
         hints = {name: value for name, value in hints.items() if name in ("stem_relu", "stem_ceil")}
     elif not hints:
@@ -274,11 +242,11 @@ def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None
     recipe = customised(recipe, hints | given)
     backbone = f", backbone {recipe.backbone}" if applies(recipe, "backbone") else ""
     print(f"{path}: recipe {recipe.name}{backbone}")
-    num = checkpoints.num_cameras(path) if recipe.uses_cameras else 0
+    num = recognising.num_cameras(path) if recipe.uses_cameras else 0
     if num:
         print(f"{path}: the mean of its {num} camera embeddings is used, since it does not say whose they are")
     model = recipe.model(0, num_cameras=num)
-    report = checkpoints.import_weights(model, path)
+    report = importing.import_weights(model, path)
     print(report)
     if not report.complete:
         raise ValueError(f"{path} leaves a part of the network as it was drawn (missing, above): nothing to measure")

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import backbones
+from networks import backbones, resnets
+from networks.blocks import POOLINGS, GeM, bn_neck, conv_reduction, linear_classifier, linear_classifiers, reduction
 
 
 class Output(NamedTuple):
@@ -38,90 +39,7 @@ class Output(NamedTuple):
     parts: torch.Tensor | None = None
 
 
-# -- pooling: (B, C, h, w) -> (B, C) ----------------------------------------------------------------------------------
-
-
-class AvgPool(nn.Module):
-    """Global average."""
-
-    def forward(self, x):
-        return x.mean(dim=(2, 3))
-
-
-class MaxPool(nn.Module):
-    """Global maximum."""
-
-    def forward(self, x):
-        return x.amax(dim=(2, 3))
-
-
-class AvgMaxPool(nn.Module):
-    """Sum of global average and maximum."""
-
-    def forward(self, x):
-        return x.mean(dim=(2, 3)) + x.amax(dim=(2, 3))
-
-
-class GeM(nn.Module):
-    """Generalised mean (mean x^p)^(1/p), p learned (Radenovic et al., TPAMI 2019, Eq. (3)); p = 1 is the average."""
-
-    def __init__(self, p=3.0, eps=1e-6):
-        super().__init__()
-        self.p = nn.Parameter(torch.full((1,), p))
-        self.eps = eps
-
-    def forward(self, x):
-        return x.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
-
-
-POOLINGS = {"avg": AvgPool, "max": MaxPool, "avg+max": AvgMaxPool, "gem": GeM}
-
-
 # -- building blocks --------------------------------------------------------------------------------------------------
-
-
-def bn_neck(dim):
-    """BNNeck (Luo et al. 2019, section 3.5): batch norm without shift, so that the ID loss sees a centred feature."""
-    neck = nn.BatchNorm1d(dim)
-    neck.bias.requires_grad_(False)
-    return neck
-
-
-def linear_classifier(dim, num_pids, *, bias, std):
-    """Identity classifier with weights N(0, std^2), bias 0; None for num_pids = 0."""
-    if num_pids < 0:
-        raise ValueError(f"num_pids is {num_pids}; expected the number of training identities, or 0 for none.")
-    if num_pids == 0:
-        return None
-    classifier = nn.Linear(dim, num_pids, bias=bias)
-    nn.init.normal_(classifier.weight, std=std)
-    if bias:
-        nn.init.zeros_(classifier.bias)
-    return classifier
-
-
-def linear_classifiers(count, dim, num_pids, *, bias=True, std=0.001):
-    """`count` identity classifiers, or an empty list for num_pids = 0."""
-    made = (linear_classifier(dim, num_pids, bias=bias, std=std) for _ in range(count))
-    return nn.ModuleList(c for c in made if c is not None)
-
-
-def reduction(dims, std=0.01):
-    """Linear, batch norm, ReLU per step of `dims`: torchreid's `fc` (torchreid/models/osnet.py at f8cd150)."""
-    layers = []
-    for dim_in, dim_out in zip(dims[:-1], dims[1:], strict=True):
-        linear = nn.Linear(dim_in, dim_out)
-        nn.init.normal_(linear.weight, std=std)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.BatchNorm1d(dim_out), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
-
-
-def conv_reduction(dim_in, dim_out, *, bias):
-    """1x1 convolution, batch norm, ReLU."""
-    conv = nn.Conv2d(dim_in, dim_out, 1, bias=bias)
-    backbones.kaiming_fan_out(conv)
-    return nn.Sequential(conv, nn.BatchNorm2d(dim_out), nn.ReLU(inplace=True))
 
 
 def choose(option, value, choices):
@@ -446,7 +364,7 @@ class RPP(PCB):
         super().__init__(**options)
         self.mask_dim = mask_dim
         self.part_classifier = nn.Conv2d(mask_dim or self.base.out_channels, self.parts, 1)
-        backbones.kaiming_fan_out(self.part_classifier)
+        resnets.kaiming_fan_out(self.part_classifier)
         self.register_buffer("refined", torch.tensor(False))
 
     def begin_stage(self, stage):
@@ -517,7 +435,7 @@ class MGN(nn.Module):
         self.backbone = nn.Sequential(*kept.values(), stage3[0])
         branch = nn.Sequential(nn.Sequential(*stage3[1:]), stage4)
         fine = copy.deepcopy(branch)
-        backbones.remove_stride(fine[1], backbone)
+        resnets.remove_stride(fine[1], backbone)
         self.b1 = fine if global_stride == 1 else branch
         self.b2, self.b3 = copy.deepcopy(fine), copy.deepcopy(fine)
         self.heads = nn.ModuleList(_MGNHead(dim, reduced_dim, num_pids, pooling) for _ in range(8))
@@ -711,7 +629,7 @@ class AGW(BagOfTricks):
                 f"AGW puts non-local blocks into the stages of a ResNet, which backbone '{backbone}' does "
                 "not have. Use a ResNet or ResNeXt of torchvision, or a resnet*_ibn_*."
             )
-        self.base = backbones.NonLocalResNet(self.base, non_local)
+        self.base = resnets.NonLocalResNet(self.base, non_local)
 
 
 # -- The same paper, cross-modality. Released code: mangye16/Cross-Modal-Re-ID-baseline at e817a26, model.py. ----------

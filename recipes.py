@@ -1,7 +1,7 @@
 """The table: one row per published method, with its numbers, its result and where each was read.
 
 A row sets everything a run needs; flags of ``main.py`` carry the same names as the fields and override them. What the
-fields mean stands in ``recipe.Recipe``. A row that begins with another row holds only what differs from it.
+fields mean stands in ``config.Recipe``. A row that begins with another row holds only what differs from it.
 
 Sources named in short below (github.com/...):
     reid-strong-baseline  michuanhaohao/reid-strong-baseline at 3da7e6f
@@ -24,7 +24,7 @@ import dataclasses
 
 import architectures
 import models
-from recipe import IMAGENET_MEAN, Published, Recipe, Stage
+from config import IMAGENET_MEAN, Published, Recipe, Stage
 
 RECIPES: dict[str, Recipe] = {}
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from memory import free_memory
+from machine.memory import free_memory
 
 GIB = 2**30
 SPARE = 8  # neighbours kept beyond the last one needed, so that near ties can be settled among them

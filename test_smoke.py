@@ -19,10 +19,10 @@ TINY += ["--num_queries", "3", "--top_k", "4", "--amp", "none"]
 
 def small_set(folder: Path, num_train_pids: int = 12, num_test_pids: int = 10) -> Path:
     """A small built-in set in `folder`, with 3 cameras."""
-    import synthetic
+    from synthetic import pictures
 
     sizes = {"num_train_pids": num_train_pids, "num_test_pids": num_test_pids, "num_cameras": 3}
-    return synthetic.make(folder, **sizes, num_distractors=4, num_junk=4, progress=False)
+    return pictures.make(folder, **sizes, num_distractors=4, num_junk=4, progress=False)
 
 
 @pytest.fixture(scope="session")

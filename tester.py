@@ -19,9 +19,10 @@ import datasets
 import evaluate
 import loaders
 import models
-import processes
+import protocols
 import rerank
 import visualize
+from machine import processes
 
 K1S, K2S, LAMBDAS = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50), (1, 3, 6, 9, 12), (0.1, 0.2, 0.3, 0.5)  # of the search
 
@@ -193,9 +194,9 @@ class Tester:
             query = Features(query.samples, expanded, query.parts)
         return query, gallery
 
-    def labels(self, name: str, query: Features, gallery: Features) -> evaluate.Labels:
+    def labels(self, name: str, query: Features, gallery: Features) -> protocols.Labels:
         """Who is on which image, under the protocol asked for or the set's own."""
-        return evaluate.Labels(
+        return protocols.Labels(
             query.pids,
             gallery.pids,
             query.camids,
@@ -250,7 +251,7 @@ class Tester:
         result = mean_and_std(found)
         return result | ({"reranked": mean_and_std(again) | reranked} if reranked else {})
 
-    def metrics(self, query: Features, gallery: Features, labels: evaluate.Labels, reranked=None) -> dict:
+    def metrics(self, query: Features, gallery: Features, labels: protocols.Labels, reranked=None) -> dict:
         """Metrics as plain values; ``rank1_interval`` and ``mAP_interval`` are 95 % bootstrap intervals."""
         ranks = evaluate.rank_features(
             query.compared(self.recipe),
@@ -288,7 +289,7 @@ class Tester:
             memory_gb=self.options.memory_gb,
         )
 
-    def details(self, query: Features, gallery: Features, labels: evaluate.Labels) -> dict:
+    def details(self, query: Features, gallery: Features, labels: protocols.Labels) -> dict:
         """``verification`` (same person or not, by a threshold on the distance) and ``camera_pairs``."""
         same = evaluate.verification(self.blocks(query, gallery), labels)
         pairs = evaluate.camera_pairs(self.blocks(query, gallery), labels)

@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 import checkpoints
-import processes
+from machine import processes
 
 HEARTBEAT = 20  # iterations between looks at the loss values
 

@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import protocols
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, which has an evaluate.py too
 
 import numpy as np  # noqa: E402
@@ -136,7 +138,7 @@ def table_ways() -> None:
         ("distances without any order", torch.rand(MARKET[:2], generator=torch.Generator().manual_seed(0))),
     ):
         print(f"\nWays to count what is nearer than each match, 3,368 x 15,913: {name}")
-        every = evaluate.Labels(*labels)
+        every = protocols.Labels(*labels)
         match = [(distmat[a : a + 256], evaluate._match(distmat[a : a + 256], a, every)) for a in range(0, 3368, 256)]
         rows = [(block, m.hits, m.num_hits) for block, m in match]
         expected = torch.cat([_checked(evaluate._count_row_by_row(*x), x[2]) for x in rows])
@@ -192,9 +194,9 @@ def table_features() -> None:
     labels = labels_like_market(*MARKET)
     for width in (512, 2048):
         query, gallery = clustered(*labels[:2], width)
-        product = evaluate.INF
+        product = protocols.INF
         names = ("euclidean", "cosine")
-        taken = dict.fromkeys(names, evaluate.INF)
+        taken = dict.fromkeys(names, protocols.INF)
         for _ in range(4):  # in turns, so that another program on the machine slows down both sides of the ratio
             product = min(product, best(lambda: query @ gallery.T, 1))  # noqa: B023
             for metric in names:
@@ -209,7 +211,7 @@ def table_features() -> None:
                 f"{seconds / product:.2f} x the product, + {seconds - product:.2f} s; mAP {mAP:.4f}",
             )
     blocks = lambda: evaluate.distance_blocks(query, gallery)  # noqa: E731
-    every = evaluate.Labels(*labels)
+    every = protocols.Labels(*labels)
     row("2048-d: verification (ROC, EER), product included", best(lambda: evaluate.verification(blocks(), every), 1))
     row("2048-d: camera pairs, product included", best(lambda: evaluate.camera_pairs(blocks(), every), 1))
     ranks = evaluate.rank_features(query, gallery, every)

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import architectures  # noqa: E402
-import backbones  # noqa: E402
 import datasets  # noqa: E402
+from networks import backbones  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results.csv"
@@ -53,12 +53,12 @@ def backbone_table() -> str:
         options = getattr(network, "keywords", {})
         if "backbone" in options:
             library, name = backbones.resolve(options["backbone"])
-            source = "backbones.py" if library == "here" else f"{library}: {name}"
+            source = "networks/backbones.py" if library == "here" else f"{library}: {name}"
             wide = f", then {options['fc_dims'][0]}-d" if "fc_dims" in options else ""
             rows.append((f"`{key}`", f"{source}{wide}"))
         else:
             kind = getattr(network, "func", network)
-            rows.append((f"`{key}`", f"{kind.__module__}.py: {kind.__name__}"))
+            rows.append((f"`{key}`", f"{kind.__module__.replace('.', '/')}.py: {kind.__name__}"))
     return grid(("torchreid's key", "comes from"), rows)
 
 

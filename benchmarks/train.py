@@ -26,6 +26,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from loading.store import ImageStore
+from machine.device import pick_amp, pick_device
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
@@ -34,8 +37,8 @@ import torch.nn.functional as F  # noqa: E402
 import datasets  # noqa: E402
 import loaders  # noqa: E402
 import main as suite  # noqa: E402
-import processes  # noqa: E402
 import train  # noqa: E402
+from machine import processes  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 
 SMALL = {"image_size": (128, 64), "pretrained": "none", "fixbase_epochs": 0}
@@ -81,8 +84,8 @@ class Case:
     def __init__(self, name: str, args, samples, store_of):
         row, changes = CASES.get(name, (name, {}))
         self.name, self.recipe = name, RECIPES[row].with_(**changes)
-        self.device = suite.pick_device(args.device)
-        self.amp = suite.pick_amp(args.amp, self.device)
+        self.device = pick_device(args.device)
+        self.amp = pick_amp(args.amp, self.device)
         self.run = suite.Run(self.device, self.amp, True, Path())
         labels, num_pids = datasets.relabel(samples)
         recipe, self.num_pids = self.recipe, num_pids
@@ -252,7 +255,7 @@ def stores(samples):
     def store_of(image_size, device):
         key = tuple(image_size), str(device)
         if key not in kept:
-            kept[key] = loaders.ImageStore([s.path for s in samples], image_size, device=device, progress=False)
+            kept[key] = ImageStore([s.path for s in samples], image_size, device=device, progress=False)
         return kept[key]
 
     return store_of
@@ -269,7 +272,7 @@ def table(args) -> None:
     """Print a line for each recipe; under torchrun all processes call this."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = suite.pick_device(args.device)
+    device = pick_device(args.device)
     if args.cpu_time and torch.get_num_threads() > 1:
         raise SystemExit("error: --cpu_time needs --threads 1: threads that wait for one another count as well")
     suite.tune(device)
@@ -277,7 +280,7 @@ def table(args) -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     several = f"{processes.world_size()} processes{', --sync_bn' if args.sync_bn else ''}, each "
     print(f"torch {torch.__version__}, {name}, {several if processes.world_size() > 1 else ''}"
-          f"{torch.get_num_threads()} CPU threads, {suite.pick_amp(args.amp, device)}, channels-last"
+          f"{torch.get_num_threads()} CPU threads, {pick_amp(args.amp, device)}, channels-last"
           f"{', compiled' if args.compile else ''}{', processor time' if args.cpu_time else ''}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         samples = datasets.load_splits("market", args.market_path).train if args.market_path else stand_in(Path(folder))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-import augmentation
+from loading import augmentation
 
 SIZE = (24, 12)
 MEAN, STD = augmentation.IMAGENET_MEAN, augmentation.IMAGENET_STD

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-import backbones
+from networks import backbones, mobile, osnet, resnets
 
 
 def parameters(module):
@@ -168,13 +168,13 @@ def test_stem_of_fast_reid_pools_from_the_first_pixel():
 def test_ibn_a_is_in_the_first_norm_of_the_first_three_stages():
     net = backbones.create("resnet50_ibn_a")
     for stage, expected in ((net.layer1, True), (net.layer2, True), (net.layer3, True), (net.layer4, False)):
-        assert all(isinstance(block.bn1, backbones.IBN) is expected for block in stage)
+        assert all(isinstance(block.bn1, resnets.IBN) is expected for block in stage)
     assert isinstance(net.bn1, nn.BatchNorm2d)
     assert "layer1.0.bn1.IN.weight" in net.state_dict() and "layer1.0.bn1.BN.running_var" in net.state_dict()
 
 
 def test_ibn_normalises_each_half_in_its_own_way():
-    ibn = backbones.IBN(6)
+    ibn = resnets.IBN(6)
     x = torch.randn(4, 6, 5, 3)
     out = ibn(x)
     for b in range(4):
@@ -275,7 +275,7 @@ def test_where_the_osnet_variants_normalise_instances():
 
 
 def test_channel_shuffle_interleaves_the_groups():
-    unit = backbones.ShuffleUnit(12, 12, 1, 3)
+    unit = mobile.ShuffleUnit(12, 12, 1, 3)
     x = torch.arange(12.0)[None, :, None, None]
     shuffled = x.unflatten(1, (unit.groups, -1)).transpose(1, 2).flatten(1, 2).flatten()
     assert shuffled.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
@@ -284,7 +284,7 @@ def test_channel_shuffle_interleaves_the_groups():
 def test_nasnet_shifted_pooling_starts_at_the_first_pixel():
     """TensorFlow pads an even size only below and right, so windows start at pixel 0, 2, 4, ..."""
     x = torch.rand(1, 2, 8, 6)
-    pool = backbones._Shifted(nn.MaxPool2d(3, 2, padding=1))
+    pool = mobile._Shifted(nn.MaxPool2d(3, 2, padding=1))
     expected = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2)
     torch.testing.assert_close(pool(x), expected)
 
@@ -340,7 +340,7 @@ def test_non_local_blocks_start_as_the_identity_and_sit_at_the_end_of_their_stag
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         plain = net(images)
-        added = backbones.NonLocalResNet(net, (0, 1, 2, 0)).eval()
+        added = resnets.NonLocalResNet(net, (0, 1, 2, 0)).eval()
         torch.testing.assert_close(added(images), plain)
     order = []
     for name, module in added.named_modules():
@@ -447,10 +447,10 @@ def test_wrong_imagenet_file_is_refused(offline):
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_streams_side_by_side_are_the_streams(name, channels_last, monkeypatch):
     """Output, gradients and running statistics of merged Lite 3x3 against one stream after the other."""
-    monkeypatch.setattr(backbones, "FEWER_CALLS_PAY", True)
+    monkeypatch.setattr(osnet, "FEWER_CALLS_PAY", True)
     torch.manual_seed(0)
     net = backbones.create(name).double().train()
-    block = next(m for m in net.modules() if isinstance(m, backbones.OSBlock))
+    block = next(m for m in net.modules() if isinstance(m, osnet.OSBlock))
     for bn in (m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         torch.nn.init.normal_(bn.weight)
         torch.nn.init.normal_(bn.bias)
@@ -465,7 +465,7 @@ def test_streams_side_by_side_are_the_streams(name, channels_last, monkeypatch):
         ]
         for stream in layers:
             y = x
-            for layer in (m for m in stream if isinstance(m, backbones.LiteConv3x3)):
+            for layer in (m for m in stream if isinstance(m, osnet.LiteConv3x3)):
                 y = torch.relu(layer.bn(layer.conv2(layer.conv1(y))))
             yield y
 
@@ -489,7 +489,7 @@ def test_depthwise_gradients_bypass_bfloat16():
         torch.nn.Conv2d(8, 8, 3, 2, 1, groups=8), torch.nn.Conv2d(8, 8, 3, 1, 1, groups=8), torch.nn.Conv2d(8, 8, 1)
     )
     names = list(net.state_dict())
-    backbones.depthwise_in_float32(net)
+    mobile.depthwise_in_float32(net)
     assert list(net.state_dict()) == names
     x = torch.randn(2, 8, 8, 8).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):

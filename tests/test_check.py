@@ -157,7 +157,7 @@ def test_rivals_are_told_apart_by_their_counts(tmp_path, monkeypatch):
          "query/0005_c2_f0046985.jpg", "bounding_box_test/0005_c5_f0051781.jpg")  # fmt: skip
     assert set(check.recognise(tmp_path)) == {"duke", "occludedduke"}  # neither fits better
     counts = {"train": (3, 3, 1), "query": (1, 1, 1), "gallery": (1, 1, 1)}
-    monkeypatch.setattr("datasets_image.OCCLUDED_DUKE_PUBLISHED", counts)
+    monkeypatch.setattr("parsers.image.OCCLUDED_DUKE_PUBLISHED", counts)
     assert list(check.recognise(tmp_path)) == ["occludedduke"]
 
 

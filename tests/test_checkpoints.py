@@ -24,6 +24,7 @@ import architectures
 import checkpoints
 import models
 import recipes
+from weights import formats, importing, reading, recognising
 
 
 class Block(nn.Module):
@@ -302,7 +303,7 @@ def ours(net):
 def test_each_format_loads_every_tensor(tmp_path, make, name, absent, options):
     source, model = Net(seed=1), Net(seed=2)
     torch.save(make(source), tmp_path / "weights.pth", **options)
-    report = checkpoints.import_weights(model, tmp_path / "weights.pth")
+    report = importing.import_weights(model, tmp_path / "weights.pth")
     assert_equal_states(model, source, absent)
     assert report.format.split("; ")[0].startswith(name)
     assert {key.split(".")[0] for key in report.missing} == set(absent)
@@ -315,25 +316,25 @@ def test_other_identities_are_skipped_with_the_reason(tmp_path):
     torch.save(Net(num_pids=7, seed=1).state_dict(), tmp_path / "w.pth")
     model = Net(num_pids=5, seed=2)
     before = model.classifier.weight.clone()
-    report = checkpoints.import_weights(model, tmp_path / "w.pth")
+    report = importing.import_weights(model, tmp_path / "w.pth")
     assert report.skipped == [("classifier.weight", "classifier for 7 identities, this model has 5")]
     assert torch.equal(model.classifier.weight, before) and report.missing == ["classifier.weight"] and report.complete
     text = str(report)
     assert "w.pth" in text and "7 identities" in text and "missing  classifier.weight" in text
 
     del model.classifier  # as a model for tests only
-    assert "no such classifier" in checkpoints.import_weights(model, tmp_path / "w.pth").skipped[0][1]
+    assert "no such classifier" in importing.import_weights(model, tmp_path / "w.pth").skipped[0][1]
 
 
 def test_model_without_a_prefix_takes_names_with_one_and_the_reverse(tmp_path):
     net, bare = Net(seed=1), Backbone()
     torch.save({k: v for k, v in net.state_dict().items() if k.startswith("base.")}, tmp_path / "w.pth")
-    report = checkpoints.import_weights(bare, tmp_path / "w.pth")
+    report = importing.import_weights(bare, tmp_path / "w.pth")
     assert not report.missing and torch.equal(bare.layer4[0].conv1.weight, net.base.layer4[0].conv1.weight)
 
     imagenet = Backbone(num_classes=1000)
     torch.save(imagenet.state_dict(), tmp_path / "imagenet.pth")
-    report = checkpoints.import_weights(net, tmp_path / "imagenet.pth")
+    report = importing.import_weights(net, tmp_path / "imagenet.pth")
     assert torch.equal(net.base.conv1.weight, imagenet.conv1.weight) and not report.complete
     assert [name for name, _ in report.skipped] == ["fc.weight", "fc.bias"] and "1000 classes" in report.skipped[0][1]
 
@@ -341,7 +342,7 @@ def test_model_without_a_prefix_takes_names_with_one_and_the_reverse(tmp_path):
 def test_counters_of_batchnorm_may_be_absent(tmp_path):
     state = {k: v for k, v in Net(seed=1).state_dict().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
-    report = checkpoints.import_weights(Net(), tmp_path / "old.pth")
+    report = importing.import_weights(Net(), tmp_path / "old.pth")
     assert report.missing == [] and report.skipped == []
 
 
@@ -351,7 +352,7 @@ def test_half_precision_and_non_contiguous_tensors(tmp_path):
     state["base.layer1.0.conv1.weight"] = state["base.layer1.0.conv1.weight"].transpose(0, 1).clone().transpose(0, 1)
     state["classifier.weight"] = torch.cat([torch.zeros(2, 4), state["classifier.weight"].float()])[2:]  # an offset
     torch.save(state, tmp_path / "w.pth")
-    checkpoints.import_weights(model, tmp_path / "w.pth")
+    importing.import_weights(model, tmp_path / "w.pth")
     assert torch.equal(model.base.layer1[0].conv1.weight, source.base.layer1[0].conv1.weight.half().float())
     assert torch.equal(model.classifier.weight, source.classifier.weight.half().float())
     assert model.classifier.weight.dtype == torch.float32
@@ -368,11 +369,11 @@ def test_safetensors(tmp_path):
         data += raw
     text = json.dumps(header).encode()
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
-    assert checkpoints.import_weights(model, tmp_path / "w.safetensors").format.endswith("safetensors")
+    assert importing.import_weights(model, tmp_path / "w.safetensors").format.endswith("safetensors")
     assert_equal_states(model, source)
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data[:-9])
     with pytest.raises(ValueError, match="truncated"):
-        checkpoints.import_weights(model, tmp_path / "w.safetensors")
+        importing.import_weights(model, tmp_path / "w.safetensors")
 
 
 def test_plain_pickle_of_arrays(tmp_path):
@@ -380,7 +381,7 @@ def test_plain_pickle_of_arrays(tmp_path):
     source, model = Net(seed=1), Net(seed=2)
     with open(tmp_path / "w.pkl", "wb") as file:
         pickle.dump({"model": {k: v.numpy() for k, v in source.state_dict().items()}}, file, protocol=2)
-    checkpoints.import_weights(model, tmp_path / "w.pkl")
+    importing.import_weights(model, tmp_path / "w.pkl")
     assert_equal_states(model, source)
 
 
@@ -406,7 +407,7 @@ def test_python_2_pickle(tmp_path):
     state = {key: value.numpy() for key, value in source.state_dict().items()}
     (tmp_path / "w.pth.tar").write_bytes(python2({"state_dict": state, "arch": "r\xe9seau"}))
     assert b"\xe9" in (tmp_path / "w.pth.tar").read_bytes()
-    checkpoints.import_weights(model, tmp_path / "w.pth.tar")
+    importing.import_weights(model, tmp_path / "w.pth.tar")
     assert_equal_states(model, source)
 
 
@@ -468,7 +469,7 @@ def test_whole_pickled_baseline(baseline_files, name, monkeypatch):
     monkeypatch.chdir(baseline_files)
     monkeypatch.syspath_prepend(str(baseline_files))  # it could be imported; it must not be
     model, truth = Net(), torch.load("state.pth", weights_only=True)
-    report = checkpoints.import_weights(model, name)
+    report = importing.import_weights(model, name)
     assert "pickled modeling.baseline.Baseline" in report.format and not report.missing and not report.skipped
     assert all(torch.equal(value, truth[key]) for key, value in model.state_dict().items())
     assert "modeling" not in sys.modules and not os.path.exists("imported") and not os.path.exists("executed")
@@ -479,7 +480,7 @@ def test_a_module_that_holds_itself(tmp_path):
     source.base.layer1._modules["me"] = source.base.layer1
     source.base.layer2._modules["root"] = source
     torch.save(source, tmp_path / "w.pth")
-    report = checkpoints.import_weights(model, tmp_path / "w.pth")
+    report = importing.import_weights(model, tmp_path / "w.pth")
     assert not report.skipped and not report.missing
     assert torch.equal(model.base.layer2[0].conv1.weight, source.base.layer2[0].conv1.weight)
 
@@ -516,12 +517,12 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, number, way):
             torch.save(content, path, **(LEGACY if way == "legacy" else {}))
         if way == "pickle" or content is attack:
             with pytest.raises(ValueError, match=r"w\.pth holds no weights"):
-                checkpoints.import_weights(Net(), path)
+                importing.import_weights(Net(), path)
             with pytest.raises(ValueError, match=r"w\.pth"):
                 checkpoints.load(path)
         else:
             model = Net(seed=2)
-            checkpoints.import_weights(model, path)
+            importing.import_weights(model, path)
             assert_equal_states(model, source)
     assert not marker.exists()
 
@@ -531,9 +532,9 @@ def test_a_file_cannot_change_what_the_next_one_meets(tmp_path):
     raw = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}(X\x0c\x00\x00\x00__defaults__N" + b"ub."
     (tmp_path / "w.pth").write_bytes(raw)
     with pytest.raises(ValueError, match=r"w\.pth"):
-        checkpoints.read_weights(tmp_path / "w.pth")
+        reading.read_weights(tmp_path / "w.pth")
     torch.save(Net().state_dict(), tmp_path / "good.pth")
-    assert checkpoints.read_weights(tmp_path / "good.pth").tensors
+    assert reading.read_weights(tmp_path / "good.pth").tensors
 
 
 def test_a_tensor_may_not_reach_outside_of_its_storage(tmp_path):
@@ -545,7 +546,7 @@ def test_a_tensor_may_not_reach_outside_of_its_storage(tmp_path):
     with pytest.warns(UserWarning, match="TypedStorage"):
         torch.save({"x": Far()}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="outside of its storage"):
-        checkpoints.read_weights(tmp_path / "w.pth")
+        reading.read_weights(tmp_path / "w.pth")
 
 
 # ============ what is refused ============
@@ -554,14 +555,14 @@ def test_a_tensor_may_not_reach_outside_of_its_storage(tmp_path):
 def test_damaged_and_foreign_files(tmp_path):
     model, path = Net(), tmp_path / "w.pth"
     with pytest.raises(FileNotFoundError, match="no weight file"):
-        checkpoints.import_weights(model, tmp_path / "none.pth")
+        importing.import_weights(model, tmp_path / "none.pth")
     for options in ({}, LEGACY):
         torch.save(Net(width=16).state_dict(), path, **options)
         good = path.read_bytes()
         for length in (1, 60, len(good) // 2, len(good) - 5):
             path.write_bytes(good[:length])
             with pytest.raises(ValueError, match=r"w\.pth is truncated, damaged"):
-                checkpoints.import_weights(model, path)
+                importing.import_weights(model, path)
     for content, words in [
         (b"<!DOCTYPE html><html>Google Drive - Virus scan warning", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
@@ -569,11 +570,11 @@ def test_damaged_and_foreign_files(tmp_path):
     ]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=words):
-            checkpoints.import_weights(model, path)
+            importing.import_weights(model, path)
     for value in ({"epoch": 3, "model": {}}, [], {"optimizer": {"state": {0: torch.zeros(3)}}}):
         torch.save(value, path)
         with pytest.raises(ValueError, match="holds no weights"):
-            checkpoints.import_weights(model, path)
+            importing.import_weights(model, path)
 
 
 def test_archives_ask_to_be_unpacked(tmp_path):
@@ -584,11 +585,11 @@ def test_archives_ask_to_be_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.write(tmp_path / "readme", "model/weights.pth")
     with pytest.raises(ValueError, match=r"model/weights\.pth.*unpack"):
-        checkpoints.read_weights(tmp_path / "a.pth")
+        reading.read_weights(tmp_path / "a.pth")
     with tarfile.open(tmp_path / "a.pth.tar", "w") as archive:
         archive.add(tmp_path / "readme")
     with pytest.raises(ValueError, match="tar archive"):
-        checkpoints.read_weights(tmp_path / "a.pth.tar")
+        reading.read_weights(tmp_path / "a.pth.tar")
 
 
 @pytest.mark.parametrize(
@@ -606,7 +607,7 @@ def test_another_architecture_is_refused_and_the_model_left_alone(tmp_path, othe
     torch.save(other.state_dict(), tmp_path / "w.pth")
     model = Net(seed=2)
     with pytest.raises(ValueError, match=r"w\.pth is a checkpoint of another architecture.*--recipe and --backbone"):
-        checkpoints.import_weights(model, tmp_path / "w.pth")
+        importing.import_weights(model, tmp_path / "w.pth")
     assert_equal_states(model, Net(seed=2))
 
 
@@ -614,7 +615,7 @@ def test_one_other_shape_is_skipped_with_both_shapes(tmp_path):
     state = Net(seed=1, blocks=2).state_dict()
     state["base.conv1.weight"] = torch.zeros(4, 1, 3, 3)
     torch.save(state, tmp_path / "w.pth")
-    report = checkpoints.import_weights(Net(blocks=2), tmp_path / "w.pth")
+    report = importing.import_weights(Net(blocks=2), tmp_path / "w.pth")
     assert report.skipped == [("base.conv1.weight", "shape (4, 1, 3, 3), this model has (4, 3, 3, 3)")]
     assert report.missing == ["base.conv1.weight"] and not report.complete
 
@@ -624,7 +625,7 @@ def test_non_finite_weights_are_refused(tmp_path):
     state["bottleneck.weight"] = torch.full((4,), float("nan"))
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"NaN.*bottleneck\.weight"):
-        checkpoints.import_weights(Net(), tmp_path / "w.pth")
+        importing.import_weights(Net(), tmp_path / "w.pth")
 
 
 # ============ position embeddings ============
@@ -650,7 +651,7 @@ def test_position_embedding_of_another_grid_is_resized(tmp_path, known_grid):
         source.base.pos_embed[0, 1:, 0] = ((rows + 0.5) / 14).flatten()
         source.base.pos_embed[0, 1:, 1] = ((columns + 0.5) / 14).flatten()
     torch.save(source.state_dict(), tmp_path / "vit.pth")
-    report = checkpoints.import_weights(model, tmp_path / "vit.pth")
+    report = importing.import_weights(model, tmp_path / "vit.pth")
     assert report.resized == [("base.pos_embed", "position embedding of 14x14 patches to 16x8")]
     assert "base.pos_embed" in report.loaded and not report.missing and "14x14" in str(report)
     grid = model.base.pos_embed.detach()[0, 1:].reshape(16, 8, 8)
@@ -806,11 +807,11 @@ def test_released_layout_imports_completely(tmp_path, layout):
     source, model = randomised(build, 7, seed=1), randomised(build, 5, seed=2)
     theirs = rename(source.state_dict())
     torch.save(container(theirs), tmp_path / "w.pth")
-    report = checkpoints.import_weights(model, tmp_path / "w.pth")
+    report = importing.import_weights(model, tmp_path / "w.pth")
 
     expected, heads = source.state_dict(), 0
     for key, value in model.state_dict().items():
-        if checkpoints.CLASSIFIER.search(key):
+        if formats.CLASSIFIER.search(key):
             heads += 1
         elif key != "refined":
             assert torch.equal(value, expected[key]), key
@@ -830,7 +831,7 @@ def test_released_rpp_refines_its_parts(tmp_path):
     build = partial(models.RPP, **R18)
     torch.save(pcb_rpp_names(randomised(build, 7, seed=1).state_dict()), tmp_path / "w.pth")
     model = randomised(build, 0, seed=2)
-    checkpoints.import_weights(model, tmp_path / "w.pth")
+    importing.import_weights(model, tmp_path / "w.pth")
     assert bool(model.refined)
 
 
@@ -840,7 +841,7 @@ def test_fast_reid_agw_has_a_fixed_exponent(tmp_path):
     del state["heads.pool_layer.p"]
     torch.save({"model": state}, tmp_path / "w.pth")
     model = randomised(build, 0, seed=2)
-    assert checkpoints.import_weights(model, tmp_path / "w.pth").complete
+    assert importing.import_weights(model, tmp_path / "w.pth").complete
     assert model.global_pool.p.tolist() == [3.0]
 
 
@@ -849,7 +850,7 @@ def test_a_plain_trunk_is_dealt_out_to_the_branches(tmp_path):
     trunk = randomised(partial(models.Softmax, **R18), 1000, seed=1).base
     torch.save(trunk.state_dict() | {"fc.weight": torch.ones(1000, 512)}, tmp_path / "w.pth")
     mgn = randomised(partial(models.MGN, **R18), 5, seed=2)
-    report = checkpoints.import_weights(mgn, tmp_path / "w.pth")
+    report = importing.import_weights(mgn, tmp_path / "w.pth")
     assert torch.equal(mgn.backbone[0].weight, trunk.conv1.weight)
     assert torch.equal(mgn.backbone[6].conv1.weight, trunk.layer3[0].conv1.weight)
     for branch in (mgn.b1, mgn.b2, mgn.b3):
@@ -862,7 +863,7 @@ def test_a_plain_trunk_is_dealt_out_to_the_branches(tmp_path):
     state = {name.removeprefix("base."): value for name, value in vit.state_dict().items() if name.startswith("base.")}
     torch.save(state, tmp_path / "vit.pth")
     model = randomised(partial(models.TransReID, **TINY_VIT), 5, seed=2)
-    report = checkpoints.import_weights(model, tmp_path / "vit.pth")
+    report = importing.import_weights(model, tmp_path / "vit.pth")
     for branch in (model.b1, model.b2):
         assert torch.equal(branch[0].attn.qkv.weight, vit.base.blocks[-1].attn.qkv.weight)
         assert torch.equal(branch[1].weight, vit.base.norm.weight)
@@ -874,7 +875,7 @@ def test_position_embedding_for_overlapping_patches(tmp_path):
     build = partial(models.TransReID, jpm=False, backbone="test_vit", image_size=(96, 32))
     source, model = randomised(partial(build, stride=16), 0, seed=1), randomised(partial(build, stride=12), 0, seed=2)
     torch.save(source.state_dict(), tmp_path / "w.pth")
-    report = checkpoints.import_weights(model, tmp_path / "w.pth")
+    report = importing.import_weights(model, tmp_path / "w.pth")
     assert report.resized == [("base.pos_embed", "position embedding of 6x2 patches to 7x2")]
     assert torch.equal(model.base.pos_embed[0, 0], source.base.pos_embed[0, 0])
 
@@ -882,13 +883,13 @@ def test_position_embedding_for_overlapping_patches(tmp_path):
 def test_cameras_of_a_file(tmp_path):
     build = partial(models.TransReID, jpm=False, **TINY_VIT)
     torch.save(randomised(partial(build, num_cameras=6), 7, seed=1).state_dict(), tmp_path / "w.pth")
-    assert checkpoints.num_cameras(tmp_path / "w.pth") == 6
+    assert recognising.num_cameras(tmp_path / "w.pth") == 6
     for cameras, words in ((0, "none"), (3, "3")):
-        report = checkpoints.import_weights(randomised(partial(build, num_cameras=cameras), 0, 2), tmp_path / "w.pth")
+        report = importing.import_weights(randomised(partial(build, num_cameras=cameras), 0, 2), tmp_path / "w.pth")
         assert ("base.sie_embed", f"embeddings of 6 cameras, this model has {words}") in report.skipped
         assert report.complete == (cameras == 0)
     torch.save(Net().state_dict(), tmp_path / "w.pth")
-    assert checkpoints.num_cameras(tmp_path / "w.pth") == 0
+    assert recognising.num_cameras(tmp_path / "w.pth") == 0
 
 
 # ============ our own checkpoint into a network ============
@@ -983,13 +984,13 @@ NECK = {"bottleneck.running_mean": (2048,), "bottleneck.weight": (2048,), "class
 def test_recognise(tmp_path, shapes, expected):
     state = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.pth")
-    assert checkpoints.recognise(tmp_path / "w.pth") == expected
+    assert recognising.recognise(tmp_path / "w.pth") == expected
     bot = {(name if name in NECK else f"base.{name}"): value for name, value in state.items()}
     torch.save(bot, tmp_path / "w.pth")
     if expected and expected["recipe"] == "bot":
         # reid-strong-baseline's own names: its plain ResNets miss the stem's ReLU, its IBN-a does not
         plain = expected["backbone"] in ("resnet34", "resnet50")
-        assert checkpoints.recognise(tmp_path / "w.pth") == expected | ({"stem_relu": False} if plain else {})
+        assert recognising.recognise(tmp_path / "w.pth") == expected | ({"stem_relu": False} if plain else {})
 
 
 @pytest.mark.parametrize(("ibn", "backbone"), [(False, "resnet50"), (True, "resnet50_ibn_a")])
@@ -999,11 +1000,11 @@ def test_recognise_through_fast_reid_and_wangguanan_names(ibn, backbone):
     fast = {f"backbone.{name}": value for name, value in tensors.items()}
     fast |= {"heads.bottleneck.0.running_mean": torch.zeros(2048), "heads.weight": torch.zeros(702, 2048)}
     expected = {"recipe": "bot", "backbone": backbone}
-    assert checkpoints.recognise_tensors(fast) == expected | {"stem_relu": True, "stem_ceil": True}
+    assert recognising.recognise_tensors(fast) == expected | {"stem_relu": True, "stem_ceil": True}
     index = {"conv1": 0, "bn1": 1, "layer1": 3, "layer2": 4, "layer3": 5, "layer4": 6}
     wang = {f"resnet_conv.{index[name.split('.')[0]]}.{name.split('.', 1)[1]}": v for name, v in tensors.items()}
     wang |= {"classifier.bn.running_mean": torch.zeros(2048)}
-    assert checkpoints.recognise_tensors(wang) == expected | {"stem_relu": False, "stem_ceil": False}
+    assert recognising.recognise_tensors(wang) == expected | {"stem_relu": False, "stem_ceil": False}
 
 
 R50 = {"backbone": "resnet50"}
@@ -1072,7 +1073,7 @@ def test_recognise_methods(name):
     build, rename, expected = METHOD_FILES[name]
     with torch.device("meta"):
         state = rename(build(num_pids=7).state_dict())
-    hints = checkpoints.recognise_tensors(state)
+    hints = recognising.recognise_tensors(state)
     assert hints == expected
     # The hints make a network that the file fits.
     fields = {key: value for key, value in hints.items() if key not in ("recipe", "options")}
@@ -1081,8 +1082,8 @@ def test_recognise_methods(name):
     with torch.device("meta"):
         model = recipe.model(7, num_cameras=6)
     target = model.state_dict()
-    match = checkpoints.best_match(checkpoints._completed(state, target), target, model.renames)
-    lacking = [key for key in target if key not in match.loaded and not checkpoints.CLASSIFIER.search(key)]
+    match = importing.best_match(formats.completed(state, target), target, model.renames)
+    lacking = [key for key in target if key not in match.loaded and not formats.CLASSIFIER.search(key)]
     assert lacking == []
 
 
@@ -1093,10 +1094,10 @@ def test_torchreid_keys(key):
         model = architectures.NETWORKS[key](num_pids=5, pretrained=False)
     target = model.state_dict()
     source = LAYOUTS["torchreid pcb"][1](target)
-    match = checkpoints.best_match(source, target, model.renames)
+    match = importing.best_match(source, target, model.renames)
     assert match.loaded.keys() == target.keys() and not match.refused
 
-    hints = checkpoints.recognise_tensors(source)
+    hints = recognising.recognise_tensors(source)
     if key in recipes.RECIPES:
         assert hints is not None and key in (hints["recipe"], hints.get("backbone"))
     elif hints is not None:
@@ -1104,8 +1105,8 @@ def test_torchreid_keys(key):
 
 
 def test_every_recipe_that_recognise_names_exists():
-    named = {recipe for recipe, _ in checkpoints.METHODS} | {"softmax"}
-    named |= {f"{backbone}_fc512" for backbone in checkpoints.REDUCED}
-    named |= {f"osnet_{kind}{width}" for kind in ("", "ain_") for width in checkpoints.OSNET_WIDTHS.values()}
+    named = {recipe for recipe, _ in recognising.METHODS} | {"softmax"}
+    named |= {f"{backbone}_fc512" for backbone in recognising.REDUCED}
+    named |= {f"osnet_{kind}{width}" for kind in ("", "ain_") for width in recognising.OSNET_WIDTHS.values()}
     assert named | {"osnet_ibn_x1_0"} <= recipes.RECIPES.keys()
-    assert set(checkpoints.WHOLE_NETWORKS) <= {recipe for recipe, _ in checkpoints.METHODS}
+    assert set(recognising.WHOLE_NETWORKS) <= {recipe for recipe, _ in recognising.METHODS}

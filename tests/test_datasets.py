@@ -4,17 +4,15 @@ import dataclasses
 import os
 import pickle
 import random
-import sys
 import time
-import types
 
 import pytest
 from trees import error, names, tree
 
 import datasets
-import datasets_own
 from datasets import Counts, Sample, Splits, check_queries, load_splits
-from datasets_image import MARKET_PUBLISHED
+from parsers import own
+from parsers.image import MARKET_PUBLISHED
 
 MARKET = (
     "bounding_box_train/0002_c1s1_000451_03.jpg", "bounding_box_train/0002_c3s1_000551_01.jpg",
@@ -448,7 +446,7 @@ def test_synthetic_is_made_by_its_module(tmp_path, monkeypatch):
         asked.append((root, seed))
         return tree(tmp_path, *MARKET)
 
-    monkeypatch.setitem(sys.modules, "synthetic", types.SimpleNamespace(ensure=ensure))
+    monkeypatch.setattr("synthetic.pictures.ensure", ensure)
     splits = load_splits("synthetic", seed=3)
     assert asked == [(None, 3)]
     assert splits.count("gallery") == Counts(2, 4, 3) and splits.published is None
@@ -497,7 +495,7 @@ def test_own_folder_per_person(tmp_path):
     ("abc3_1", None), ("doc4", None), ("c_3", None), ("IMG_0001", None), ("c3x", None),
 ])  # fmt: skip
 def test_cameras_in_file_names(name, camera):
-    match = datasets_own.OWN_CAMERA.search(name)
+    match = own.OWN_CAMERA.search(name)
     assert (int(match[1]) if match else None) == camera
 
 
@@ -603,7 +601,7 @@ def test_drawn_queries_always_keep_a_match(protocol):
     for seed in range(300):
         rng = random.Random(seed)
         samples = [Sample(f"{i}", rng.randrange(4), rng.randrange(3)) for i in range(rng.randrange(1, 20))]
-        query, gallery = datasets_own.draw_queries(samples, protocol, random.Random(seed))
+        query, gallery = own.draw_queries(samples, protocol, random.Random(seed))
         assert all(has_match(q, gallery, protocol) for q in query)
         assert sorted(s.path for s in query + gallery) == sorted(s.path for s in samples)
         key = (lambda s: s.pid) if protocol == "none" else (lambda s: (s.pid, s.camid))

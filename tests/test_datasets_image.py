@@ -10,8 +10,8 @@ from test_datasets import DUKE, MARKET
 from trees import error, names, tree
 
 import datasets
-import datasets_image
 from datasets import Counts, Sample, load_splits
+from parsers import image
 
 
 @pytest.fixture(autouse=True)
@@ -304,5 +304,5 @@ def test_cuhk03_read_only_data_go_to_the_cache(cuhk03, monkeypatch, tmp_path):
 
 
 def test_published_numbers_are_the_authors():
-    assert datasets_image.CUHK03_PUBLISHED["detected"]["gallery"].images == 5332
-    assert datasets_image.OCCLUDED_DUKE_PUBLISHED["query"] == (519, 2210, 8)
+    assert image.CUHK03_PUBLISHED["detected"]["gallery"].images == 5332
+    assert image.OCCLUDED_DUKE_PUBLISHED["query"] == (519, 2210, 8)

@@ -8,8 +8,8 @@ from scipy.io import savemat
 from trees import error, names, tree
 
 import datasets
-import datasets_base
 from datasets import Counts, check_queries, load_splits
+from parsers import base
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_splits_are_made_once_and_reused(tmp_path, monkeypatch):
     assert kept["data_set"] == "viper" and kept["made_from"] == "drawn at random with seed 0"
     assert kept["people"] == list(range(7)) and len(kept["splits"]) == 10
     assert kept["splits"][3]["train"] == sorted(pids(first[6].train))
-    monkeypatch.setattr(datasets_base.random, "Random", None)  # nothing can be drawn any more
+    monkeypatch.setattr(base.random, "Random", None)  # nothing can be drawn any more
     assert [load_splits("viper", tmp_path, split=split) for split in range(20)] == first
     kept["splits"][0] = {"train": [6], "test": [0]}  # what is in the file is what is used
     path.write_text(json.dumps(kept))

@@ -11,8 +11,8 @@ from scipy.io import savemat
 from trees import error, names, tree
 
 import datasets
-import synthetic_sets
 from datasets import Counts, check_queries, load_splits
+from synthetic import sets
 
 
 @pytest.fixture(autouse=True)
@@ -294,9 +294,9 @@ def test_dukevid_bad_tracklets(tmp_path):
 def test_built_in_video(tmp_path, monkeypatch):
     sizes = {"num_train_pids": 2, "num_test_pids": 2, "num_cameras": 3}
     monkeypatch.setattr(
-        synthetic_sets,
+        sets,
         "ensure",
-        lambda kind, root, seed: synthetic_sets.make(kind, root, seed, processes=1, progress=False, **sizes),
+        lambda kind, root, seed: sets.make(kind, root, seed, processes=1, progress=False, **sizes),
     )
     splits = load_splits("synthetic_video", tmp_path / "s", seed=1)
     assert splits.is_video and "demonstration" in str(splits) and all(len(s.path) > 1 for s in splits.train)

@@ -19,8 +19,9 @@ sys.path.insert(0, str(ROOT))  # torchrun starts this file as a script, without 
 
 import losses  # noqa: E402
 import models  # noqa: E402
-import processes  # noqa: E402
 import train  # noqa: E402
+from machine import processes  # noqa: E402
+from networks.blocks import bn_neck  # noqa: E402
 
 STEPS, P, K = 20, 4, 2
 
@@ -56,9 +57,9 @@ class Small(nn.Module):
 
     def __init__(self):
         super().__init__()
-        blocks = ([nn.Conv2d(a, 24, 3, stride=2, bias=False), nn.BatchNorm2d(24), nn.ReLU()] for a in (3, 24))
-        self.base = nn.Sequential(*(layer for block in blocks for layer in block))
-        self.bottleneck = models.bn_neck(24)
+        layers = ([nn.Conv2d(a, 24, 3, stride=2, bias=False), nn.BatchNorm2d(24), nn.ReLU()] for a in (3, 24))
+        self.base = nn.Sequential(*(layer for block in layers for layer in block))
+        self.bottleneck = bn_neck(24)
         self.classifier = nn.Linear(24, 6, bias=False)
         self.feat_dims = (24,)
 
@@ -202,10 +203,10 @@ def test_one_process_changes_nothing():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    import synthetic
+    from synthetic import pictures
 
     folder = tmp_path_factory.mktemp("data") / "synthetic"
-    return synthetic.make(
+    return pictures.make(
         folder, num_train_pids=12, num_test_pids=10, num_cameras=3, num_distractors=4, num_junk=4, progress=False
     )
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import evaluate
+import protocols
 
 SEEDS = range(40)
 
@@ -92,7 +93,7 @@ def assert_equal_to_oracle(metrics, expected, max_rank):
 def test_metrics_equal_the_oracle_ties_included(protocol):
     for seed in SEEDS:
         d, qp, gp, qc, gc = problem(seed, levels=(2, 7, 1000)[seed % 3])
-        labels = evaluate.Labels(qp, gp, qc, gc, protocol, seed=seed)
+        labels = protocols.Labels(qp, gp, qc, gc, protocol, seed=seed)
         drawn = None if labels.drawn is None else labels.drawn.numpy()
         own = None if labels.own is None else labels.own.numpy()
         expected = oracle(d, qp, gp, qc, gc, protocol, 50, drawn, own)
@@ -134,7 +135,7 @@ def test_label_and_distance_types(convert):
 
 
 def test_input_matrix_is_not_changed():
-    for protocol in evaluate.PROTOCOLS:
+    for protocol in protocols.PROTOCOLS:
         d, qp, gp, qc, gc = problem(5)
         before = d.copy()
         evaluate.rank_metrics(d, qp, gp, qc, gc, protocol=protocol)
@@ -248,7 +249,7 @@ def clusters(seed, queries=60, gallery=300, pids=15, width=24, spread=1.0, integ
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
-@pytest.mark.parametrize("protocol", list(evaluate.PROTOCOLS))
+@pytest.mark.parametrize("protocol", list(protocols.PROTOCOLS))
 def test_streaming_equals_the_matrix(metric, protocol):
     query, gallery, *labels = clusters(1, integers=True)
     expected = evaluate.rank_metrics(evaluate.pairwise_distance(query, gallery, metric), *labels, protocol=protocol)
@@ -416,7 +417,7 @@ def test_features_of_two_models():
 @pytest.mark.parametrize("protocol", ["market1501", "sysu"])
 def test_verification_counts_are_exact_at_its_thresholds(protocol):
     query, gallery, qp, gp, qc, gc = clusters(5, spread=1.6)
-    labels = evaluate.Labels(qp, gp, qc, gc, protocol)
+    labels = protocols.Labels(qp, gp, qc, gc, protocol)
     found = evaluate.verification(evaluate.distance_blocks(query, gallery, memory_gb=3e-5), labels, (1e-3, 1e-2, 0.1))
     d = evaluate.pairwise_distance(query, gallery).numpy()
     genuine, impostor = [], []
@@ -437,15 +438,15 @@ def test_verification_counts_are_exact_at_its_thresholds(protocol):
 
 def test_verification_of_separable_pairs():
     d = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 2.0]])
-    found = evaluate.verification([(0, 2, d)], evaluate.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
+    found = evaluate.verification([(0, 2, d)], protocols.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
     assert found.tpr.tolist() == [1, 1, 1, 1] and found.eer == 0 and 0 <= found.eer_threshold < 1
     with pytest.raises(ValueError, match="expected 0 or more"):
-        evaluate.verification([(0, 2, d - 1)], evaluate.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
+        evaluate.verification([(0, 2, d - 1)], protocols.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
 
 
 def test_confidence_intervals_agree_with_the_normal_approximation():
     query, gallery, *labels = clusters(6, queries=400, spread=1.6)
-    ranks = evaluate.rank_features(query, gallery, evaluate.Labels(*labels))
+    ranks = evaluate.rank_features(query, gallery, protocols.Labels(*labels))
     found = evaluate.confidence_intervals(ranks)
     for name, values in (("mAP", ranks.ap.numpy()), ("rank1", (ranks.first[:, 0] == 1).numpy())):
         half = 1.96 * values.std() / np.sqrt(len(values))
@@ -456,7 +457,7 @@ def test_confidence_intervals_agree_with_the_normal_approximation():
 def test_camera_pairs_are_evaluations_of_parts_of_the_gallery():
     query, gallery, qp, gp, qc, gc = clusters(7)
     found = evaluate.camera_pairs(
-        evaluate.distance_blocks(query, gallery, memory_gb=3e-5), evaluate.Labels(qp, gp, qc, gc)
+        evaluate.distance_blocks(query, gallery, memory_gb=3e-5), protocols.Labels(qp, gp, qc, gc)
     )
     assert found.query_camids.tolist() == found.gallery_camids.tolist() == [1, 2, 3, 4]
     for a in range(1, 5):
@@ -624,7 +625,7 @@ def _sharded(rank, world, path):
     gathered = evaluate.gather_rows(gallery[start:stop], len(gallery), group)
     assert torch.equal(gathered, gallery)
     found = {
-        p: evaluate.evaluate_features(query, gathered, *labels, protocol=p, group=group) for p in evaluate.PROTOCOLS
+        p: evaluate.evaluate_features(query, gathered, *labels, protocol=p, group=group) for p in protocols.PROTOCOLS
     }
     torch.save({p: m._asdict() for p, m in found.items()}, f"{path}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -645,7 +646,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_gives_the_numbers_of_the_cpu():
     query, gallery, *labels = clusters(10, integers=True)
-    for protocol in evaluate.PROTOCOLS:
+    for protocol in protocols.PROTOCOLS:
         cpu = evaluate.evaluate_features(query, gallery, *labels, protocol=protocol)
         gpu = evaluate.evaluate_features(query.cuda(), gallery.cuda(), *labels, protocol=protocol)
         assert cpu.ap.tolist() == gpu.ap.tolist() and cpu.cmc.tolist() == gpu.cmc.tolist()

@@ -16,6 +16,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 import loaders
+from loading.samplers import pk_batches, shuffled
+from loading.store import ImageStore, UnreadableImages, decode
+from machine.memory import free_memory
 
 Sample = namedtuple("Sample", "path pid camid")
 SIZE = (24, 12)  # small, and not the size of any file
@@ -61,8 +64,8 @@ def plain_batch(paths, size=SIZE) -> torch.Tensor:
     return torch.stack([torch.from_numpy(np.array(plain(path, size))) for path in paths])  # (B, H, W, 3)
 
 
-def store(paths, cache="ram", **options) -> loaders.ImageStore:
-    return loaders.ImageStore(paths, SIZE, cache=cache, progress=False, **options)
+def store(paths, cache="ram", **options) -> ImageStore:
+    return ImageStore(paths, SIZE, cache=cache, progress=False, **options)
 
 
 def train_loader(samples, labels=LABELS, **options) -> loaders.TrainLoader:
@@ -85,7 +88,7 @@ def same_batches(left, right) -> bool:
 def test_decode_gives_the_bytes_of_torchvision_resize(files, size, interpolation):
     for path in files[:20]:
         expected = np.array(plain(path, size, InterpolationMode(interpolation)))
-        assert np.array_equal(loaders.decode(path, size, interpolation), expected), path
+        assert np.array_equal(decode(path, size, interpolation), expected), path
 
 
 # ImageStore -----------------------------------------------------------------------------------------------------
@@ -103,18 +106,18 @@ def test_every_cache_holds_the_same_pixels(files, tmp_path, cache, workers):
 
 def test_auto_takes_memory_then_disk_then_streams(files, tmp_path, monkeypatch):
     need = 40 * SIZE[0] * SIZE[1] * 3
-    monkeypatch.setattr(loaders, "free_memory", lambda: 2 * need)
+    monkeypatch.setattr("loading.store.free_memory", lambda: 2 * need)
     assert store(files, "auto", cache_dir=tmp_path).cache == "ram"
-    monkeypatch.setattr(loaders, "free_memory", lambda: 2 * need - 2)
+    monkeypatch.setattr("loading.store.free_memory", lambda: 2 * need - 2)
     assert store(files, "auto", cache_dir=tmp_path).cache == "disk"
     assert store(files, "auto").cache == "none"
-    monkeypatch.setattr(loaders, "free_memory", lambda: need - 1)
+    monkeypatch.setattr("loading.store.free_memory", lambda: need - 1)
     with pytest.raises(RuntimeError, match="--cache disk"):
         store(files, "ram")
 
 
 def test_free_memory_is_plausible():
-    assert 1 << 24 < loaders.free_memory() < 1 << 50
+    assert 1 << 24 < free_memory() < 1 << 50
 
 
 def test_description_names_number_size_and_place(files):
@@ -154,8 +157,8 @@ def copies(files, tmp_path) -> list[str]:
 
 
 def count_decoding(monkeypatch) -> list[str]:
-    decoded, decode = [], loaders.decode
-    monkeypatch.setattr(loaders, "decode", lambda path, *a: (decoded.append(path), decode(path, *a))[1])
+    decoded, real = [], decode
+    monkeypatch.setattr("loading.store.decode", lambda path, *a: (decoded.append(path), real(path, *a))[1])
     return decoded
 
 
@@ -183,9 +186,7 @@ def test_disk_cache_is_never_stale(copies, tmp_path, monkeypatch, change):
     else:
         interpolation = "bicubic"
     decoded = count_decoding(monkeypatch)
-    again = loaders.ImageStore(
-        copies, size, cache="disk", cache_dir=folder, interpolation=interpolation, progress=False
-    )
+    again = ImageStore(copies, size, cache="disk", cache_dir=folder, interpolation=interpolation, progress=False)
     assert sorted(decoded) == sorted(copies)
     expected = [np.array(plain(path, size, InterpolationMode(interpolation))) for path in copies]
     assert np.array_equal(again.take(torch.arange(20)).numpy(), np.stack(expected))
@@ -224,7 +225,7 @@ def test_full_disk_is_one_message_and_leaves_nothing(copies, tmp_path, monkeypat
         with pytest.raises(RuntimeError, match="No space left.*--cache none"):
             store(copies, "disk", cache_dir=folder)
     assert not list(folder.iterdir())
-    monkeypatch.setattr(loaders.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(10))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: namedtuple("Usage", "free")(10))
     with pytest.raises(RuntimeError, match="make room"):
         store(copies, "disk", cache_dir=folder)
 
@@ -248,7 +249,7 @@ BAD = (2, 5, 9, 11)
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
 def test_bad_images_are_named_together_before_training(damaged, tmp_path, cache):
-    with pytest.raises(loaders.UnreadableImages) as error:
+    with pytest.raises(UnreadableImages) as error:
         store(damaged, cache, cache_dir=tmp_path / "cache")
     message = str(error.value)
     assert message.startswith("4 of 20 images cannot be read") and "--skip_bad_images" in message
@@ -257,7 +258,7 @@ def test_bad_images_are_named_together_before_training(damaged, tmp_path, cache)
 
 
 def test_only_the_first_five_bad_images_are_listed(tmp_path):
-    with pytest.raises(loaders.UnreadableImages, match="8 of 8(.*\n){6}  and 3 more") as error:
+    with pytest.raises(UnreadableImages, match="8 of 8(.*\n){6}  and 3 more") as error:
         store([str(tmp_path / f"{i}.jpg") for i in range(8)])
     assert str(error.value).count("no such file") == 5 and len(error.value.paths) == 8
 
@@ -283,12 +284,12 @@ def test_streaming_names_the_bad_image_when_it_gets_there(damaged):
     samples = [Sample(path, 0, 0) for path in damaged]
     batches = iter(loaders.EvalLoader(samples, image_size=SIZE, batch_size=2, workers=2))
     next(batches)
-    with pytest.raises(loaders.UnreadableImages, match="2.jpg"):
+    with pytest.raises(UnreadableImages, match="2.jpg"):
         list(batches)
 
 
 def test_nothing_left_after_skipping_is_an_error(tmp_path):
-    with pytest.raises(loaders.UnreadableImages, match="2 of 2"):
+    with pytest.raises(UnreadableImages, match="2 of 2"):
         store([str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")], skip_bad=True)
 
 
@@ -296,22 +297,22 @@ def test_nothing_left_after_skipping_is_an_error(tmp_path):
 
 
 def test_shuffled_is_one_pass_without_repetition():
-    batches = loaders.shuffled(103, 10, seed=1, epoch=0)
+    batches = shuffled(103, 10, seed=1, epoch=0)
     assert batches.shape == (10, 10) and len(set(batches.flatten().tolist())) == 100
-    assert not torch.equal(batches, loaders.shuffled(103, 10, 1, 1))
-    assert not torch.equal(batches, loaders.shuffled(103, 10, 2, 0))
-    assert torch.equal(batches, loaders.shuffled(103, 10, 1, 0))
+    assert not torch.equal(batches, shuffled(103, 10, 1, 1))
+    assert not torch.equal(batches, shuffled(103, 10, 2, 0))
+    assert torch.equal(batches, shuffled(103, 10, 1, 0))
 
 
 def test_shuffled_last_batch_and_given_steps():
-    batches = loaders.shuffled(103, 10, 1, 0, drop_last=False)
+    batches = shuffled(103, 10, 1, 0, drop_last=False)
     assert batches.shape == (11, 10) and set(batches.flatten().tolist()) == set(range(103))
-    assert loaders.shuffled(100, 10, 1, 0, drop_last=False).shape == (10, 10)
-    batches = loaders.shuffled(7, 10, 1, 0, steps=5)
+    assert shuffled(100, 10, 1, 0, drop_last=False).shape == (10, 10)
+    batches = shuffled(7, 10, 1, 0, steps=5)
     counts = torch.bincount(batches.flatten(), minlength=7)
     assert batches.shape == (5, 10) and counts.max() - counts.min() <= 1
     with pytest.raises(ValueError, match="7 training images do not fill one batch of 10"):
-        loaders.shuffled(7, 10, 1, 0)
+        shuffled(7, 10, 1, 0)
 
 
 def plain_identity_sampler(labels, p, k, rng):
@@ -340,7 +341,7 @@ def uneven_labels() -> list[int]:
 
 def test_pk_one_pass_has_the_length_and_balance_of_the_authors_sampler():
     labels = uneven_labels()
-    got = [loaders.pk_batches(labels, 6, 4, seed, 0) for seed in range(200)]
+    got = [pk_batches(labels, 6, 4, seed, 0) for seed in range(200)]
     want = [plain_identity_sampler(labels, 6, 4, random.Random(seed)) for seed in range(200)]
     lengths, wanted = np.array([len(b) for b in got]), np.array([len(b) for b in want])
     assert abs(lengths.mean() - wanted.mean()) < 5 * np.sqrt((lengths.var() + wanted.var()) / 200 + 1e-4)
@@ -355,7 +356,7 @@ def test_pk_one_pass_has_the_length_and_balance_of_the_authors_sampler():
 @pytest.mark.parametrize("p, k", [(6, 4), (40, 2), (1, 1), (7, 16)])
 def test_pk_batches_are_exact(p, k, steps):
     labels = np.array(uneven_labels())
-    batches = loaders.pk_batches(labels, p, k, 3, 1, steps)
+    batches = pk_batches(labels, p, k, 3, 1, steps)
     sizes = {pid: int((labels == pid).sum()) for pid in set(labels.tolist())}
     seen = Counter()
     for batch in batches.view(-1, p, k).tolist():
@@ -384,14 +385,14 @@ def test_pk_batches_are_exact(p, k, steps):
 def test_pk_batches_are_a_function_of_seed_and_epoch():
     labels = torch.tensor(uneven_labels())
     for steps in (None, 20):
-        one = loaders.pk_batches(labels, 5, 3, 1, 2, steps)
-        assert torch.equal(one, loaders.pk_batches(labels.tolist(), 5, 3, 1, 2, steps))
-        assert not torch.equal(one[:5], loaders.pk_batches(labels, 5, 3, 1, 3, steps)[:5])
+        one = pk_batches(labels, 5, 3, 1, 2, steps)
+        assert torch.equal(one, pk_batches(labels.tolist(), 5, 3, 1, 2, steps))
+        assert not torch.equal(one[:5], pk_batches(labels, 5, 3, 1, 3, steps)[:5])
 
 
 def test_too_few_identities_says_how_many_there_are():
     with pytest.raises(ValueError, match="p=16 identities .* training set has 3: lower --p to at most 3"):
-        loaders.pk_batches([0, 0, 1, 2], 16, 4, 0, 0)
+        pk_batches([0, 0, 1, 2], 16, 4, 0, 0)
 
 
 # TrainLoader ----------------------------------------------------------------------------------------------------
@@ -400,7 +401,7 @@ def test_too_few_identities_says_how_many_there_are():
 def test_batches_equal_the_per_image_pipeline(samples):
     """Resize, flip, pad, crop, to tensor, normalise, erase, one PIL image at a time with the same parameters."""
     loader = train_loader(samples, p=4, k=2, batch_size=None)
-    index = loaders.pk_batches(LABELS, 4, 2, seed=5, epoch=3)
+    index = pk_batches(LABELS, 4, 2, seed=5, epoch=3)
     assert loader.steps(3) == len(index)
     for step, (images, labels, camids) in enumerate(loader.epoch(3)):
         draws = loader.augmentation.draw(8, SIZE, 40, 5, 3, step)

@@ -14,9 +14,9 @@ import datasets
 import evaluate
 import loaders
 import main
-import synthetic
 import train
 from recipes import RECIPES
+from synthetic import pictures
 
 IMAGE_SIZE = (64, 32)
 STEPS = 6
@@ -60,7 +60,7 @@ def small(name):
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("methods") / "synthetic"
-    return synthetic.make(
+    return pictures.make(
         root, num_train_pids=12, num_test_pids=10, num_cameras=3, num_distractors=4, num_junk=4, progress=False
     )
 

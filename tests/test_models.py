@@ -10,6 +10,7 @@ from torch import nn
 import architectures
 import models
 from models import Output
+from networks import blocks
 
 PIDS = 5
 TINY_VIT = {"backbone": "test_vit", "image_size": (64, 32)}
@@ -184,9 +185,9 @@ def test_torchreid_key_builds(key):
 
 def test_gem_is_the_average_for_p_1_and_near_the_maximum_for_large_p():
     x = torch.rand(2, 3, 4, 5) + 0.1
-    torch.testing.assert_close(models.GeM(p=1.0)(x), models.AvgPool()(x))
-    torch.testing.assert_close(models.GeM(p=200.0)(x), models.MaxPool()(x), rtol=0.03, atol=0)
-    torch.testing.assert_close(models.AvgMaxPool()(x), x.mean((2, 3)) + x.amax((2, 3)))
+    torch.testing.assert_close(blocks.GeM(p=1.0)(x), blocks.AvgPool()(x))
+    torch.testing.assert_close(blocks.GeM(p=200.0)(x), blocks.MaxPool()(x), rtol=0.03, atol=0)
+    torch.testing.assert_close(blocks.AvgMaxPool()(x), x.mean((2, 3)) + x.amax((2, 3)))
 
 
 def test_bnneck():

@@ -9,7 +9,7 @@ import torch
 
 import models
 import recipes
-from recipe import (
+from config import (
     NETWORK_FIELDS,
     Published,
     Recipe,
@@ -39,7 +39,7 @@ def test_a_row_names_paper_and_sources(name):
 
 def test_no_field_is_unread():
     """Each field is read as an attribute, or is an argument of some row's network."""
-    files = ("main.py", "cli.py", "train.py", "recipe.py", "recipes.py", "tester.py", "benchmarks/tables.py")
+    files = ("main.py", "cli.py", "train.py", "config.py", "recipes.py", "tester.py", "benchmarks/tables.py")
     code = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files)
     for field in dataclasses.fields(Recipe):
         of_network = any(field.name in arguments(r.network) for r in RECIPES.values())

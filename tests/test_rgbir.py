@@ -8,15 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-import checkpoints
 import datasets
 import evaluate
 import loaders
 import losses
 import main
 import models
-import synthetic_sets
 import train
+from loading.samplers import balanced_batches
+from synthetic import sets
+from weights import importing
 
 # batches ----------------------------------------------------------------------------------------------------------
 
@@ -32,7 +33,7 @@ def people(seed=0, num=9):
 @pytest.mark.parametrize("p, k", [(4, 2), (3, 4), (9, 1)])
 def test_every_batch_has_p_people_with_k_images_of_each_light(p, k):
     labels, groups = people()
-    batches = loaders.balanced_batches(labels, groups, p, k, seed=1, epoch=2, steps=30)
+    batches = balanced_batches(labels, groups, p, k, seed=1, epoch=2, steps=30)
     assert batches.shape == (30, 2 * p * k)
     for batch in batches.numpy():
         rows = batch.reshape(p, 2, k)
@@ -47,27 +48,27 @@ def test_every_batch_has_p_people_with_k_images_of_each_light(p, k):
 
 def test_balanced_batches_are_a_function_of_seed_and_epoch():
     labels, groups = people()
-    first = loaders.balanced_batches(labels, groups, 4, 2, 1, 0, 5)
-    assert torch.equal(first, loaders.balanced_batches(torch.tensor(labels), groups.tolist(), 4, 2, 1, 0, 5))
-    assert not torch.equal(first, loaders.balanced_batches(labels, groups, 4, 2, 1, 1, 5))
-    assert not torch.equal(first, loaders.balanced_batches(labels, groups, 4, 2, 2, 0, 5))
+    first = balanced_batches(labels, groups, 4, 2, 1, 0, 5)
+    assert torch.equal(first, balanced_batches(torch.tensor(labels), groups.tolist(), 4, 2, 1, 0, 5))
+    assert not torch.equal(first, balanced_batches(labels, groups, 4, 2, 1, 1, 5))
+    assert not torch.equal(first, balanced_batches(labels, groups, 4, 2, 2, 0, 5))
 
 
 def test_the_number_of_batches_is_that_of_the_released_sampler():
     """utils.py: int(N / (P K)) + 1 with N images of the larger modality; SYSU-MM01: 22,258 + 11,909, P = 8, K = 4."""
     groups = np.repeat([0, 1], [22_258, 11_909])
     labels = np.concatenate([np.arange(22_258) % 395, np.arange(11_909) % 395])
-    assert len(loaders.balanced_batches(labels, groups, 8, 4, 0, 0)) == 22_258 // 32 + 1 == 696
+    assert len(balanced_batches(labels, groups, 8, 4, 0, 0)) == 22_258 // 32 + 1 == 696
 
 
 def test_a_person_of_one_light_is_not_drawn():
     labels, groups = [0, 0, 1, 1, 2, 2, 2], [0, 1, 0, 1, 0, 0, 0]
-    drawn = loaders.balanced_batches(labels, groups, 2, 1, 0, 0, 20)
+    drawn = balanced_batches(labels, groups, 2, 1, 0, 0, 20)
     assert set(drawn.flatten().tolist()) == {0, 1, 2, 3}
     with pytest.raises(ValueError, match="has 2 of 3: lower --p"):
-        loaders.balanced_batches(labels, groups, 3, 1, 0, 0)
+        balanced_batches(labels, groups, 3, 1, 0, 0)
     with pytest.raises(ValueError, match="both colour and infrared"):
-        loaders.balanced_batches([0, 0, 1, 1], [0, 0, 0, 0], 2, 1, 0, 0)
+        balanced_batches([0, 0, 1, 1], [0, 0, 0, 0], 2, 1, 0, 0)
 
 
 # the network ------------------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def test_released_names_are_understood(images, tmp_path):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter.data, std=0.2)
     model.global_pool.p.data.fill_(3.0)
-    report = checkpoints.import_weights(model, tmp_path / "sysu_best.t")
+    report = importing.import_weights(model, tmp_path / "sysu_best.t")
     assert report.missing == ["global_pool.p"], report
     with torch.no_grad():
         assert torch.equal(model.eval()(images, CAMIDS).embedding, source(images, CAMIDS).embedding)
@@ -160,7 +161,7 @@ def test_weights_of_a_plain_network_start_both_stems(tmp_path):
         if not name.startswith(("infrared.", "NL_"))
     }
     torch.save(plain, tmp_path / "resnet.pth")
-    checkpoints.import_weights(model, tmp_path / "resnet.pth")
+    importing.import_weights(model, tmp_path / "resnet.pth")
     for stem in (model.base, model.base.infrared):
         assert torch.equal(stem.conv1.weight, plain["conv1.weight"])
         assert torch.equal(stem.bn1.running_var, plain["bn1.running_var"])
@@ -175,7 +176,7 @@ SIZES = {"num_train_pids": 8, "num_val_pids": 2, "num_test_pids": 8, "per_camera
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("infrared") / "set"
-    return synthetic_sets.make(synthetic_sets.INFRARED, root, processes=1, progress=False, **SIZES)
+    return sets.make(sets.INFRARED, root, processes=1, progress=False, **SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ def test_the_built_in_set_is_read_as_planned(splits):
         (8, 8 * 2 * 2, 2),
         (8, 8 * 4, 4),
     ]
-    assert splits.protocol == "sysu" and splits.infrared == {3, 6} == set(synthetic_sets.INFRARED_CAMERAS)
+    assert splits.protocol == "sysu" and splits.infrared == {3, 6} == set(sets.INFRARED_CAMERAS)
 
 
 def test_infrared_pictures_are_grey_and_show_dark_cloth_bright(splits):
@@ -226,15 +227,15 @@ def test_infrared_pictures_are_grey_and_show_dark_cloth_bright(splits):
         pixels = np.asarray(Image.open(sample.path), np.int16)
         assert (np.ptp(pixels, axis=2).max() <= 4) == (sample.camid in splits.infrared)
     black, white = np.zeros((4, 4, 3), np.float32), np.ones((4, 4, 3), np.float32)
-    assert synthetic_sets.infrared(black).min() > synthetic_sets.infrared(white).max() + 0.2
+    assert sets.infrared(black).min() > sets.infrared(white).max() + 0.2
 
 
 def test_a_picture_depends_on_its_own_numbers_alone(folder, tmp_path):
     sizes = SIZES | {"num_train_pids": 2, "num_val_pids": 1, "num_test_pids": 1}
-    other = synthetic_sets.make(synthetic_sets.INFRARED, tmp_path / "set", processes=2, progress=False, **sizes)
+    other = sets.make(sets.INFRARED, tmp_path / "set", processes=2, progress=False, **sizes)
     names = [path.relative_to(other) for path in other.rglob("*.jpg")]
     assert len(names) == 4 * 6 * 2 and all((folder / n).read_bytes() == (other / n).read_bytes() for n in names)
-    assert synthetic_sets.ensure(synthetic_sets.INFRARED, other, progress=False, **sizes) == other
+    assert sets.ensure(sets.INFRARED, other, progress=False, **sizes) == other
 
 
 def test_rgbir_through_the_command_line(folder, tmp_path):

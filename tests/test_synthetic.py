@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import synthetic
+from synthetic import people, pictures, scenes
 
 SMALL = {"num_train_pids": 3, "num_test_pids": 3, "num_cameras": 3, "num_distractors": 4, "num_junk": 3}
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return synthetic.make(tmp_path_factory.mktemp("synthetic") / "set", seed=0, progress=False, **SMALL)
+    return pictures.make(tmp_path_factory.mktemp("synthetic") / "set", seed=0, progress=False, **SMALL)
 
 
 def read_tree(root: Path) -> dict[str, bytes]:
@@ -41,30 +41,30 @@ def counts(items: list[tuple[int, int, str]]) -> tuple[int, int, int]:
 
 
 def test_same_seed_same_bytes_whatever_the_processes(small, tmp_path):
-    again = synthetic.make(tmp_path / "again", seed=0, progress=False, processes=2, **SMALL)
+    again = pictures.make(tmp_path / "again", seed=0, progress=False, processes=2, **SMALL)
     assert read_tree(again) == read_tree(small)
 
 
 def test_an_image_does_not_depend_on_the_others(small):
-    synthetic.panorama.cache_clear()
+    scenes.panorama.cache_clear()
     pid, camid, index = 2, 3, 1
-    name = synthetic._file_name(0, pid, camid, index)
+    name = pictures._file_name(0, pid, camid, index)
     if not (small / "bounding_box_train" / name).exists():  # the camera that misses this identity
         pytest.fail("choose another example")
-    picture, _ = synthetic.draw_image(0, pid, camid, index)
+    picture, _ = pictures.draw_image(0, pid, camid, index)
     stored = np.asarray(Image.open(small / "bounding_box_train" / name), np.float32)
     assert np.abs(stored - np.asarray(picture, np.float32)).mean() < 12  # JPEG loss, far below two images' difference
 
 
 def test_another_seed_is_another_set(small, tmp_path):
-    other = read_tree(synthetic.make(tmp_path / "other", seed=1, progress=False, **SMALL))
+    other = read_tree(pictures.make(tmp_path / "other", seed=1, progress=False, **SMALL))
     first = read_tree(small)
     assert len(other) == len(first)
     assert not set(other.values()) & set(first.values())
 
 
 def test_layout_is_market(small):
-    train, query, gallery = (parse(small, subset) for subset in synthetic.SUBSETS)
+    train, query, gallery = (parse(small, subset) for subset in pictures.SUBSETS)
     assert {pid for pid, *_ in train} == {1, 2, 3}
     assert {pid for pid, *_ in query} == {4, 5, 6}
     assert {pid for pid, *_ in gallery} == {-1, 0, 4, 5, 6}
@@ -80,12 +80,12 @@ def test_layout_is_market(small):
 
 @pytest.mark.parametrize("seed", [0, 5])
 def test_published_counts_are_those_of_the_plan(seed):
-    jobs = synthetic._plan(seed, **synthetic._default_sizes())
-    for split, subset in zip(("train", "query", "gallery"), synthetic.SUBSETS, strict=True):
+    jobs = pictures._plan(seed, **pictures._default_sizes())
+    for split, subset in zip(("train", "query", "gallery"), pictures.SUBSETS, strict=True):
         items = [(pid, camid, "") for name, pid, camid, _ in jobs if name == subset]
-        assert counts(items) == synthetic.COUNTS[split]
-    assert sum(pid == -1 for _, pid, _, _ in jobs) == synthetic.JUNK
-    names = [(subset, synthetic._file_name(seed, pid, camid, index)) for subset, pid, camid, index in jobs]
+        assert counts(items) == pictures.COUNTS[split]
+    assert sum(pid == -1 for _, pid, _, _ in jobs) == pictures.JUNK
+    names = [(subset, pictures._file_name(seed, pid, camid, index)) for subset, pid, camid, index in jobs]
     assert len(set(names)) == len(names)
 
 
@@ -93,12 +93,14 @@ def test_images_tell_identities_apart():
     """Mean colours of torso and legs differ more between people than between shots of one, camera held fixed."""
 
     def colours(pid: int, index: int) -> np.ndarray:
-        pixels = np.asarray(synthetic.draw_image(0, pid, 1, index)[0], np.float32)
+        pixels = np.asarray(pictures.draw_image(0, pid, 1, index)[0], np.float32)
         return np.concatenate([pixels[36:60, 24:40].mean((0, 1)), pixels[70:90, 24:40].mean((0, 1))])
 
-    people = np.array([[colours(pid, index) for index in range(4)] for pid in range(4, 84, synthetic.FAMILY)])
-    within = np.mean([np.linalg.norm(a - b) for person in people for a in person for b in person])
-    across = np.mean([np.linalg.norm(a - b) for i, p in enumerate(people) for q in people[:i] for a in p for b in q])
+    wardrobe = np.array([[colours(pid, index) for index in range(4)] for pid in range(4, 84, people.FAMILY)])
+    within = np.mean([np.linalg.norm(a - b) for person in wardrobe for a in person for b in person])
+    across = np.mean(
+        [np.linalg.norm(a - b) for i, p in enumerate(wardrobe) for q in wardrobe[:i] for a in p for b in q]
+    )
     assert across > 1.5 * within
 
 
@@ -106,7 +108,7 @@ def test_relatives_share_a_wardrobe():
     def shared(a, b):
         return sum(getattr(a, name) == getattr(b, name) for name in ("top", "pattern", "legs", "hair", "hat", "bag"))
 
-    person = synthetic.person_of
+    person = people.person_of
     family = np.mean([shared(person(0, 4 * i), person(0, 4 * i + 1)) for i in range(1, 40)])
     strangers = np.mean([shared(person(0, 4 * i), person(0, 4 * i + 4)) for i in range(1, 40)])
     assert strangers + 1.5 < family < 6
@@ -117,12 +119,12 @@ def test_what_is_on_the_back_is_seen_from_the_back():
 
     def redness(yaw: float) -> float:
         person = replace(
-            synthetic.person_of(0, 4), top="tshirt", pattern="back", scale=1.0, hair="crop", bag="none",
+            people.person_of(0, 4), top="tshirt", pattern="back", scale=1.0, hair="crop", bag="none",
             top_colour=np.array([0.9, 0.9, 0.9]), second_colour=np.array([0.9, 0.0, 0.0]),
         )  # fmt: skip
         blank = np.ones((256, 128, 3), np.float32)
-        canvas = synthetic.Canvas(blank, np.ones((256, 128), np.float32), 0.0, yaw)
-        synthetic.draw_person(canvas, person, synthetic.Pose(yaw, 0.1, 0.0, 0.1, (0.2, 0.2), 32, 121, 112))
+        canvas = people.Canvas(blank, np.ones((256, 128), np.float32), 0.0, yaw)
+        people.draw_person(canvas, person, people.Pose(yaw, 0.1, 0.0, 0.1, (0.2, 0.2), 32, 121, 112))
         torso = canvas.pixels[80:110, 54:74]
         return float((torso[..., 0] - torso[..., 1]).mean())
 
@@ -132,11 +134,11 @@ def test_what_is_on_the_back_is_seen_from_the_back():
 
 def test_ensure_makes_once_and_reuses(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    root = synthetic.ensure(seed=3, progress=False, **SMALL)
-    assert root == tmp_path / "reid_suite" / f"synthetic-v{synthetic.VERSION}-seed3"
+    root = pictures.ensure(seed=3, progress=False, **SMALL)
+    assert root == tmp_path / "reid_suite" / f"synthetic-v{pictures.VERSION}-seed3"
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")}
-    monkeypatch.setattr(synthetic, "make", lambda *_, **__: pytest.fail("drawn twice"))
-    assert synthetic.ensure(seed=3, progress=False, **SMALL) == root
+    monkeypatch.setattr(pictures, "make", lambda *_, **__: pytest.fail("drawn twice"))
+    assert pictures.ensure(seed=3, progress=False, **SMALL) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")} == before
 
 
@@ -151,36 +153,36 @@ def test_ensure_survives_interruption(tmp_path, monkeypatch):
         return Image.new("RGB", (64, 128)), 90
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(synthetic, "draw_image", interrupted)
-        synthetic.ensure(root, progress=False, **SMALL)
+        patch.setattr(pictures, "draw_image", interrupted)
+        pictures.ensure(root, progress=False, **SMALL)
     assert not root.exists()
     killed = tmp_path / "set.part-killed"  # a process killed outright cannot clean up
     killed.mkdir()
     os.utime(killed, (time.time() - 7200,) * 2)
     fresh = tmp_path / "set.part-running"
     fresh.mkdir()
-    synthetic.ensure(root, progress=False, **SMALL)
-    assert [len(os.listdir(root / subset)) for subset in synthetic.SUBSETS] == [15, 6, 15 + 7]
+    pictures.ensure(root, progress=False, **SMALL)
+    assert [len(os.listdir(root / subset)) for subset in pictures.SUBSETS] == [15, 6, 15 + 7]
     assert not killed.exists() and fresh.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "set.part-running"]
 
 
 def test_ensure_when_another_process_was_faster(tmp_path, monkeypatch):
-    root, make = tmp_path / "set", synthetic.make
+    root, make = tmp_path / "set", pictures.make
 
     def slower(temporary, seed, **options):
         make(root, seed, **options)
         return make(temporary, seed, **options)
 
-    monkeypatch.setattr(synthetic, "make", slower)
-    assert synthetic.ensure(root, progress=False, **SMALL) == root
+    monkeypatch.setattr(pictures, "make", slower)
+    assert pictures.ensure(root, progress=False, **SMALL) == root
     assert os.listdir(tmp_path) == ["set"]
 
 
 def test_ensure_leaves_foreign_folders_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RuntimeError, match="Delete that folder"):
-        synthetic.ensure(tmp_path, progress=False, **SMALL)
+        pictures.ensure(tmp_path, progress=False, **SMALL)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -189,35 +191,35 @@ def test_unwritable_cache_is_one_clear_error(tmp_path, monkeypatch):
     blocked.write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     with pytest.raises(RuntimeError, match="XDG_CACHE_HOME"):
-        synthetic.ensure(progress=False, **SMALL)
+        pictures.ensure(progress=False, **SMALL)
 
 
 def test_failure_of_a_drawing_process_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "SUBSETS", ("bounding_box_train",))  # the processes will miss two folders
-    monkeypatch.setattr(synthetic, "_plan", lambda *_, **__: [("query", 1, 1, 0)] * 40)
+    monkeypatch.setattr(pictures, "SUBSETS", ("bounding_box_train",))  # the processes will miss two folders
+    monkeypatch.setattr(pictures, "_plan", lambda *_, **__: [("query", 1, 1, 0)] * 40)
     with pytest.raises(RuntimeError, match="No such file"):
-        synthetic.make(tmp_path / "set", processes=2, progress=False, **SMALL)
+        pictures.make(tmp_path / "set", processes=2, progress=False, **SMALL)
 
 
 @pytest.mark.parametrize("sizes", [{"num_cameras": 1}, {"num_cameras": 7}, {"num_train_pids": 0}, {"num_junk": -1}])
 def test_impossible_sizes(tmp_path, sizes):
     with pytest.raises(ValueError):
-        synthetic.make(tmp_path / "set", progress=False, **{**SMALL, **sizes})
+        pictures.make(tmp_path / "set", progress=False, **{**SMALL, **sizes})
     assert not (tmp_path / "set").exists()
 
 
 def test_make_refuses_a_folder_in_use(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="not empty"):
-        synthetic.make(tmp_path, progress=False, **SMALL)
+        pictures.make(tmp_path, progress=False, **SMALL)
 
 
 def test_needs_neither_torch_nor_the_callers_main(tmp_path):
     """A script without a main guard can make the set: the drawing processes do not import it again."""
     script = tmp_path / "script.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(synthetic.__file__).parent)!r})\nimport synthetic\nprint('once')\n"
-        f"synthetic.make({str(tmp_path / 'set')!r}, processes=2, progress=False, **{SMALL!r})\n"
+        f"import sys; sys.path.insert(0, {str(pictures.HOME)!r})\nfrom synthetic import pictures\nprint('once')\n"
+        f"pictures.make({str(tmp_path / 'set')!r}, processes=2, progress=False, **{SMALL!r})\n"
         "assert 'torch' not in sys.modules\n"
     )
     ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)

@@ -23,6 +23,7 @@ import losses
 import main as suite
 import models
 import train
+from networks import blocks
 from recipes import RECIPES, Stage
 
 DEMO = RECIPES["demo"]
@@ -131,8 +132,8 @@ class Net(nn.Module):
         super().__init__()
         self.base = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, bias=False), nn.BatchNorm2d(6), nn.ReLU())
         self.dropout = nn.Dropout(dropout)
-        self.bottleneck = models.bn_neck(6)
-        self.bottleneck_1 = models.bn_neck(6)
+        self.bottleneck = blocks.bn_neck(6)
+        self.bottleneck_1 = blocks.bn_neck(6)
         self.classifier = nn.Linear(6, num_pids, bias=False)
 
     def forward(self, images, camids=None):

@@ -17,8 +17,10 @@ import loaders
 import losses
 import main
 import models
-import synthetic_sets
 import train
+from loading.samplers import sampled_frames
+from loading.store import UnreadableImages
+from synthetic import people, sets
 
 Sample = namedtuple("Sample", "path pid camid")
 SIZE = (24, 12)
@@ -84,16 +86,16 @@ def torchreid_evenly(count, seq_len):
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 11, 920])
 def test_evenly_is_the_rule_of_torchreid(count):
-    assert loaders.sampled_frames(count, 4, "evenly", None).tolist() == torchreid_evenly(count, 4)
+    assert sampled_frames(count, 4, "evenly", None).tolist() == torchreid_evenly(count, 4)
 
 
 def test_random_frames_are_in_order_without_repetition_where_possible_and_reach_every_frame():
     rng, seen = np.random.default_rng(0), Counter()
     for _ in range(300):
-        frames = loaders.sampled_frames(6, 4, "random", rng).tolist()
+        frames = sampled_frames(6, 4, "random", rng).tolist()
         assert frames == sorted(set(frames)) and len(frames) == 4
         seen.update(frames)
-        short = loaders.sampled_frames(2, 4, "random", rng).tolist()
+        short = sampled_frames(2, 4, "random", rng).tolist()
         assert len(short) == 4 and short == sorted(short) and set(short) <= {0, 1}
     assert set(seen) == set(range(6)) and max(seen.values()) < 1.3 * min(seen.values())
 
@@ -224,7 +226,7 @@ def test_skip_bad_shortens_a_tracklet_and_leaves_out_an_empty_one(samples, tmp_p
     bad.write_bytes(b"no image")
     shorter, empty = samples[3]._replace(path=(str(bad), *samples[3].path[1:])), samples[1]._replace(path=(str(bad),))
     broken = [shorter, empty, *samples]
-    with pytest.raises(loaders.UnreadableImages, match="bad.png"):
+    with pytest.raises(UnreadableImages, match="bad.png"):
         train_loader(broken)
     loader = train_loader(broken, batch_size=1, skip_bad=True, sample_method="all", **PLAIN)
     assert loader.num_images == len(samples) + 1 and loader.samples[0] is broken[0]
@@ -260,7 +262,9 @@ def test_auto_keeps_few_tracklets_and_streams_many(samples, monkeypatch):
 def test_an_epoch_over_as_many_frames_as_mars_starts_at_once(monkeypatch):
     """509,914 frames in 8,298 tracklets (issue 5: within 30 s); no file is read but those of the first batch."""
     reads = []
-    monkeypatch.setattr(loaders, "decode", lambda path, size, how: reads.append(path) or np.zeros((*size, 3), np.uint8))
+    monkeypatch.setattr(
+        "loading.store.decode", lambda path, size, how: reads.append(path) or np.zeros((*size, 3), np.uint8)
+    )
     tracklets = [
         Sample(
             tuple(f"bbox_train/{i % 625:04d}/{i}F{t:04d}.jpg" for t in range(62 if i < 3732 else 61)),
@@ -463,7 +467,7 @@ SIZES = {"num_train_pids": 12, "num_test_pids": 12, "num_cameras": 3}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("video") / "set"
-    return synthetic_sets.make(synthetic_sets.VIDEO, root, processes=1, progress=False, **SIZES)
+    return sets.make(sets.VIDEO, root, processes=1, progress=False, **SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -475,9 +479,9 @@ def test_the_built_in_set_is_read_as_planned(splits):
     assert [splits.count(subset)[:2] for subset in ("train", "query", "gallery")] == [(12, 24), (12, 12), (12, 12)]
     every = (*splits.train, *splits.query, *splits.gallery)
     lengths = {len(sample.path) for sample in every}
-    assert min(lengths) >= synthetic_sets.SHORTEST and max(lengths) <= synthetic_sets.LONGEST and len(lengths) > 3
+    assert min(lengths) >= sets.SHORTEST and max(lengths) <= sets.LONGEST and len(lengths) > 3
     for sample in every:
-        assert len(sample.path) == synthetic_sets.tracklet_length(0, sample.pid, sample.camid)
+        assert len(sample.path) == sets.tracklet_length(0, sample.pid, sample.camid)
         assert list(sample.path) == sorted(sample.path)
 
 
@@ -498,11 +502,11 @@ def test_frames_follow_each_other(splits):
 def test_the_legs_go_on_and_the_person_stays(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        synthetic_sets.synthetic,
+        people,
         "draw_person",
         lambda canvas, person, pose: drawn.append((canvas.pixels.copy(), person, pose)),
     )
-    frames, _ = synthetic_sets.draw_tracklet(0, 5, 2, 10)
+    frames, _ = sets.draw_tracklet(0, 5, 2, 10)
     assert len(frames) == 10
     own = [each for each in drawn if each[1] is drawn[0][1]]  # without whoever walks in front
     phases = np.diff([pose.phase for _, _, pose in own])
@@ -513,21 +517,21 @@ def test_the_legs_go_on_and_the_person_stays(monkeypatch):
 
 def test_the_bytes_do_not_depend_on_the_processes_or_on_other_people(folder, tmp_path):
     sizes = SIZES | {"num_train_pids": 2, "num_test_pids": 1}
-    again = synthetic_sets.make(synthetic_sets.VIDEO, tmp_path / "set", processes=2, progress=False, **sizes)
+    again = sets.make(sets.VIDEO, tmp_path / "set", processes=2, progress=False, **sizes)
     names = sorted(path.relative_to(again) for path in (again / "train").rglob("*.jpg"))
     places = {name.parts[1:3] for name in names}
-    assert len(names) == sum(synthetic_sets.tracklet_length(0, int(pid), int(camid)) for pid, camid in places)
+    assert len(names) == sum(sets.tracklet_length(0, int(pid), int(camid)) for pid, camid in places)
     assert all((folder / name).read_bytes() == (again / name).read_bytes() for name in names)
-    assert synthetic_sets.ensure(synthetic_sets.VIDEO, again, progress=False, **sizes) == again
+    assert sets.ensure(sets.VIDEO, again, progress=False, **sizes) == again
     (again / names[0]).unlink()
     with pytest.raises(RuntimeError, match="not the built-in data set"):
-        synthetic_sets.ensure(synthetic_sets.VIDEO, again, progress=False, **sizes)
+        sets.ensure(sets.VIDEO, again, progress=False, **sizes)
 
 
 def test_impossible_sizes_are_refused(tmp_path):
     for sizes in ({"num_cameras": 1}, {"num_train_pids": 0}, {"people": 3}):
         with pytest.raises(ValueError, match="synthetic_video takes"):
-            synthetic_sets.make(synthetic_sets.VIDEO, tmp_path / "set", **sizes)
+            sets.make(sets.VIDEO, tmp_path / "set", **sizes)
 
 
 def test_video_through_the_command_line(folder, tmp_path):

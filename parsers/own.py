@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from datasets_base import FIRST_FEW, SUBSETS, Entry, Sample, Splits, absent, few, holds, list_folder, missing
+from parsers.base import FIRST_FEW, SUBSETS, Entry, Sample, Splits, absent, few, holds, list_folder, missing
 
 OWN_FOLDERS = {
     "train": ("bounding_box_train", "train"),

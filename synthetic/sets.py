@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-import synthetic
-from synthetic import CAMERA_TABLE, PANORAMA, SUPER, WIDTH, Camera, View
+from synthetic import people, pictures, scenes
+from synthetic.people import SUPER, WIDTH
+from synthetic.scenes import CAMERA_TABLE, PANORAMA, Camera, View
 
 SHORTEST, LONGEST = 8, 16  # frames of a tracklet
 INFRARED_CAMERAS = (3, 6)
@@ -52,7 +53,7 @@ def plan_video(seed: int, num_train_pids: int, num_test_pids: int, num_cameras: 
     test is the query."""
     jobs = []
     for pid in range(1, num_train_pids + num_test_pids + 1):
-        cameras = 1 + synthetic._rng(seed, 8, pid).permutation(num_cameras)[: max(2, num_cameras - 1)]
+        cameras = 1 + people.random_of(seed, 8, pid).permutation(num_cameras)[: max(2, num_cameras - 1)]
         for rank, camid in enumerate(int(camera) for camera in cameras):
             subset = "train" if pid <= num_train_pids else "query" if rank == 0 else "gallery"
             jobs.append((subset, pid, camid))
@@ -61,7 +62,7 @@ def plan_video(seed: int, num_train_pids: int, num_test_pids: int, num_cameras: 
 
 def tracklet_length(seed: int, pid: int, camid: int) -> int:
     """Frames of a tracklet."""
-    return int(synthetic._rng(seed, 9, pid, camid).integers(SHORTEST, LONGEST + 1))
+    return int(people.random_of(seed, 9, pid, camid).integers(SHORTEST, LONGEST + 1))
 
 
 def draw_tracklet(seed: int, pid: int, camid: int, length: int) -> tuple[list[Image.Image], int]:
@@ -70,11 +71,11 @@ def draw_tracklet(seed: int, pid: int, camid: int, length: int) -> tuple[list[Im
     One camera, light and direction; the legs go on, the box follows with the jitter of a detector, and the background
     passes by. In every third tracklet something stands before the person for a few frames.
     """
-    rng = synthetic._rng(seed, 10, pid, camid)
-    camera, person = CAMERA_TABLE[camid - 1], synthetic.person_of(seed, pid)
-    first = synthetic._pose(rng, camera, person, 1.0)
+    rng = people.random_of(seed, 10, pid, camid)
+    camera, person = CAMERA_TABLE[camid - 1], people.person_of(seed, pid)
+    first = pictures.pose_of(rng, camera, person, 1.0)
     first = replace(first, swing=float(rng.uniform(0.28, 0.42)))  # whoever moves does not stand
-    view = synthetic._view(rng, first.ground)
+    view = scenes.view_of(rng, first.ground)
     stride = float(rng.uniform(0.7, 1.0))  # radians of the gait per frame
     speed = 5.0 * float(np.sin(first.yaw)) * (-1 if view.mirrored else 1)  # pixels of the panorama per frame
     turn = float(rng.normal(0, 0.02))  # radians per frame
@@ -86,13 +87,13 @@ def draw_tracklet(seed: int, pid: int, camid: int, length: int) -> tuple[list[Im
         dx, dy, scale = jitter[t]
         pose = replace(first, yaw=first.yaw + turn * t, phase=first.phase + stride * t, centre=first.centre + 2 * dx,
                        ground=first.ground + 1.5 * dy, size=first.size * (1 + 0.02 * scale))  # fmt: skip
-        pixels = synthetic._backdrop(seed, camid, _moved(view, speed * t))
-        canvas = synthetic._canvas(synthetic._rng(canvas_seed), pixels, pose)
-        synthetic.draw_person(canvas, person, pose)
+        pixels = scenes.backdrop_of(seed, camid, _moved(view, speed * t))
+        canvas = pictures.canvas_of(people.random_of(canvas_seed), pixels, pose)
+        people.draw_person(canvas, person, pose)
         if start <= t < stop:
-            synthetic._occlude(canvas, synthetic._rng(canvas_seed, 1), seed, pose)
-        noise = synthetic._rng(exposure_seed, t)
-        frames.append(synthetic._expose(synthetic._developed(canvas), synthetic._rng(exposure_seed), camera, noise))
+            pictures.occlude(canvas, people.random_of(canvas_seed, 1), seed, pose)
+        noise = people.random_of(exposure_seed, t)
+        frames.append(pictures.expose(pictures.developed(canvas), people.random_of(exposure_seed), camera, noise))
     return frames, int(rng.integers(*camera.quality))
 
 
@@ -162,15 +163,15 @@ def camera_of(camid: int) -> Camera:
 
 def draw_light(seed: int, pid: int, camid: int, index: int) -> tuple[Image.Image, int]:
     """The picture of one detection by a colour or an infrared camera, 64 x 128, and its JPEG quality."""
-    rng = synthetic._rng(seed, 11, pid, camid, index)
-    camera, person = camera_of(camid), synthetic.person_of(seed, pid)
-    pose = synthetic._pose(rng, camera, person, 1.0)
-    pixels = synthetic._backdrop(seed, ROOMS.get(camid, camid), synthetic._view(rng, pose.ground))
-    canvas = synthetic._canvas(rng, pixels, pose)
-    synthetic.draw_person(canvas, person, pose)
+    rng = people.random_of(seed, 11, pid, camid, index)
+    camera, person = camera_of(camid), people.person_of(seed, pid)
+    pose = pictures.pose_of(rng, camera, person, 1.0)
+    pixels = scenes.backdrop_of(seed, ROOMS.get(camid, camid), scenes.view_of(rng, pose.ground))
+    canvas = pictures.canvas_of(rng, pixels, pose)
+    people.draw_person(canvas, person, pose)
     if camid in INFRARED_CAMERAS:
         canvas.pixels = infrared(canvas.pixels)
-    picture = synthetic._expose(synthetic._developed(canvas), rng, camera)
+    picture = pictures.expose(pictures.developed(canvas), rng, camera)
     if camid in INFRARED_CAMERAS:
         picture = picture.convert("L").convert("RGB")
     return picture, int(rng.integers(*camera.quality))
@@ -221,11 +222,11 @@ def make(kind: Kind, root, seed: int = 0, *, processes: int | None = None, progr
     if any(root.iterdir()):
         raise ValueError(f"{root} is not empty; name a new folder for the built-in data set")
     total = sum(count for _, count in (kind.count(seed, job) for job in jobs))
-    processes = processes or synthetic.default_processes(total)
+    processes = processes or pictures.default_processes(total)
     with tqdm(total=len(jobs), desc=f"drawing {kind.name}", unit="drawing", disable=not progress or None) as bar:
         if processes > 1 and sys.executable:
             task = {"kind": kind.name, "seed": seed, "sizes": sizes}
-            synthetic._draw_in_processes(__file__, root, task, len(jobs), processes, bar.update)
+            pictures.draw_in_processes("synthetic.sets", root, task, len(jobs), processes, bar.update)
         else:
             _draw_jobs(kind, root, seed, jobs, bar.update)
     kind.finish(root, **sizes)
@@ -233,13 +234,13 @@ def make(kind: Kind, root, seed: int = 0, *, processes: int | None = None, progr
 
 
 def ensure(kind: Kind, root=None, seed: int = 0, *, progress: bool = True, **sizes: int) -> Path:
-    """Makes the set once and returns its folder: `root`, or one in the cache; as `synthetic.ensure`."""
-    root = synthetic.cache_folder(seed, f"{kind.name}-v{kind.version}") if root is None else Path(root)
+    """Makes the set once and returns its folder: `root`, or one in the cache; as `pictures.ensure`."""
+    root = pictures.cache_folder(seed, f"{kind.name}-v{kind.version}") if root is None else Path(root)
     expected: dict[str, int] = {}
     for job in kind.plan(seed, **_sizes(kind, seed, sizes)):
         folder, count = kind.count(seed, job)
         expected[folder] = expected.get(folder, 0) + count
-    return synthetic.make_once(root, expected, lambda folder: make(kind, folder, seed, progress=progress, **sizes))
+    return pictures.make_once(root, expected, lambda folder: make(kind, folder, seed, progress=progress, **sizes))
 
 
 def _sizes(kind: Kind, seed: int, sizes: dict[str, int]) -> dict[str, int]:
@@ -258,7 +259,7 @@ def _draw_jobs(kind: Kind, root: Path, seed: int, jobs: list[tuple], done) -> No
 
 
 def _work(task: str) -> None:
-    """One process of `synthetic._draw_in_processes`."""
+    """One process of `pictures.draw_in_processes`."""
     task = json.loads(task)
     kind = KINDS[task["kind"]]
     jobs = kind.plan(task["seed"], **task["sizes"])[task["first"] : task["last"]]

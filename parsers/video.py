@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
-from datasets_base import (
+from parsers.base import (
     SUBSETS,
     Counts,
     Entry,
@@ -390,12 +390,12 @@ def _read_duke_tracklets(folder: str, bad: list[str]) -> tuple[Sample, ...]:
 def parse_synthetic_video(root: str | None = None, *, seed: int = 0) -> Splits:
     """The built-in tracklets: procedural pedestrians who walk, drawn on first use into `root` or the cache.
 
-    Reference: `synthetic_sets.py`. Published: nothing; its numbers compare with nothing but themselves.
+    Reference: `synthetic/sets.py`. Published: nothing; its numbers compare with nothing but themselves.
     Folders: as DukeMTMC-VideoReID.
     """
-    import synthetic_sets  # draws with Pillow and numpy, which the other parsers do not need
+    from synthetic import sets  # draws with Pillow and numpy, which the other parsers do not need
 
-    folder, bad = os.fspath(synthetic_sets.ensure(synthetic_sets.VIDEO, root, seed)), []
+    folder, bad = os.fspath(sets.ensure(sets.VIDEO, root, seed)), []
     samples = {subset: _read_duke_tracklets(os.path.join(folder, subset), bad) for subset in SUBSETS}
     _settle_tracklets(SYNTHETIC_VIDEO, bad, skip_bad=False)
     return Splits(SYNTHETIC_VIDEO.name, **samples, notes=("drawn by this program: a demonstration, not a benchmark",))

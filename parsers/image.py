@@ -9,7 +9,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from datasets_base import (
+from parsers.base import (
     SUBSETS,
     Counts,
     Entry,
@@ -221,12 +221,12 @@ def _read_duke_list(folder: str, subset: str, duke: str) -> tuple[Sample, ...]:
 def parse_synthetic(root: str | None = None, *, seed: int = 0) -> Splits:
     """The built-in data set: procedural pedestrians, drawn on first use into `root` or the cache; a demonstration.
 
-    Reference: `synthetic.py`. Published: nothing; its numbers compare with nothing but themselves.
+    Reference: `synthetic/pictures.py`. Published: nothing; its numbers compare with nothing but themselves.
     Folders: as Market-1501, with names like `0002_c1s1_000451_03.jpg`.
     """
-    import synthetic  # draws with Pillow and numpy, which the other parsers do not need
+    from synthetic import pictures  # draws with Pillow and numpy, which the other parsers do not need
 
-    folder = os.fspath(synthetic.ensure(root, seed))
+    folder = os.fspath(pictures.ensure(root, seed))
     return _market_splits(
         SYNTHETIC,
         folder,

@@ -1,6 +1,6 @@
 """What every data set is made of: `Sample`, `Counts`, `Splits`, `Entry`; reading folders; repeated splits kept as JSON.
 
-The parsers (`datasets_image.py`, `datasets_small.py`, `datasets_video.py`, `datasets_infrared.py`, `datasets_own.py`)
+The parsers (`image.py`, `small.py`, `video.py`, `infrared.py`, `own.py`)
 build on this file, and `datasets.py` on them. Rules for every parser:
 - `pid` and `camid` are the publisher's own numbers, as they stand in the file name (Market-1501's cameras are 1 to 6).
   They are only ever compared for equality; contiguous training labels are made once, by `datasets.relabel`.

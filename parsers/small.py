@@ -2,7 +2,7 @@
 PRID2011 (one image per person and view).
 
 A split is a division of the people. Where the publisher gives the divisions, they are read from his files; else they
-are drawn once with seed 0. Either way they are kept as JSON beside the data (`datasets_base.kept_splits`) and reused.
+are drawn once with seed 0. Either way they are kept as JSON beside the data (`base.kept_splits`) and reused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from datasets_base import (
+from parsers.base import (
     Counts,
     Entry,
     Sample,

@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Mapping, Sequence
 
-from datasets_base import (
+from parsers.base import (
     Counts,
     Entry,
     FolderListings,
@@ -233,13 +233,13 @@ def parse_synthetic_rgbir(
 ) -> Splits:
     """The built-in colour and infrared images: procedural pedestrians, drawn on first use into `root` or the cache.
 
-    Reference: `synthetic_sets.py`. Published: nothing; its numbers compare with nothing but themselves.
+    Reference: `synthetic/sets.py`. Published: nothing; its numbers compare with nothing but themselves.
     Folders: as SYSU-MM01, whose options `search`, `shots` and `trial` mean the same here.
     """
-    import synthetic_sets  # draws with Pillow and numpy, which the other parsers do not need
+    from synthetic import sets  # draws with Pillow and numpy, which the other parsers do not need
 
     _check_sysu_options(SYNTHETIC_RGBIR, search, shots, trial)
-    folder = os.fspath(synthetic_sets.ensure(synthetic_sets.INFRARED, root, seed))
+    folder = os.fspath(sets.ensure(sets.INFRARED, root, seed))
     return _sysu_splits(
         SYNTHETIC_RGBIR,
         folder,

@@ -1,0 +1,1 @@
+"""What loaders are made of: decoded pixels (`store`), the choice of a batch (`samplers`), `augmentation`."""

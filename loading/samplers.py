@@ -1,0 +1,162 @@
+"""Which images or frames make a batch: index tensors as pure functions of (labels, seed, epoch)."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loading.augmentation import random_generator
+
+
+def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.random(n).argsort(kind="stable")
+
+
+def shuffled(
+    num_images: int, batch_size: int, seed: int, epoch: int, drop_last: bool = True, steps: int | None = None
+) -> Tensor:
+    """Batches of a shuffled data set: (steps, batch_size) int64.
+
+    drop_last: leave out the images that do not fill a batch; otherwise the last batch is completed from a second
+        shuffle, so that all batches have one size.
+    steps: exactly that many batches, reshuffling whenever all images have been seen; None for one pass.
+    Raises: ValueError if there is no full batch.
+    """
+    if num_images < 1 or (steps is None and drop_last and num_images < batch_size):
+        raise ValueError(
+            f"{num_images:,} training images do not fill one batch of {batch_size}: "
+            f"lower --batch_size to at most {num_images}, or set --steps"
+        )
+    if steps is None:
+        steps = num_images // batch_size if drop_last else math.ceil(num_images / batch_size)
+    rng = random_generator("sampler", seed, epoch)
+    passes = [_permutation(rng, num_images) for _ in range(math.ceil(steps * batch_size / num_images))]
+    return torch.from_numpy(np.concatenate(passes)[: steps * batch_size].reshape(steps, batch_size))
+
+
+def pk_batches(
+    labels: Sequence[int] | Tensor, p: int, k: int, seed: int, epoch: int, steps: int | None = None
+) -> Tensor:
+    """Batches of p identities with k images each: (steps, p * k) int64, the images of an identity side by side.
+
+    steps=None: one pass as RandomIdentitySampler of reid-strong-baseline 3da7e6f (data/samplers/triplet_sampler.py)
+        and torchreid f8cd150 (data/sampler.py): the images of each identity are shuffled and cut into groups of k,
+        the rest is left out; p identities at a time are drawn from those that have a group left, until fewer
+        than p have. The number of batches depends on the draws.
+    steps=n: exactly n batches. Identities are taken from one shuffle after another, so that each is seen equally
+        often (the counts differ by at most one), and so are the images of an identity over its turns.
+    An identity with fewer than k images gives all of them and then repeats (the authors' samplers draw all k with
+    replacement, and may leave one out). No identity comes twice in a batch.
+    Raises: ValueError if there are fewer than p identities.
+    """
+    labels = np.asarray(labels)
+    names, inverse = np.unique(labels, return_inverse=True)
+    if len(names) < p:
+        raise ValueError(
+            f"batches of p={p} identities were asked for and the training set has {len(names)}: "
+            f"lower --p to at most {len(names)}"
+        )
+    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+    rng = random_generator("sampler", seed, epoch)
+    batches = _one_pass(members, p, k, rng) if steps is None else _cycled(members, p, k, rng, steps)
+    return torch.from_numpy(np.array(batches, dtype=np.int64).reshape(-1, p * k))
+
+
+def _one_pass(members: list[np.ndarray], p: int, k: int, rng: np.random.Generator) -> list[np.ndarray]:
+    groups = []
+    for images in members:
+        order = images[_permutation(rng, len(images))]
+        order = np.resize(order, max(k, len(order)))  # np.resize repeats: all images first, then again
+        groups.append(list(order[: len(order) // k * k].reshape(-1, k)))
+    left, batches = np.arange(len(members)), []
+    while len(left) >= p:
+        chosen = left[_permutation(rng, len(left))[:p]]
+        batches.append(np.concatenate([groups[i].pop() for i in chosen]))
+        left = np.array([i for i in left if groups[i]], dtype=np.int64)
+    return batches
+
+
+def balanced_batches(
+    labels: Sequence[int] | Tensor,
+    groups: Sequence[int] | Tensor,
+    p: int,
+    k: int,
+    seed: int,
+    epoch: int,
+    steps: int | None = None,
+) -> Tensor:
+    """Batches of p identities with k images of each group (colour and infrared): (steps, p * k * number of groups).
+
+    groups: of each image. The images of an identity stand side by side, the k of the first group before those of the
+        next. Identities that are not in every group are not drawn.
+    steps=None: one more than the largest group has whole batches of p * k images (IdentitySampler in
+        Cross-Modal-Re-ID-baseline e817a26, utils.py). There each batch draws its identities and, with replacement,
+        their images anew; here both are taken in turns, as `pk_batches` does for a given number of steps.
+    Raises: ValueError if there are fewer than two groups, or fewer than p identities in all of them.
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    kinds, sizes = np.unique(groups, return_counts=True)
+    members = {
+        name: [np.flatnonzero((labels == name) & (groups == kind)) for kind in kinds] for name in np.unique(labels)
+    }
+    complete = [images for images in members.values() if all(map(len, images))]
+    if len(kinds) < 2 or len(complete) < p:
+        raise ValueError(
+            f"batches of p={p} identities with images of both colour and infrared cameras were asked for "
+            f"and the training set has {len(complete) if len(kinds) > 1 else 0} of {len(members)}: "
+            "lower --p, or train on a set with both kinds of cameras, such as SYSU-MM01"
+        )
+    steps = int(sizes.max()) // (p * k) + 1 if steps is None else steps
+    rng = random_generator("sampler", seed, epoch)
+    identities = _Cycle(np.arange(len(complete)), rng)
+    images = [[_Cycle(each, rng) for each in of_groups] for of_groups in complete]
+    batches = [np.concatenate([cycle.take(k) for i in identities.take(p) for cycle in images[i]]) for _ in range(steps)]
+    return torch.from_numpy(np.array(batches, dtype=np.int64).reshape(steps, -1))
+
+
+def _cycled(members: list[np.ndarray], p: int, k: int, rng: np.random.Generator, steps: int) -> list[np.ndarray]:
+    identities = _Cycle(np.arange(len(members)), rng)
+    images = [_Cycle(each, rng) for each in members]
+    return [np.concatenate([images[i].take(k) for i in identities.take(p)]) for _ in range(steps)]
+
+
+class _Cycle:
+    """Items in one random order after another; `take(n)` repeats an item only when n exceeds their number."""
+
+    def __init__(self, items: np.ndarray, rng: np.random.Generator):
+        self.items, self.rng = items, rng
+        self.queue = items[:0]
+
+    def _shuffle(self) -> np.ndarray:
+        return self.items[_permutation(self.rng, len(self.items))]
+
+    def take(self, n: int) -> np.ndarray:
+        """The next n items, (n,)."""
+        whole, rest = divmod(n, len(self.items))  # every item `whole` times, then `rest` different ones
+        if len(self.queue) < rest:
+            fresh = self._shuffle()
+            held = np.isin(fresh, self.queue)  # items this call already takes go behind the others
+            self.queue = np.concatenate([self.queue, fresh[~held], fresh[held]])
+        taken, self.queue = self.queue[:rest], self.queue[rest:]
+        return np.concatenate([*(self._shuffle() for _ in range(whole)), taken])
+
+
+SAMPLE_METHODS = ("evenly", "random", "all", "frames")  # frames of a tracklet in training
+
+
+def sampled_frames(count: int, seq_len: int, method: str, rng: np.random.Generator) -> np.ndarray:
+    """Which of the `count` frames of a tracklet to train on, ascending (torchreid f8cd150, data/datasets/dataset.py).
+
+    "evenly": seq_len frames, count // seq_len apart from the first on; always the same. A shorter tracklet is completed
+        by its last frame. "random": any seq_len frames, with repetition only if there are fewer. "all": every frame.
+    """
+    if method == "all":
+        return np.arange(count)
+    if method == "evenly":
+        apart = count // seq_len
+        return np.arange(seq_len) * apart if apart else np.minimum(np.arange(seq_len), count - 1)
+    if count >= seq_len:
+        return np.sort(_permutation(rng, count)[:seq_len])
+    return np.sort((rng.random(seq_len) * count).astype(np.int64))

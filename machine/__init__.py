@@ -1,0 +1,1 @@
+"""The machine a run is on: its `device`, free `memory`, `processes` and `files`."""

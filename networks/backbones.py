@@ -1,0 +1,333 @@
+"""Backbones by name: images (B, 3, H, W) in, a feature map (B, C, h, w) out.
+
+`create` takes any classification network of torchvision or timm and removes its head; weight names stay those of the
+published ImageNet files. What neither library has is written in this folder (`resnets`, `osnet`, `mobile`), with the
+layout of the released weights.
+"""
+
+import difflib
+import functools
+import types
+import urllib.error
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torchvision.models.densenet import DenseNet
+
+from networks.mobile import MobileNetV2, NASNetMobile, ShuffleNet
+from networks.osnet import create_osnet
+from networks.resnets import HEADS, create_resnet_ibn, remove_stride, resnet_ibn_a, resnet_ibn_b
+
+# Names of other re-ID code bases -> (library, name there). torchreid: torchreid/models/__init__.py at f8cd150;
+# "bot": modeling/baseline.py of the strong baseline at 3da7e6f. Both use the SE networks whose stage strides follow
+# Caffe (layer0.*, in timm "legacy"), not timm's `seresnet50`.
+ALIASES = {
+    "inceptionresnetv2": ("timm", "inception_resnet_v2"),
+    "inceptionv4": ("timm", "inception_v4"),
+    "inception_v3": ("timm", "inception_v3"),  # torchvision's rescales its input inside `forward` for its own weights
+    "nasnetmobile": ("here", "nasnetamobile"),
+    "nasnsetmobile": ("here", "nasnetamobile"),  # spelt so in torchreid
+    "se_resnet50": ("timm", "legacy_seresnet50"),
+    "se_resnet101": ("timm", "legacy_seresnet101"),
+    "se_resnet152": ("timm", "legacy_seresnet152"),
+    "se_resnext50": ("timm", "legacy_seresnext50_32x4d"),
+    "se_resnext50_32x4d": ("timm", "legacy_seresnext50_32x4d"),
+    "se_resnext101": ("timm", "legacy_seresnext101_32x4d"),
+    "se_resnext101_32x4d": ("timm", "legacy_seresnext101_32x4d"),
+    "senet154": ("timm", "legacy_senet154"),
+    "xception": ("timm", "legacy_xception"),
+}
+_IMAGE_SIZE = (256, 128)  # the usual person box, used to probe a network when the caller names no size
+
+
+def create(name, *, pretrained=False, last_stride=None, image_size=None, stem_relu=True, stem_ceil=False):
+    """The network `name` without its head; `.out_channels` is the width of its map.
+
+    name: a key of `available()`. torchvision is preferred where both libraries know a name.
+    pretrained: ImageNet weights (torchvision's IMAGENET1K_V1 where they exist, since the published baselines started
+        from those). RuntimeError if they are neither cached nor downloadable; never random weights instead.
+    last_stride: 1 keeps the resolution of the third stage in the fourth (Sun et al. 2018, Luo et al. 2019), for
+        networks with a `layer4`; None or 2 leaves the network as published.
+    image_size: (H, W) that a network with a fixed input grid (some vision transformers) is built for.
+    stem_relu: False drops the ReLU after `bn1`, which the released strong baseline forgot (modeling/backbones/
+        resnet.py at 3da7e6f, "add missed relu"): its trained plain ResNets give their numbers only without it.
+    stem_ceil: True pools the stem without padding and rounds its size up, as the ResNets of fast-reid (fastreid/
+        modeling/backbones/resnet.py at c9bc3ce): their weights give another embedding under torchvision's padding.
+    Raises ValueError for an unknown name or a network that cannot give a map.
+    """
+    library, key = resolve(name)
+    build = {"here": _create_here, "torchvision": _create_torchvision, "timm": _create_timm}[library]
+    net = build(key, pretrained, image_size)
+    if last_stride not in (None, 1, 2):
+        raise ValueError(f"last_stride is {last_stride}; expected 1 (finer last map) or 2 (as published).")
+    if last_stride == 1:
+        remove_stride(getattr(net, "layer4", None), name)
+    if not stem_relu or stem_ceil:
+        if [k for k, _ in net.named_children()][:4] != ["conv1", "bn1", "relu", "maxpool"]:
+            raise ValueError(f"Backbone '{name}' has no ResNet stem to change; leave stem_relu and stem_ceil alone.")
+        net.relu = net.relu if stem_relu else nn.Identity()
+        net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True) if stem_ceil else net.maxpool
+    net.out_channels = _out_channels(net, name, image_size or _IMAGE_SIZE)
+    return net
+
+
+def available():
+    """All names `create` knows, sorted. Without timm installed, those of torchvision and of this file."""
+    names = set(HERE) | set(_torchvision_names())
+    try:
+        import timm
+    except ImportError:
+        return sorted(names | {name for name, (library, _) in ALIASES.items() if library != "timm"})
+    return sorted(names | set(ALIASES) | set(timm.list_models()))
+
+
+def resolve(name):
+    """name -> (library, name there), library one of "here", "torchvision", "timm"."""
+    if name in HERE:
+        return "here", name
+    if name in ALIASES:
+        return ALIASES[name]
+    if name in _torchvision_names():
+        return "torchvision", name
+    try:
+        import timm
+    except ImportError:
+        timm = None
+    if timm is not None and timm.is_model(name):
+        return "timm", name
+    near = difflib.get_close_matches(name, available(), n=5, cutoff=0.4)
+    hint = "" if timm is not None else " Names of timm need it installed: pip install timm."
+    raise ValueError(f"Unknown backbone '{name}'. Nearest names: {', '.join(near) or 'none'}.{hint}")
+
+
+# -- torchvision and timm ---------------------------------------------------------------------------------------------
+
+
+def _torchvision_names():
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _create_torchvision(name, pretrained, image_size):
+    """The children in front of the head, in a Sequential under their own names: so weight names do not change."""
+    options = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
+    if pretrained and name == "googlenet":
+        raise ValueError("torchvision's googlenet weights expect inputs scaled in another way; choose 'inception_v3'.")
+    whole = torchvision.models.get_model(name, weights=None, **options)
+    if pretrained:
+        _load_torchvision(whole, name)
+    body = OrderedDict()
+    for child, module in whole.named_children():
+        if child in HEADS:
+            break
+        body[child] = module
+    if isinstance(whole, DenseNet):  # its forward applies a ReLU between `features` and the pooling
+        body["relu"] = nn.ReLU(inplace=True)
+    return nn.Sequential(body)
+
+
+def _load_torchvision(net, name):
+    weights = torchvision.models.get_model_weights(name)
+    entry = getattr(weights, "IMAGENET1K_V1", None) or weights.DEFAULT
+    net.load_state_dict(_download(entry.url, name))
+
+
+def _create_timm(name, pretrained, image_size):
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"Backbone '{name}' comes from timm, which is not installed: pip install timm") from error
+    build = functools.partial(timm.create_model, num_classes=0, global_pool="")
+    try:
+        net = _first_accepted(functools.partial(_pretrained_timm, build, name, pretrained), *_size_options(image_size))
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"Backbone '{name}' gives no feature map: {error}") from error
+    # Weight names must stay timm's, so the network itself is returned with its forward replaced, not a wrapper.
+    net.forward = types.MethodType(_timm_map, net)
+    return net
+
+
+def vision_transformer(name, *, pretrained=False, image_size=_IMAGE_SIZE, stride=16, drop_path=0.0):
+    """A plain vision transformer of timm as a module of parts (patch_embed, cls_token, pos_embed, norm_pre, blocks,
+    norm), its patches taken every `stride` pixels and its position embedding resized to their number.
+
+    Bilinear resizing, as damo-cv/TransReID (model/backbones/vit_pytorch.py at dec5504).
+    """
+    library, key = resolve(name)
+    if library != "timm":
+        raise ValueError(f"'{name}' is not a vision transformer of timm; use for example vit_base_patch16_224.")
+    import timm
+
+    build = functools.partial(timm.create_model, num_classes=0, drop_path_rate=drop_path)
+    net = _pretrained_timm(build, key, pretrained)
+    if not all(
+        isinstance(getattr(net, part, None), nn.Module | nn.Parameter)
+        for part in ("cls_token", "pos_embed", "patch_embed", "norm_pre", "blocks", "norm")
+    ):
+        raise ValueError(
+            f"'{name}' is not a plain vision transformer with a class token; use for example "
+            "vit_base_patch16_224 or deit_small_patch16_224."
+        )
+    patch, proj = net.patch_embed.patch_size, net.patch_embed.proj
+    proj.stride = (stride, stride)
+    rows, columns = ((size - p) // stride + 1 for size, p in zip(image_size, patch, strict=True))
+    token, grid = net.pos_embed[:, :1], net.pos_embed[:, 1:]  # (1, 1, D), (1, N, D)
+    grid = grid.transpose(1, 2).unflatten(2, net.patch_embed.grid_size)
+    grid = F.interpolate(grid, size=(rows, columns), mode="bilinear").flatten(2).transpose(1, 2)
+    net.pos_embed = nn.Parameter(torch.cat((token, grid), dim=1).detach())
+    return net
+
+
+def _pretrained_timm(build, name, pretrained, **options):
+    """build(name, pretrained=..., **options); a failed download becomes a message that names the file."""
+    import timm
+
+    try:
+        return build(name, pretrained=pretrained, **options)
+    except (AssertionError, TypeError, ValueError):
+        raise
+    except Exception as error:
+        if not pretrained:
+            raise
+        source = timm.get_pretrained_cfg(name)
+        file = source and (source.hf_hub_id or source.url)
+        raise RuntimeError(_no_weights(name, f"the weights '{file}' of timm" if file else "them", error)) from error
+
+
+def _size_options(image_size):
+    """Ways to tell a timm network about non-square images, most specific first; convolutional ones take none."""
+    size = [] if image_size is None else [{"img_size": tuple(image_size)}]
+    return [{"dynamic_img_size": True, **(size[0] if size else {})}, *(size or [{"img_size": _IMAGE_SIZE}]), {}]
+
+
+def _first_accepted(build, *options):
+    """build(**option) for the first option whose names the constructor has."""
+    for option in options:
+        try:
+            return build(**option)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+    raise TypeError("no way to build it was accepted")
+
+
+def _timm_map(net, images):
+    """Unpooled output of a timm network as (B, C, h, w); class and register tokens are dropped."""
+    x = type(net).forward(net, images)
+    if x.dim() == 4:
+        return x.permute(0, 3, 1, 2) if getattr(net, "output_fmt", None) == "NHWC" else x
+    if x.dim() != 3 or not hasattr(net, "patch_embed"):
+        raise ValueError(f"its output has shape {tuple(x.shape)}, expected a map (B, C, h, w) or patch tokens")
+    x = x[:, getattr(net, "num_prefix_tokens", 0) :]  # (B, h*w, C)
+    rows, columns = net.patch_embed.dynamic_feat_size(images.shape[-2:])
+    return x.transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def _download(url, name, map_location="cpu"):
+    """State dict behind `url`, from the torch hub cache or the network."""
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location=map_location, weights_only=True)
+    except (urllib.error.URLError, OSError) as error:
+        raise RuntimeError(_no_weights(name, f"'{url.rsplit('/', 1)[-1]}'", error)) from error
+
+
+def _no_weights(name, file, error):
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    return (
+        f"ImageNet weights of '{name}' are not on this machine and could not be downloaded ({error}). "
+        f"Fetch {file} elsewhere and put it into {folder}, or name it with --pretrained FILE; "
+        "--pretrained none trains from random weights."
+    )
+
+
+def _out_channels(net, name, image_size):
+    """Channels of the map, found by a forward pass on the meta device: no arithmetic, no memory."""
+    state = {k: torch.empty_like(v, device="meta") for k, v in (*net.named_parameters(), *net.named_buffers())}
+    images = torch.empty(1, 3, *image_size, device="meta")
+    training = net.training
+    try:
+        out = torch.func.functional_call(net.eval(), state, images)
+    except Exception as error:
+        raise ValueError(
+            f"Backbone '{name}' cannot be used on {image_size[0]}x{image_size[1]} images: {error}. "
+            "Choose a convolutional backbone or another image size."
+        ) from error
+    finally:
+        net.train(training)
+    if not isinstance(out, torch.Tensor) or out.dim() != 4:
+        shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ValueError(f"Backbone '{name}' gives {shape}, expected a feature map (B, C, h, w).")
+    return out.shape[1]
+
+
+_IBN = {"norms": (("out", "out"), (None, None), (None, None)), "stem": "instance"}
+_AIN = {"norms": (("in", "in"), (None, "in"), ("in", None)), "stem": "instance", "ain_names": True}
+_IBN_RELEASE = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/"
+
+# name -> (constructor, file of the ImageNet weights or None, URL of its folder or None if there is no direct link)
+HERE = {
+    **{
+        f"resnet{d}_ibn_a": (functools.partial(create_resnet_ibn, d, resnet_ibn_a), file, file and _IBN_RELEASE)
+        for d, file in (
+            (18, "resnet18_ibn_a-2f571257.pth"),
+            (34, "resnet34_ibn_a-94bc1577.pth"),
+            (50, "resnet50_ibn_a-d9d0bb7b.pth"),
+            (101, "resnet101_ibn_a-59ea0ac6.pth"),
+            (152, None),
+        )
+    },
+    "resnet50_ibn_b": (
+        functools.partial(create_resnet_ibn, 50, resnet_ibn_b),
+        "resnet50_ibn_b-9ca61e85.pth",
+        _IBN_RELEASE,
+    ),
+    **{
+        f"osnet_{key}": (functools.partial(create_osnet, w), f"osnet_{key}_imagenet.pth", None)
+        for key, w in (("x1_0", 1.0), ("x0_75", 0.75), ("x0_5", 0.5), ("x0_25", 0.25))
+    },
+    "osnet_ibn_x1_0": (functools.partial(create_osnet, 1.0, **_IBN), "osnet_ibn_x1_0_imagenet.pth", None),
+    **{
+        f"osnet_ain_{key}": (functools.partial(create_osnet, w, **_AIN), f"osnet_ain_{key}_imagenet.pth", None)
+        for key, w in (("x1_0", 1.0), ("x0_75", 0.75), ("x0_5", 0.5), ("x0_25", 0.25))
+    },
+    "shufflenet": (ShuffleNet, "shufflenet_imagenet.pth", None),
+    "mobilenetv2_x1_0": (functools.partial(MobileNetV2, 1.0), "mobilenetv2_x1_0_imagenet.pth", None),
+    "mobilenetv2_x1_4": (functools.partial(MobileNetV2, 1.4), "mobilenetv2_x1_4_imagenet.pth", None),
+    "nasnetamobile": (NASNetMobile, "nasnetamobile-7e03cead.pth", "http://data.lip6.fr/cadene/pretrainedmodels/"),
+}
+
+
+def _create_here(name, pretrained, image_size):
+    build, file, url = HERE[name]
+    net = build()
+    if pretrained:
+        _load_here(net, name, file, url)
+    return net
+
+
+def _load_here(net, name, file, url):
+    """Weights of the released file; its classifier and fc, which are not part of the map, are left out."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / (file or "none")
+    if file and path.is_file():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    elif url is None:
+        source = f"'{file}' (from the model zoo of deep-person-reid)" if file else "such a file, if you have one,"
+        raise RuntimeError(_no_weights(name, source, "its authors give no direct link" if file else "none published"))
+    else:
+        state = _download(url + file, name)
+    state = {k.removeprefix("module."): v for k, v in state.items()}
+    own = net.state_dict()
+    lacking = sorted(
+        k
+        for k, v in own.items()
+        if not k.endswith("num_batches_tracked") and (k not in state or state[k].shape != v.shape)
+    )
+    if lacking:
+        raise RuntimeError(
+            f"{path} does not hold '{name}': {len(lacking)} of {len(own)} weights are missing or of "
+            f"another shape, first {lacking[0]}. Delete it and fetch {file} again."
+        )
+    net.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)

@@ -1,0 +1,86 @@
+"""What heads are made of: pooling, BN neck, classifiers, reductions."""
+
+import torch
+from torch import nn
+
+from networks import resnets
+
+
+class AvgPool(nn.Module):
+    """Global average."""
+
+    def forward(self, x):
+        return x.mean(dim=(2, 3))
+
+
+class MaxPool(nn.Module):
+    """Global maximum."""
+
+    def forward(self, x):
+        return x.amax(dim=(2, 3))
+
+
+class AvgMaxPool(nn.Module):
+    """Sum of global average and maximum."""
+
+    def forward(self, x):
+        return x.mean(dim=(2, 3)) + x.amax(dim=(2, 3))
+
+
+class GeM(nn.Module):
+    """Generalised mean (mean x^p)^(1/p), p learned (Radenovic et al., TPAMI 2019, Eq. (3)); p = 1 is the average."""
+
+    def __init__(self, p=3.0, eps=1e-6):
+        super().__init__()
+        self.p = nn.Parameter(torch.full((1,), p))
+        self.eps = eps
+
+    def forward(self, x):
+        return x.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+
+
+POOLINGS = {"avg": AvgPool, "max": MaxPool, "avg+max": AvgMaxPool, "gem": GeM}
+
+
+def bn_neck(dim):
+    """BNNeck (Luo et al. 2019, section 3.5): batch norm without shift, so that the ID loss sees a centred feature."""
+    neck = nn.BatchNorm1d(dim)
+    neck.bias.requires_grad_(False)
+    return neck
+
+
+def linear_classifier(dim, num_pids, *, bias, std):
+    """Identity classifier with weights N(0, std^2), bias 0; None for num_pids = 0."""
+    if num_pids < 0:
+        raise ValueError(f"num_pids is {num_pids}; expected the number of training identities, or 0 for none.")
+    if num_pids == 0:
+        return None
+    classifier = nn.Linear(dim, num_pids, bias=bias)
+    nn.init.normal_(classifier.weight, std=std)
+    if bias:
+        nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+def linear_classifiers(count, dim, num_pids, *, bias=True, std=0.001):
+    """`count` identity classifiers, or an empty list for num_pids = 0."""
+    made = (linear_classifier(dim, num_pids, bias=bias, std=std) for _ in range(count))
+    return nn.ModuleList(c for c in made if c is not None)
+
+
+def reduction(dims, std=0.01):
+    """Linear, batch norm, ReLU per step of `dims`: torchreid's `fc` (torchreid/models/osnet.py at f8cd150)."""
+    layers = []
+    for dim_in, dim_out in zip(dims[:-1], dims[1:], strict=True):
+        linear = nn.Linear(dim_in, dim_out)
+        nn.init.normal_(linear.weight, std=std)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.BatchNorm1d(dim_out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def conv_reduction(dim_in, dim_out, *, bias):
+    """1x1 convolution, batch norm, ReLU."""
+    conv = nn.Conv2d(dim_in, dim_out, 1, bias=bias)
+    resnets.kaiming_fan_out(conv)
+    return nn.Sequential(conv, nn.BatchNorm2d(dim_out), nn.ReLU(inplace=True))

@@ -1,0 +1,269 @@
+"""The naming schemes of released weight files, brought to one vocabulary.
+
+What `reading.read_weights` finds in a file is renamed by the table `FORMATS` and matched by `importing` with a model's
+own state dict, by name and shape.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Format(NamedTuple):
+    """One naming scheme. All of `needs` must occur in the names; `rules` then rename, in order, to the common words:
+    the backbone bare (``conv1.weight``), the BN neck ``bottleneck.*``, the ID classifier ``classifier.*``.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    rules: tuple[tuple[str, str], ...] = ()
+    no_stem_relu: str = ""  # which backbones of this format were trained without the ReLU after the stem (a pattern)
+    stem_ceil: str = ""  # which pool the stem without padding (a pattern)
+
+
+PLAIN_OR_IBN = r"resnet\d+(_ibn_a)?"
+
+
+NO_BASE = ((r"^base\.", ""),)
+
+
+# First match names the file; the rules that load most tensors are the ones used. What follows the trunk in a method's
+# released code is renamed by the model itself (`renames` of the classes in models.py).
+FORMATS = (
+    # JDAI-CV/fast-reid c9bc3ce, fastreid/modeling/meta_arch/mgn.py: the first block of layer3 ends the trunk, layer3
+    # from its second block on and layer4 begin each branch
+    Format(
+        "fast-reid MGN",
+        (r"^backbone\.6\.conv1\.", r"^b3\.1\.0\.conv1\."),
+        (
+            (r"^backbone\.0\.", "conv1."),
+            (r"^backbone\.1\.", "bn1."),
+            (r"^backbone\.4\.", "layer1."),
+            (r"^backbone\.5\.", "layer2."),
+            (r"^backbone\.6\.", "layer3.0."),
+            *((rf"^b1\.0\.{n}\.", f"layer3.{n + 1}.") for n in range(35)),  # 36 blocks in ResNet-152
+            (r"^b1\.1\.", "layer4."),
+        ),
+        stem_ceil=PLAIN_OR_IBN,
+    ),
+    # JDAI-CV/fast-reid c9bc3ce, fastreid/modeling/heads/embedding_head.py; heads.classifier and heads.bnneck in files
+    # of before 2021
+    Format(
+        "fast-reid",
+        (r"^backbone\.", r"^heads\."),
+        (
+            (r"^heads\.bottleneck\.0\.", "bottleneck."),
+            (r"^heads\.bnneck\.", "bottleneck."),
+            (r"^heads\.pool_layer\.p$", "global_pool.p"),
+            (r"^heads\.(classifier\.)?weight$", "classifier.weight"),
+            (r"^backbone\.", ""),
+        ),
+        stem_ceil=PLAIN_OR_IBN,
+    ),
+    # wangguanan/light-reid 5f06f41 (branch version_py3.7_bot), core/nets/res50bnneck.py: Sequential(conv1, bn1,
+    # maxpool, layer1-4), without the ReLU; core/nets/bnneck.py: bn, classifier
+    Format(
+        "wangguanan",
+        (r"^resnet_conv\.0\.", r"^resnet_conv\.3\.0\.conv1"),
+        (
+            (r"^resnet_conv\.0\.", "conv1."),
+            (r"^resnet_conv\.1\.", "bn1."),
+            *((rf"^resnet_conv\.{i + 2}\.", f"layer{i}.") for i in range(1, 5)),
+            (r"^classifier\.bn\.", "bottleneck."),
+            (r"^classifier\.classifier\.", "classifier."),
+        ),
+        PLAIN_OR_IBN,
+    ),
+    # the same with the ReLU as a module of its own, as in the author's PCB: layer1 is entry 4
+    Format(
+        "wangguanan (stem with ReLU)",
+        (r"^resnet_conv\.0\.", r"^resnet_conv\.7\."),
+        (
+            (r"^resnet_conv\.0\.", "conv1."),
+            (r"^resnet_conv\.1\.", "bn1."),
+            *((rf"^resnet_conv\.{i + 3}\.", f"layer{i}.") for i in range(1, 5)),
+            (r"^classifier\.bn\.", "bottleneck."),
+            (r"^classifier\.classifier\.", "classifier."),
+        ),
+    ),
+    # wangguanan/light-reid 0502d2a, lightreid/models/heads/bn_head.py
+    Format(
+        "light-reid",
+        (r"^backbone\.", r"^head\.(bn|classifier)\."),
+        (
+            (r"^head\.bn\.", "bottleneck."),
+            (r"^head\.classifier\.", "classifier."),
+            (r"^backbone\.", ""),
+        ),
+    ),
+    # damo-cv/TransReID dec5504, model/make_model.py
+    Format("TransReID", (r"^base\.cls_token$", r"^bottleneck\."), NO_BASE),
+    # mangye16/ReID-Survey 38f5912, modeling/baseline.py, backbones/resnet_nl.py: without the ReLU, as its model
+    Format("AGW", (r"^base\.NL_\d\.", r"^bottleneck\."), NO_BASE, r"resnet\d+"),
+    # syfafterzy/PCB_RPP_for_reID e29cf54, reid/models/resnet.py, resnet_rpp.py; base is a whole ResNet, fc included
+    Format("PCB_RPP", (r"^base\.", r"^instance0\."), NO_BASE),
+    # huanghoujing/beyond-part-models 1686e88, bpm/model/PCBModel.py
+    Format("beyond-part-models", (r"^base\.", r"^local_conv_list\."), NO_BASE),
+    # TencentYoutuResearch/PersonReID-Pyramid 63ffd64, src/models/pcb_plus_dropout_pyramid.py
+    Format("Pyramid", (r"^base\.", r"^pyramid_conv_list0\."), NO_BASE),
+    # huanghoujing/AlignedReID-Re-Production-Pytorch 2e2d454, aligned_reid/model/Model.py
+    Format("AlignedReID", (r"^base\.", r"^local_bn\."), NO_BASE),
+    # michuanhaohao/AlignedReID fca9620, models/ResNet.py: Sequential(conv1, bn1, relu, maxpool, layer1-4)
+    Format(
+        "AlignedReID++",
+        (r"^base\.0\.weight", r"^base\.7\.0\.conv1\."),
+        (
+            (r"^base\.0\.", "conv1."),
+            (r"^base\.1\.", "bn1."),
+            *((rf"^base\.{i + 3}\.", f"layer{i}.") for i in range(1, 5)),
+        ),
+    ),
+    # michuanhaohao/reid-strong-baseline 3da7e6f, modeling/baseline.py; its flat rewrite has the same names
+    # (without the neck there is no bottleneck.*); modeling/backbones/resnet.py: "add missed relu", commented out
+    Format("BoT strong baseline", (r"^base\.", r"^(bottleneck|classifier)\.weight"), NO_BASE, r"resnet\d+"),
+    # a state dict of ours, without the checkpoint around it
+    Format("stripes of this suite", (r"^base\.", r"^reduction\.0\."), NO_BASE),
+    # KaiyangZhou/deep-person-reid f8cd150, torchreid/models/pcb.py, osnet.py, resnet.py
+    Format("torchreid PCB", (r"^conv5\.layers\.",)),
+    Format("torchreid OSNet", (r"^conv1\.conv\.weight", r"^conv5\.conv\.weight")),
+    Format("torchreid", (r"^classifier\.(weight|0)",)),
+    # pytorch/vision: the names of DenseNet's files have a dot more than its modules (torchvision/models/densenet.py)
+    Format(
+        "torchvision DenseNet",
+        (r"denselayer1\.norm\.1\.",),
+        ((r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),),
+    ),
+    Format("torchvision", (r"^(layer4\.0\.conv1|features\.0|encoder\.layers)\b",)),
+    Format("timm", (r"^(blocks|stages|patch_embed|conv_stem|layers)\b",)),
+    Format("unlisted names", (), ((r"^(base|backbone|model|encoder|resnet|image_encoder|net)\.", ""),)),
+)
+
+
+# where in a model of this suite a name of the common vocabulary may sit
+MODEL_PREFIXES = ("", "base.", "backbone.", "image_model.", "image_model.base.")
+
+
+BACKBONE = re.compile(r"^(image_model\.)?(base|backbone|resnet_conv|image_encoder)\.")
+
+
+CLASSIFIER = re.compile(r"(^|\.)classifier\w*\.")
+
+
+IMAGENET_HEAD = re.compile(r"^(base\.)?(fc|head|head\.fc|heads\.head|last_linear|classifier\.\d)\.(weight|bias)$")
+
+
+IMAGENET_CLASSES = (1000, 11221, 21841, 21843)  # ILSVRC 2012, and what is used of ImageNet-21k
+
+
+INPUT_STATISTICS = re.compile(r"^pixel_(mean|std)$")  # fast-reid keeps the input normalisation among its buffers
+
+
+BATCH_COUNT = re.compile(r"num_batches_tracked$")  # absent in files of before torch 0.4.1, and read by no network here
+
+
+# Tensors that a released network keeps and never uses -> (names that tell the network, which tensors). LAST: the number
+# of the last block. TransReID's branches b1 and b2 start as copies of its last block (model/make_model.py).
+UNUSED = (
+    ((r"^pyramid_conv_list0\.",), r"^pyramid_(conv|fc)_list1\."),
+    ((r"^base\.blocks\.", r"^b1\.0\."), r"^base\.(blocks\.LAST|norm|fc)\."),
+    # mangye16/Cross-Modal-Re-ID-baseline e817a26, model.py: three whole ResNets, two stems and the stages of one in use
+    (
+        (r"^thermal_module\.thermal\.layer1\.",),
+        r"^(thermal_module\.thermal|visible_module\.visible)\.(layer\d|fc)\.|^base_resnet\.base\.(conv1|bn1|fc)\.",
+    ),
+)
+
+
+# A plain trunk for a network that has several copies of a part of it -> (a name of that network, (name in the common
+# vocabulary, its copies)). All as the released code starts from ImageNet weights.
+MGN_BRANCHES = ("b1.", "b2.", "b3.")
+
+
+COPIES = (
+    (
+        "b2.0.norm1.weight",  # TransReID
+        ((r"^blocks\.LAST\.", ("b1.0.", "b2.0.")), (r"^norm\.", ("b1.1.", "b2.1."))),
+    ),
+    (
+        "base.infrared.conv1.weight",  # two-stream AGW: both stems start alike
+        ((r"^conv1\.", ("conv1.", "infrared.conv1.")), (r"^bn1\.", ("bn1.", "infrared.bn1."))),
+    ),
+    (
+        "b3.1.0.conv1.weight",  # MGN
+        (
+            (r"^conv1\.", ("backbone.0.",)),
+            (r"^bn1\.", ("backbone.1.",)),
+            (r"^layer1\.", ("backbone.4.",)),
+            (r"^layer2\.", ("backbone.5.",)),
+            (r"^layer3\.0\.", ("backbone.6.",)),
+            *((rf"^layer3\.{n + 1}\.", tuple(f"{b}0.{n}." for b in MGN_BRANCHES)) for n in range(35)),
+            (r"^layer4\.", tuple(f"{b}1." for b in MGN_BRANCHES)),
+        ),
+    ),
+)
+
+
+NON_LOCAL_BLOCK = re.compile(r"(^|\.)NL_\d\.")
+
+
+def stripped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without ``module.`` (DataParallel, at any depth), ``_orig_mod.`` (torch.compile), or a prefix that all share."""
+    names = {name: re.sub(r"(^|\.)(?:(?:module|_orig_mod)\.)+", r"\1", name) for name in tensors}
+    for prefix in ("model.", "net.", "network."):
+        if all(name.startswith(prefix) for name in names.values()):
+            names = {old: name[len(prefix) :] for old, name in names.items()}
+    return {names[old]: tensor for old, tensor in tensors.items()}
+
+
+def renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def format_of(names: list[str]) -> Format:
+    return next(f for f in FORMATS if all_occur(f.needs, names))
+
+
+def all_occur(patterns: tuple[str, ...], names: Iterable[str]) -> bool:
+    return all(any(re.search(pattern, name) for name in names) for pattern in patterns)
+
+
+def _last_block(names: Iterable[str]) -> str:
+    """Number of the last block of a transformer, "0" where there are none."""
+    found = (re.search(r"(?:^|\.)blocks\.(\d+)\.", name) for name in names)
+    return str(max((int(match[1]) for match in found if match), default=0))
+
+
+def unused_names(tensors: dict[str, Tensor]) -> set[str]:
+    """Names of the file that the network it comes from does not use."""
+    last = _last_block(tensors)
+    patterns = [pattern.replace("LAST", last) for needs, pattern in UNUSED if all_occur(needs, tensors)]
+    return {name for name in tensors if any(re.search(pattern, name) for pattern in patterns)}
+
+
+def completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`source` with what its network has but does not store, and a plain trunk dealt out to its copies (`COPIES`)."""
+    tensors = dict(source)
+    if "local_mask.weight" in source:  # a network with a part classifier is one that refines
+        tensors["refined"] = torch.tensor(True)
+    if any(name.startswith("backbone.NL_") for name in source) and "heads.pool_layer.p" not in source:
+        tensors["heads.pool_layer.p"] = torch.tensor([3.0])  # fast-reid's AGW: fixed (fastreid/layers/pooling.py)
+    last, rules = _last_block(source), format_of(list(source)).rules
+    for key, table in COPIES:
+        if key not in target or key in source:
+            continue
+        for name in source:
+            common = renamed(name, rules)
+            for pattern, copies in table:
+                start = re.match(pattern.replace("LAST", last), common)
+                if start:
+                    del tensors[name]
+                    tensors |= {copy + common[start.end() :]: source[name] for copy in copies}
+                    break
+    return tensors

@@ -1,0 +1,207 @@
+"""Which recipe and backbone a weight file belongs to, from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from weights.formats import PLAIN_OR_IBN, Format, all_occur, format_of, renamed, stripped
+from weights.reading import read_weights
+
+OSNET_WIDTHS = {64: "x1_0", 48: "x0_75", 32: "x0_5", 16: "x0_25"}  # channels of conv1; torchreid/models/osnet.py
+
+
+RESNET_DEPTHS = {  # (blocks of layer1-4, has a third convolution): He et al., CVPR 2016, table 1
+    ((2, 2, 2, 2), False): 18,
+    ((3, 4, 6, 3), False): 34,
+    ((3, 4, 6, 3), True): 50,
+    ((3, 4, 23, 3), True): 101,
+    ((3, 8, 36, 3), True): 152,
+}
+
+
+RESNET_KINDS = {(64, 64): "resnet{}", (128, 4): "resnext{}_32x4d", (256, 8): "resnext{}_32x8d"}  # shape of a 3x3
+
+
+VITS = {(768, 12): "vit_base_patch16_224", (384, 12): "deit_small_patch16_224"}  # (width, blocks)
+
+
+VIT_GRIDS = {  # tokens of TransReID's position embedding -> (stride, image size)
+    211: (12, (256, 128)),
+    129: (16, (256, 128)),
+    311: (12, (384, 128)),
+    193: (16, (384, 128)),
+}
+
+
+NON_LOCAL = (0, 2, 3, 0)  # of ResNet-50; ReID-Survey, modeling/baseline.py; fast-reid, modeling/backbones/resnet.py
+
+
+# recipe -> names, of the file or in the common vocabulary, that only its network has together; the first that fits.
+METHODS = (
+    ("hacnn", (r"^ha1\.", r"^fc_local\.")),
+    ("mlfn", (r"^fc_s\.", r"^feature\.0\.fm_conv1\.")),
+    ("mudeep", (r"^block5\.a1$",)),
+    ("resnet50mid", (r"^fc_fusion\.",)),
+    ("transreid", (r"^cls_token$", r"^b1\.0\.")),
+    ("transreid_baseline", (r"^cls_token$", r"^bottleneck\.")),
+    ("mgn", (r"^(b33_head|heads\.7)\.",)),
+    ("pcb_rpp", (r"^(local_mask|part_classifier)\.",)),
+    ("pyramid", (r"^(pyramid_conv_list0|reduction)\.20\.",)),
+    ("pcb_independent", (r"^(local_conv_list|reduction)\.1\.",)),
+    ("pcb", (r"^(conv5\.layers|feat_bn2d|reduction\.0)\.",)),
+    ("aligned", (r"^local_bn\.",)),
+    ("aligned_pp", (r"^bn\.running_mean$",)),
+    ("sbs", (r"^heads\.pool_layer\.p$", r"^NL_\d\.")),  # the exponent of fast-reid's AGW is fixed
+    ("agw", (r"^NL_\d\.",)),
+    ("bot", (r"^bottleneck\.running_mean$",)),
+)
+
+
+WHOLE_NETWORKS = ("hacnn", "mlfn", "mudeep")  # recipes without a choice of backbone
+
+
+REDUCED = ("resnet50", "se_resnet50", "densenet121", "squeezenet1_0")  # torchreid has these as *_fc512
+
+
+def recognise(path: str | os.PathLike) -> dict[str, Any] | None:
+    """Which recipe and backbone a foreign weight file belongs to, from the names and shapes of its tensors.
+
+    Returns fields of a recipe, ``{"recipe": "osnet_x0_25"}``, ``{"recipe": "bot", "backbone": "resnet50",
+    "stem_relu": False, "stem_ceil": False}``, ..., or None when the file is of none that are known here. ``options``,
+    where present, replaces entries of the recipe's. Raises as `read_weights` does.
+    """
+    return recognise_tensors(stripped(read_weights(path, values=False).tensors))
+
+
+def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
+    """`recognise` for tensors that are already read: a state dict of any of the `FORMATS`."""
+    form = format_of(list(tensors))
+    common = {renamed(name, form.rules): tensor for name, tensor in tensors.items()}
+    names = tensors.keys() | common.keys()
+    method = next((recipe for recipe, needs in METHODS if all_occur(needs, names)), "softmax")
+    if method in WHOLE_NETWORKS:
+        return {"recipe": method}
+    backbone = _osnet(common) or _vit(common) or _resnet(common) or _other_trunk(common)
+    if backbone is None:
+        return None
+    if method == "softmax":
+        return _softmax(backbone, common)
+    return {"recipe": method, "backbone": backbone} | _details(method, backbone, form, common)
+
+
+def num_cameras(path: str | os.PathLike) -> int:
+    """Cameras that the weight file `path` has embeddings for (SIE of TransReID), 0 for other networks.
+
+    A model without them gives another embedding: build it with this many.
+    """
+    tensors = stripped(read_weights(path, values=False).tensors)
+    return next((len(tensor) for name, tensor in tensors.items() if name.endswith("sie_embed")), 0)
+
+
+def _softmax(backbone: str, common: dict[str, Tensor]) -> dict[str, Any] | None:
+    if backbone.startswith("osnet"):
+        return {"recipe": backbone}
+    if "fc.0.weight" in common:
+        return {"recipe": f"{backbone}_fc512"} if backbone in REDUCED else None
+    return {"recipe": "softmax", "backbone": backbone}
+
+
+def _details(method: str, backbone: str, form: Format, common: dict[str, Tensor]) -> dict[str, Any]:
+    """What a file tells of its network beyond method and backbone."""
+    hints: dict[str, Any] = {}
+    if re.fullmatch(PLAIN_OR_IBN, backbone) and method in ("bot", "agw", "sbs", "mgn"):
+        relu = {} if method == "mgn" else {"stem_relu": re.fullmatch(form.no_stem_relu, backbone) is None}
+        hints |= relu | {"stem_ceil": re.fullmatch(form.stem_ceil, backbone) is not None}
+    if method == "bot" and "global_pool.p" in common:
+        hints["pooling"] = "gem"
+    if method in ("agw", "sbs"):
+        counts = tuple(_count_of(rf"^NL_{i}\.", common) for i in range(1, 5))
+        hints |= {"options": {"non_local": counts}} if counts != NON_LOCAL else {}
+    if method.startswith("pcb"):
+        parts = _count_of(r"^(classifier\.|instance|fc_list\.)", common)
+        hints |= {"options": {"parts": parts}} if parts not in (0, 6) else {}
+    if method.startswith("transreid"):
+        hints |= _transreid(method, common)
+    return hints
+
+
+def _transreid(method: str, common: dict[str, Tensor]) -> dict[str, Any]:
+    hints: dict[str, Any] = {}
+    jpm, cameras = method == "transreid", "sie_embed" in common
+    if jpm != cameras:  # otherwise than in the recipes: 3.0 is config/defaults.py's for persons
+        hints["sie_weight"] = 3.0 if cameras else 0.0
+    stride, size = VIT_GRIDS.get(common["pos_embed"].shape[1], (0, (0, 0)))
+    if size == (384, 128):
+        hints["image_size"] = size
+    if stride and stride != (12 if jpm else 16):
+        hints["options"] = {"stride": stride, "jpm": jpm}
+    return hints
+
+
+def _count_of(start: str, names: Iterable[str]) -> int:
+    """How many numbers follow `start` (a pattern) in names."""
+    found = (re.search(rf"{start}(\d+)\.", name) for name in names)
+    return len({match[match.lastindex] for match in found if match})
+
+
+def architecture_of(tensors: dict[str, Tensor]) -> str:
+    guess = recognise_tensors(tensors)
+    return guess.get("backbone", guess["recipe"]) if guess else ""
+
+
+def _osnet(common: dict[str, Tensor]) -> str | None:
+    if "conv1.conv.weight" not in common or "conv5.conv.weight" not in common:
+        return None
+    width = OSNET_WIDTHS.get(common["conv1.conv.weight"].shape[0])
+    if width is None or not any(name.startswith("conv2.0.conv2") for name in common):
+        return None
+    if any(re.match(r"conv2\.0\.conv2\.\d", name) for name in common):  # the streams are a ModuleList in AIN
+        return f"osnet_ain_{width}"
+    return f"osnet_ibn_{width}" if any(".IN." in name for name in common) else f"osnet_{width}"
+
+
+def _vit(common: dict[str, Tensor]) -> str | None:
+    if "cls_token" not in common or "pos_embed" not in common:
+        return None
+    blocks = _count_of(r"^blocks\.", common)
+    if "b1.0.norm1.weight" in common and not any(name.startswith("norm.") for name in common):
+        blocks += 1  # ours does not keep the last block beside its copies
+    return VITS.get((common["cls_token"].shape[2], blocks))
+
+
+def _resnet(common: dict[str, Tensor]) -> str | None:
+    if "conv1.weight" not in common and "layer0.conv1.weight" not in common:
+        return None
+    blocks = tuple(_count_of(rf"^layer{i}\.", common) for i in range(1, 5))
+    depth = RESNET_DEPTHS.get((blocks, "layer1.0.conv3.weight" in common))
+    middle = common.get("layer1.0.conv2.weight")
+    kind = RESNET_KINDS.get(tuple(middle.shape[:2])) if middle is not None else None
+    if depth is None or kind is None:
+        return None
+    name = kind.format(depth)
+    if any(re.search(r"\.se(_module)?\.", key) for key in common):
+        return f"se_{name}" if "layer0.conv1.weight" in common else None  # Caffe's, as in torchreid
+    if any(re.match(r"layer1\.\d\.IN\.", key) for key in common):
+        return f"{name}_ibn_b"
+    return f"{name}_ibn_a" if "layer1.0.bn1.IN.weight" in common else name
+
+
+def _other_trunk(common: dict[str, Tensor]) -> str | None:
+    """torchreid's others that have a recipe, by a name and, where they come in sizes, a count or a width."""
+    dense = tuple(_count_of(rf"^features\.denseblock{i}\.denselayer", common) for i in range(1, 5))
+    if dense == (6, 12, 24, 16):  # Huang et al., CVPR 2017, table 1
+        return "densenet121"
+    if "conv9.conv.weight" in common:
+        return {32: "mobilenetv2_x1_0", 44: "mobilenetv2_x1_4"}.get(common["conv1.conv.weight"].shape[0])
+    if "cell_stem_0.conv_1x1.conv.weight" in common:
+        return "nasnsetmobile"
+    if "stage4.3.conv1.weight" in common and "conv1.0.weight" in common:
+        return "shufflenet"
+    if "features.3.squeeze.weight" in common and common["features.0.weight"].shape[0] == 96:
+        return "squeezenet1_0"
+    return None
