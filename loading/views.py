@@ -1,0 +1,20 @@
+"""What a network is told of a batch of images beside their pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Views(NamedTuple):
+    """Of B images or tracklets; each field on the device of the images.
+
+    camera (B,) int64: the camera's label among those of the training set, from 0; -1 for a camera it does not have.
+    infrared (B,) bool: whether the image was taken in infrared light; None where no camera is infrared.
+    there (B, T) bool: which frames exist of tracklets that were filled up to T frames; None where all do.
+    """
+
+    camera: Tensor
+    infrared: Tensor | None = None
+    there: Tensor | None = None
