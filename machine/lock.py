@@ -1,0 +1,73 @@
+"""One process at a time in the folder of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+NAME = "in_use.lock"
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold `folder` (made where it is missing) for this process; a second one gets a RuntimeError that names the first.
+
+    The operating system gives the lock back when the process ends, however it ends: a killed run leaves a file, and no
+    lock. Where the file system has no locks (some network disks), nothing is held and nothing is refused.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / NAME, "a+", encoding="utf-8") as file:
+        try:
+            _lock(file)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"{folder} is in use by {_owner(file)}: two runs in one folder would overwrite each other. Wait until "
+                "it has ended, or give this one another --output_path"
+            ) from None
+        except OSError:
+            yield
+            return
+        _write(file)
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _lock(file) -> None:
+    """BlockingIOError if another process holds the lock of `file`."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(1 << 30)  # a byte that is never written: others may still read who holds it
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(*error.args) from None
+        return
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _write(file) -> None:
+    file.seek(0)
+    file.truncate(0)
+    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+    file.flush()
+
+
+def _owner(file) -> str:
+    """Who holds the lock, in words; the file may be caught between two writes."""
+    file.seek(0)
+    try:
+        owner = json.load(file)
+        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,89 @@
+"""What a run asks of its machine: one process per folder, digests of what it was made of, the version."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from machine import fingerprint, lock, version
+
+ROOT = Path(__file__).parents[1]
+HOLD = "import sys; from pathlib import Path; from machine import lock\nwith lock.held(Path(sys.argv[1])):\n"
+HOLD += "    print('held', flush=True); sys.stdin.read()\n"
+
+
+def holder(folder: Path) -> subprocess.Popen:
+    """A process that holds `folder` until its standard input ends."""
+    process = subprocess.Popen(
+        (sys.executable, "-c", HOLD, str(folder)), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_folder_in_use_names_the_process_that_uses_it(tmp_path):
+    other = holder(tmp_path / "run")
+    try:
+        with pytest.raises(RuntimeError, match=rf"in use by process {other.pid} .*--output_path"):
+            with lock.held(tmp_path / "run"):
+                pass
+    finally:
+        other.communicate()
+    with lock.held(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_killed_process_holds_nothing(tmp_path):
+    other = holder(tmp_path)
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    with lock.held(tmp_path):
+        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+    assert (tmp_path / lock.NAME).read_text() == ""
+
+
+def samples(folder: Path, *rows: tuple[str, int, int, bytes]) -> list[tuple[str, int, int]]:
+    """Files with these bytes, as (path, pid, camid)."""
+    found = []
+    for name, pid, camid, content in rows:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        found.append((str(path), pid, camid))
+    return found
+
+
+def test_a_fingerprint_knows_names_labels_and_sizes_and_not_the_place(tmp_path):
+    rows = (("a/1.jpg", 1, 1, b"x"), ("b/2.jpg", 2, 1, b"yy"))
+    first = fingerprint.of_samples(samples(tmp_path / "one", *rows))
+    assert fingerprint.of_samples(reversed(samples(tmp_path / "two", *rows))) == first
+    others = (
+        (rows[0], ("b/3.jpg", 2, 1, b"yy")),  # another name
+        (rows[0], ("b/2.jpg", 3, 1, b"yy")),  # another person
+        (rows[0], ("b/2.jpg", 2, 4, b"yy")),  # another camera
+        (rows[0], ("b/2.jpg", 2, 1, b"yyy")),  # other bytes
+        rows[:1],
+    )
+    found = [fingerprint.of_samples(samples(tmp_path / str(i), *each)) for i, each in enumerate(others)]
+    assert len({first, *found}) == 1 + len(others)
+    assert fingerprint.of_samples([((str(tmp_path / "x.jpg"),), 1, 1)]) != fingerprint.of_samples([])
+
+
+def test_settings_and_files(tmp_path):
+    assert fingerprint.of_settings({"a": (1, 2), "b": None}) == fingerprint.of_settings({"b": None, "a": [1, 2]})
+    assert fingerprint.of_settings({"a": 1}) != fingerprint.of_settings({"a": 2})
+    (tmp_path / "w").write_bytes(b"abc")
+    assert fingerprint.of_file(tmp_path / "w").startswith("ba7816bf8f01cfea414140de5dae2223")  # FIPS 180-2, B.1
+
+
+def test_version_and_commit():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version.VERSION)
+    assert re.fullmatch(r"([0-9a-f]{12}\+?)?", version.commit())
