@@ -102,7 +102,7 @@ class MuDeep(nn.Module):
         self.embedding_dim = 4096
         self.feat_dims = (4096,)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         if tuple(images.shape[2:]) != self.image_size:
             raise ValueError(
                 f"This MuDeep was built for images of {self.image_size[0]}x{self.image_size[1]}, got "
@@ -268,7 +268,7 @@ class HACNN(nn.Module):
         self.embedding_dim = 2 * dim
         self.feat_dims = (dim, dim)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         x = self.conv(images)
         regions = [None] * 4
         for i, size in ((1, (24, 28)), (2, (12, 14)), (3, (6, 7))):
@@ -369,7 +369,7 @@ class MLFN(nn.Module):
             nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
         )
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, stride=2, padding=1)
         selections = []
         for block in self.feature:

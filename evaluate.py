@@ -91,7 +91,7 @@ def extract(
 ) -> tuple[Tensor, Tensor | None]:
     """Features of every image of `loader`, in its order: embeddings (N, D) and parts (N, S, D) or None, float32, CPU.
 
-    loader: yields (images (B, 3, H, W), camids (B,)). Its number of images is read before the first batch, from
+    loader: yields (images (B, 3, H, W), views). Its number of images is read before the first batch, from
         `loader.num_images`, `len(loader.dataset)`, or the batches themselves if it is a list.
     flip: mean of the features of each image and of its mirror image, before any normalisation, as fast-reid
         (evaluation/evaluator.py at c9bc3ce). The sum that other code takes has the same direction.
@@ -108,12 +108,12 @@ def extract(
     embeddings, parts = _Rows(count, out, memory_gb), _Rows(count, _beside(out), memory_gb)
     with _eval_mode(model), torch.inference_mode():
         title = progress if isinstance(progress, str) else None
-        for images, camids in tqdm(loader, desc=title, disable=not progress or None):
+        for images, views in tqdm(loader, desc=title, disable=not progress or None):
             if device is not None:
                 images = images.to(device, non_blocking=True)
             with torch.autocast(images.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-                output = model(images, camids)
-                mirrored = model(images.flip(3), camids) if flip else output
+                output = model(images, views)
+                mirrored = model(images.flip(3), views) if flip else output
             embeddings.add(output.embedding, mirrored.embedding)
             if output.parts is not None:
                 parts.add(output.parts, mirrored.parts)

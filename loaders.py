@@ -31,11 +31,11 @@ from loading.augmentation import (
 )
 from loading.samplers import SAMPLE_METHODS, balanced_batches, pk_batches, sampled_frames, shuffled
 from loading.store import ImageStore
+from loading.views import Views
 
 # --------------------------------------------------------------------------------------------------- tracklets
 
 TEST_FRAMES = ("all", "evenly", "dense")  # frames of a tracklet in a test
-NO_FRAME = torch.iinfo(torch.int64).min  # stands for the camera where a short tracklet of a batch is filled up
 TRACKLET_CACHE = 2 << 30  # bytes of pixels of tracklets above which cache "auto" decodes as needed, see `_make_store`
 
 
@@ -94,20 +94,19 @@ def clips_of(count: int, seq_len: int, policy: str) -> list[np.ndarray]:
     return [np.resize(np.arange(i, min(i + seq_len, count)), seq_len) for i in range(0, count, seq_len)]
 
 
-def stacked(images: Tensor, lengths: np.ndarray, camids: Tensor) -> tuple[Tensor, Tensor]:
-    """Frames of B tracklets in a row as a batch (B, T, 3, H, W) with T = max(lengths).
+def stacked(images: Tensor, lengths: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    """Frames of B tracklets in a row, (n, 3, H, W), as a batch (B, T, 3, H, W) with T = max(lengths).
 
-    Args: images (n, 3, H, W); lengths (B,), n in all; camids (B,) on the CPU.
-    Returns: (images, camids), camids (B,), or, if lengths differ, (B, T) with NO_FRAME where a tracklet has ended and
-        its images are zero.
+    Returns: (images, there): there (B, T) on the CPU, False where a tracklet has ended and its images are zero; None if
+        all have T frames.
     """
     shape = (len(lengths), int(lengths.max()))
     if (lengths == shape[1]).all():
-        return images.unflatten(0, shape), camids
+        return images.unflatten(0, shape), None
     there = torch.arange(shape[1]) < torch.from_numpy(lengths)[:, None]  # (B, T)
     grid = images.new_empty((math.prod(shape), *images.shape[1:])).to(memory_format=_memory_format(images)).zero_()
     grid[to_device(there.flatten().nonzero()[:, 0], images.device)] = images
-    return grid.unflatten(0, shape), torch.where(there, camids[:, None], NO_FRAME)
+    return grid.unflatten(0, shape), there
 
 
 def _memory_format(images: Tensor) -> torch.memory_format:
@@ -137,9 +136,10 @@ def _make_store(
     return ImageStore(paths, image_size, cache=cache, **options)
 
 
-def _signed(camids: Tensor, infrared: Iterable[int]) -> Tensor:
-    """camids, of infrared cameras as -1 - camid: a two-stream network tells the light by the sign (`models`)."""
-    return torch.where(torch.isin(camids, torch.tensor(sorted(infrared), dtype=torch.int64)), -1 - camids, camids)
+def _lights(camids: Tensor, infrared: Iterable[int]) -> Tensor | None:
+    """Which images were taken by one of the `infrared` cameras, (N,) bool; None if there is no such camera."""
+    cameras = torch.tensor(sorted(infrared), dtype=torch.int64)
+    return torch.isin(camids, cameras) if len(cameras) else None
 
 
 # -------------------------------------------------------------------------------------------------- TrainLoader
@@ -162,7 +162,7 @@ class TrainLoader:
             engine/video: each frame is classified, and only a test pools over time).
         same_augmentation: draw one augmentation for all frames of a tracklet; torchreid draws one for each.
         infrared: the infrared cameras. With p and k, a batch holds p identities with k images of each light
-            (`balanced_batches`), 2 p k in all; and the camids of infrared images are yielded as -1 - camid.
+            (`balanced_batches`), 2 p k in all.
         alternate: "random": `observe` may switch between p x k batches and shuffled batches of the same size, as
             Pyramid's dynamic training does (Zheng et al., CVPR 2019, Sec. 3.3).
         flip ... erase_log_aspect, mean, std: see `Augmentation`.
@@ -281,6 +281,7 @@ class TrainLoader:
         self.samples = [samples[i] for i in self.rows.kept.tolist()]
         self.labels = torch.as_tensor(labels, dtype=torch.int64)[torch.from_numpy(self.rows.kept)]
         self.camids = torch.tensor([sample.camid for sample in self.samples], dtype=torch.int64)
+        self.views = Views(self.camids, _lights(self.camids, self.infrared))
         self._planned: tuple[int, Tensor] = (0, self._plan(0))  # raises now what would raise in the first epoch
 
     @property
@@ -313,10 +314,10 @@ class TrainLoader:
         """Batches of that epoch. Differs between epochs only for p x k batches without a given number of steps."""
         return len(self._batches(epoch))
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield (images (B, 3, H, W), labels (B,) int64, camids (B,) int64) on the device, from step `start`.
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Views]]:
+        """Yield (images (B, 3, H, W), labels (B,) int64, views) on the device, from step `start`.
 
-        Of tracklets: images (B, T, 3, H, W), and camids (B, T) where their lengths differ (`stacked`); with
+        Of tracklets: images (B, T, 3, H, W), and `views.there` where their lengths differ (`stacked`); with
         `frame_by_frame` as above, B then counts frames.
         A pure function of (seed, epoch), and of what was observed in between if `alternate` is on.
         """
@@ -341,12 +342,17 @@ class TrainLoader:
             batch = len(pixels) - num_sources
             images = self.augmentation(pixels[:batch], drawn, pixels[batch:], channels_last=self.channels_last)
             images = images.to(self.device, self.dtype)
-            labels, camids = self.labels[index], _signed(self.camids[index], self.infrared)
+            labels, views = self.labels[index], self.views.each(lambda field, rows=index: field[rows])
             if self.tracklets and self.frame_by_frame:
-                labels, camids = (each.repeat_interleave(torch.from_numpy(lengths)) for each in (labels, camids))
+                of_frames = np.repeat(np.arange(len(lengths)), lengths)
+                labels, views = labels[of_frames], views.each(lambda field, rows=of_frames: field[rows])
             elif self.tracklets:
-                images, camids = stacked(images, lengths, camids)
-            yield images, to_device(labels, self.device), to_device(camids, self.device)
+                images, there = stacked(images, lengths)
+                views = views._replace(there=there)
+            yield images, to_device(labels, self.device), views.each(self._to_device)
+
+    def _to_device(self, values: Tensor) -> Tensor:
+        return to_device(values, self.device)
 
     def observe(self, terms: dict[str, float]) -> None:
         """Told the plain values of a step. With `alternate`, `terms["balanced"]` (true or false) chooses whether the
@@ -393,8 +399,9 @@ class TrainLoader:
         if self.p is None:
             return shuffled(self.num_images, self.batch_size, self.seed, epoch, self.drop_last, self.steps_asked)
         if self.infrared:
-            light = torch.isin(self.camids, torch.tensor(sorted(self.infrared), dtype=torch.int64))
-            balanced = balanced_batches(self.labels, light, self.p, self.k, self.seed, epoch, self.steps_asked)
+            balanced = balanced_batches(
+                self.labels, self.views.infrared, self.p, self.k, self.seed, epoch, self.steps_asked
+            )
         else:
             balanced = pk_batches(self.labels, self.p, self.k, self.seed, epoch, self.steps_asked)
         if not self.alternate:
@@ -437,8 +444,8 @@ class EvalLoader:
         a `store` keeps the pixels from one evaluation to the next.
         test_frames, seq_len: frames of a tracklet that are looked at, see `clips_of`.
         max_frames: how many frames of tracklets are decoded and go through the network at a time.
-    Yields: (images (B, 3, H, W) float, camids (B,) int64) on the device; the last batch may be short. Of tracklets:
-        (`Tracklets`, camids (B,)).
+    Yields: (images (B, 3, H, W) float, views) on the device; the last batch may be short. Of tracklets: (`Tracklets`,
+        views). `views.camera` holds the data set's own camera numbers.
     Attributes: `samples`, the ones that are yielded (fewer than given if files were skipped: take pids from here);
         `num_images`; `store`; `description`.
     """
@@ -491,7 +498,7 @@ class EvalLoader:
         self.rows = Rows.of(samples, self.store)
         self.samples = [samples[i] for i in self.rows.kept.tolist()]
         camids = torch.tensor([sample.camid for sample in self.samples], dtype=torch.int64)
-        self.camids = _signed(camids, infrared)
+        self.views = Views(camids, _lights(camids, infrared))
 
     @property
     def num_images(self) -> int:
@@ -507,14 +514,17 @@ class EvalLoader:
     def __len__(self) -> int:
         return math.ceil(self.num_images / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Views]]:
         batches = torch.arange(self.num_images).split(self.batch_size) if self.num_images else ()
         if self.tracklets:
             for index in batches:
-                yield Tracklets(self, index.tolist()), to_device(self.camids[index], self.device)
+                yield Tracklets(self, index.tolist()), self._views(index)
         else:
             for index, images in zip(batches, self.images(batches), strict=True):
-                yield images, to_device(self.camids[index], self.device)
+                yield images, self._views(index)
+
+    def _views(self, index: Tensor) -> Views:
+        return self.views.each(lambda field: to_device(field[index], self.device))
 
     def images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """The images (B, 3, H, W) of each index tensor (B,) of rows of the store."""

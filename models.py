@@ -1,6 +1,7 @@
 """Person re-ID models, one class per paper, in the order of the papers.
 
-Every model takes images (B, 3, H, W), normalised as its backbone expects, and returns an `Output`, in training and in
+Every model takes images (B, 3, H, W), normalised as its backbone expects, and `loading.views.Views` of them (or None),
+and returns an `Output`, in training and in
 evaluation alike. Trunks come from `backbones.create`; networks with a trunk of their own are in `architectures.py`.
 
 All constructors are keyword-only and share
@@ -113,7 +114,7 @@ class Softmax(nn.Module):
         self.embedding_dim = dims[-1]
         self.feat_dims = (dims[-1],)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         feature = self.fc(self.global_pool(self.base(images)))  # (B, D)
         classify = self.training and self.classifier is not None
         return Output(feature, (self.classifier(feature),) if classify else (), (feature,))
@@ -155,7 +156,7 @@ class AlignedReID(nn.Module):
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         feature_map = self.base(images)  # (B, C, h, w)
         feature = feature_map.mean(dim=(2, 3))  # (B, C)
         rows = feature_map.amax(3, keepdim=True) if self.row_max else feature_map.mean(3, keepdim=True)  # (B, C, h, 1)
@@ -191,7 +192,7 @@ class AlignedReIDPlusPlus(nn.Module):
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         feature_map = self.base(images)  # (B, C, h, w)
         feature = feature_map.mean(dim=(2, 3))  # (B, C)
         rows = F.relu(self.bn(feature_map)) if self.training else feature_map
@@ -221,10 +222,10 @@ class Mutual(nn.Module):
         self.embedding_dim = self.members[0].embedding_dim
         self.feat_dims = tuple(dim for member in self.members for dim in member.feat_dims)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         if not self.training:
-            return self.members[0](images, camids)
-        outputs = [member(images, camids) for member in self.members]
+            return self.members[0](images, views)
+        outputs = [member(images, views) for member in self.members]
         parts = None if outputs[0].parts is None else torch.cat([o.parts for o in outputs], dim=1)
         return Output(
             outputs[0].embedding, sum((o.logits for o in outputs), ()), sum((o.feats for o in outputs), ()), parts
@@ -261,7 +262,7 @@ class ResNet50M(nn.Module):
         self.classifier = linear_classifier(self.embedding_dim, num_pids, bias=True, std=0.01)
         self.num_pids = num_pids
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         x = before_layer4(self.base, images)
         pooled = []
         for block in self.base.layer4:
@@ -337,7 +338,7 @@ class PCB(nn.Module):
             return self.reduction[0](g)
         return torch.cat([reduce(g[:, :, i : i + 1]) for i, reduce in enumerate(self.reduction)], dim=2)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         feature_map = self.base(images)  # (B, C, h, w)
         check_rows(feature_map, self.parts, type(self).__name__)
         g = self.pool(feature_map)  # (B, C, p, 1)
@@ -444,7 +445,7 @@ class MGN(nn.Module):
         self.feats_after = choose("metric_neck", metric_neck, {"after": True, "before": False})
         self.feat_dims = (reduced_dim,) * 3 + (2 * reduced_dim, 3 * reduced_dim)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         x = self.backbone(images)
         m1, m2, m3 = self.b1(x), self.b2(x), self.b3(x)  # (B, C, h, w)
         check_rows(m3, 3, "MGN")
@@ -527,7 +528,7 @@ class Pyramid(nn.Module):
             highest = torch.maximum(highest[:, :, :-1], first_max[:, :, k:])
         return pooled
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         feature_map = self.base(images)  # (B, C, h, w)
         rows = feature_map.shape[2]
         if rows % self.parts:
@@ -600,14 +601,14 @@ class BagOfTricks(nn.Module):
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
-    def forward(self, images, camids=None):
-        f_t = self.global_pool(self.feature_map(images, camids))  # (B, D)
+    def forward(self, images, views=None):
+        f_t = self.global_pool(self.feature_map(images, views))  # (B, D)
         f_i = self.bottleneck(f_t)  # (B, D)
         classify = self.training and self.classifier is not None
         logits = (self.classifier(f_i),) if classify else ()
         return Output(f_i if self.embed_after else f_t, logits, (f_i if self.feats_after else f_t,))
 
-    def feature_map(self, images, camids):
+    def feature_map(self, images, views):
         """(B, 3, H, W) -> (B, C, h, w)."""
         return self.base(images)
 
@@ -638,7 +639,7 @@ class AGW(BagOfTricks):
 class TwoStreamAGW(AGW):
     """AGW for colour and infrared images: a stem (7x7 convolution, batch norm) for each light, all else shared.
 
-    A negative camid is that of an infrared camera (`loaders` yields -1 - camid); camids=None: all images in colour.
+    `views.infrared` tells the light of each image; without it all are in colour.
     Both stems start alike. The exponent of the pooling stays 3, as released.
     """
 
@@ -659,11 +660,11 @@ class TwoStreamAGW(AGW):
         if isinstance(self.global_pool, GeM):
             self.global_pool.p.requires_grad_(False)
 
-    def feature_map(self, images, camids):
+    def feature_map(self, images, views):
         base = self.base
-        if camids is None:
+        if views is None or views.infrared is None:
             return base(images)
-        infrared = camids < 0  # (B,)
+        infrared = views.infrared  # (B,)
         rows = torch.cat((infrared.logical_not().nonzero(), infrared.nonzero()))[:, 0]
         colour = int(len(rows) - infrared.sum())
         x = [
@@ -686,8 +687,8 @@ class TransReID(nn.Module):
     """A vision transformer with overlapping patches, camera embeddings (SIE) and the jigsaw branch (JPM).
 
     backbone: a plain vision transformer of timm with a class token. stride: of the patches, 12 overlaps, 16 does not.
-    num_cameras: cameras of the training set, camids 0 to num_cameras - 1; 0 drops SIE. A camid outside that range, or
-        camids=None, takes the mean of the camera embeddings: what a test set with other cameras should pass.
+    num_cameras: cameras of the training set, `views.camera` 0 to num_cameras - 1; 0 drops SIE. A camera outside that
+        range, or views=None, takes the mean of the camera embeddings: what a test set with other cameras should pass.
     sie_weight: lambda, the weight of the camera embeddings, 3.0 for the released person models.
     jpm: four local features beside the global one; embedding = [f_g, f_1/4, ..., f_4/4] (5 D), else f_g (D).
     test_neck: "before" (released configuration) or "after" the batch norms. feats: before them, one logit each.
@@ -736,8 +737,8 @@ class TransReID(nn.Module):
     def _name(kind, i):
         return f"{kind}_{i}" if i else kind
 
-    def tokens(self, images, camids):
-        """(B, 3, H, W), (B,) or None -> tokens (B, 1 + N, D) behind the trunk's blocks, SIE added to their input."""
+    def tokens(self, images, views):
+        """(B, 3, H, W), views or None -> tokens (B, 1 + N, D) behind the trunk's blocks, SIE added to their input."""
         base = self.base
         patches = base.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
         x = torch.cat((base.cls_token.expand(len(images), -1, -1), patches), dim=1)
@@ -748,15 +749,16 @@ class TransReID(nn.Module):
             )
         x = x + base.pos_embed
         if hasattr(base, "sie_embed"):
-            x = x + self.sie_weight * self.camera_embedding(camids)
+            x = x + self.sie_weight * self.camera_embedding(views)
         return base.norm(base.blocks(base.norm_pre(x)))
 
-    def camera_embedding(self, camids):
-        """(B,) -> (B, 1, D); the mean over the training cameras for None and for unknown cameras."""
+    def camera_embedding(self, views):
+        """Views of B images -> (B, 1, D); the mean over the training cameras for None and for unknown cameras."""
         embeddings = self.base.sie_embed  # (cameras, 1, D)
         mean = embeddings.mean(dim=0, keepdim=True)
-        if camids is None:
+        if views is None:
             return mean
+        camids = views.camera
         known = (camids >= 0) & (camids < len(embeddings))
         own = embeddings[camids.clamp(0, len(embeddings) - 1)]
         return torch.where(known[:, None, None], own, mean)
@@ -771,8 +773,8 @@ class TransReID(nn.Module):
         chunks = [shuffled[:, i * length : (i + 1) * length] for i in range(self.parts)]
         return [self.b2(torch.cat((token, chunk), dim=1))[:, 0] for chunk in chunks]
 
-    def forward(self, images, camids=None):
-        x = self.tokens(images, camids)
+    def forward(self, images, views=None):
+        x = self.tokens(images, views)
         feats = [self.b1(x)[:, 0], *self.jigsaw(x)] if self.jpm else [x[:, 0]]  # (B, D) each
         necks = [getattr(self, self._name("bottleneck", i))(f) for i, f in enumerate(feats)]
         logits = ()
@@ -797,8 +799,7 @@ class Tracklet(nn.Module):
         belong to no feature, so pooling "max" averages them too.
 
     Takes, with B tracklets:
-        (B, T, 3, H, W), camids (B,), or (B, T) where a negative number below every camera (`loaders.NO_FRAME`) marks
-            frames that are not there: they do not go through the network;
+        (B, T, 3, H, W); frames that `views.there` (B, T) says are not there do not go through the network;
         a `loaders.Tracklets`, whose frames come in chunks (tests of tracklets of any length). Where it cuts a tracklet
             into several clips, its feature is the mean of theirs;
         (B, 3, H, W): images; the image model's own answer.
@@ -824,38 +825,41 @@ class Tracklet(nn.Module):
         if hasattr(image_model, "begin_stage"):
             self.begin_stage = image_model.begin_stage
 
-    def frame(self, images, camids):
+    def frame(self, images, views):
         """The image model's Output for (n, 3, H, W)."""
         image_model = self.image_model[0]
         image_model.training = self.training  # its flag alone is not shared
-        return image_model(images, camids)
+        return image_model(images, views)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         if not torch.is_tensor(images):
-            return self.tracklets(images.chunks(), images.lengths, images.clips, camids)
+            return self.tracklets(images.chunks(), images.lengths, images.clips, views)
         if images.ndim == 4:
-            return self.frame(images, camids)
+            return self.frame(images, views)
         lengths = (images.shape[1],) * len(images)
-        if camids is None or camids.ndim == 1:
-            return self.tracklets((images.flatten(0, 1),), lengths, (1,) * len(images), camids)
-        there = camids != torch.iinfo(torch.int64).min  # (B, T)
-        lengths = tuple(there.sum(dim=1).tolist())
-        return self.tracklets((images[there],), lengths, (1,) * len(images), camids.amax(dim=1))
+        if views is None or views.there is None:
+            return self.tracklets((images.flatten(0, 1),), lengths, (1,) * len(images), views)
+        lengths = tuple(views.there.sum(dim=1).tolist())
+        return self.tracklets((images[views.there],), lengths, (1,) * len(images), views._replace(there=None))
 
-    def tracklets(self, chunks, lengths, clips, camids):
+    def tracklets(self, chunks, lengths, clips, views):
         """Output of B tracklets from their frames in order, (n, 3, H, W) per chunk.
 
-        lengths (C,): frames of each clip; clips (B,): clips of each tracklet, C in all; camids (B,) or None.
+        lengths (C,): frames of each clip; clips (B,): clips of each tracklet, C in all; views: of tracklets,
+            or None.
         """
-        if camids is not None:
+        if views is not None:
             frames = [sum(part) for part in _split(lengths, clips)]
             alike = len(set(frames)) == 1  # then nothing has to be copied to the device, nor waited for
-            frames = frames[0] if alike else torch.tensor(frames, device=camids.device)
-            camids = camids.repeat_interleave(frames)  # (n,)
+            frames = frames[0] if alike else torch.tensor(frames, device=views.camera.device)
+            views = views.each(lambda field: field.repeat_interleave(frames))  # (n,)
         outputs, start = [], 0
         for images in chunks:
             end = start + len(images)
-            outputs.append(self.frame(images, None if camids is None else camids[start:end]))
+            here = slice(start, end)
+            outputs.append(
+                self.frame(images, None if views is None else views.each(lambda field, rows=here: field[rows]))
+            )
             start = end
         embedding = _joined([o.embedding for o in outputs])
         weights = self.weights(embedding, lengths) if self.pooling == "attention" else None

@@ -141,14 +141,14 @@ class Tester:
         )
 
     def batches(self, loader: loaders.EvalLoader, name: str, stop=None):
-        """(images, camids as the network knows them); raises `Stopped` once `stop` is set."""
-        for images, camids in loader:
+        """(images, views with cameras as the network knows them); raises `Stopped` once `stop` is set."""
+        for images, views in loader:
             if stop is not None and stop.is_set():
                 raise Stopped
             if self.camera_label is not None:
-                known = [self.camera_label(name, camid) for camid in camids.tolist()]
-                camids = torch.tensor(known, device=camids.device)
-            yield images, camids
+                known = [self.camera_label(name, camid) for camid in views.camera.tolist()]
+                views = views._replace(camera=torch.tensor(known, device=views.camera.device))
+            yield images, views
 
     def features(self, model, samples, label: str, stop=None, name: str = "") -> Features:
         """`Features` of `samples` of set `name`, in order, without those that could not be read (`skip_bad`)."""
@@ -485,7 +485,7 @@ def ranked_pages(
 
 
 @torch.inference_mode()
-def feature_map(model, images: torch.Tensor, camids: torch.Tensor) -> torch.Tensor:
+def feature_map(model, images: torch.Tensor, views) -> torch.Tensor:
     """The last map (B, C, h, w), h w > 1, that any module of `model` puts out: what activation maps are drawn from."""
     last = []
 
@@ -495,7 +495,7 @@ def feature_map(model, images: torch.Tensor, camids: torch.Tensor) -> torch.Tens
 
     handles = [module.register_forward_hook(keep) for module in model.modules()]
     try:
-        model.eval()(images, camids)
+        model.eval()(images, views)
     finally:
         for handle in handles:
             handle.remove()

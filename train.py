@@ -21,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 import checkpoints
+from loading.views import Views
 from machine import processes
 
 HEARTBEAT = 20  # iterations between looks at the loss values
@@ -173,7 +174,7 @@ def train_one_epoch(
     stop: threading.Event | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> dict[str, float]:
-    """Train over `batches` of (images (B, 3, H, W), labels (B,), camids (B,)); returns the mean of every term.
+    """Train over `batches` of (images (B, 3, H, W), labels (B,), views); returns the mean of every term.
 
     `partial` is what an Interrupted of this epoch carried: {"step", "sums"}; `batches` then start at that step.
     `chunks`: see `in_chunks`. Nothing here waits for a GPU before the epoch's last iteration.
@@ -184,8 +185,7 @@ def train_one_epoch(
     silent = not processes.is_main() or None  # None: unless this is a terminal
     options = {"total": num_steps, "initial": count, "desc": label, "unit": "batch", "disable": silent}
     bar = tqdm(batches, **options, leave=False, dynamic_ncols=True)
-    for step, (images, labels, camids) in enumerate(bar, start=count):
-        batch = images, labels, camids
+    for step, batch in enumerate(bar, start=count):
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         now = step_seed(seed, epoch, step)
@@ -211,15 +211,15 @@ def train_one_epoch(
     return means
 
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images (B, 3, H, W), labels (B,), camids (B,)
+Batch = tuple[torch.Tensor, torch.Tensor, Views]  # images (B, 3, H, W), labels (B,), views of B images
 
 
 def whole(network, criterion, batch: Batch, seed: int, autocast, scaler):
     """Terms of a batch, and the function that leaves their gradients in the parameters."""
-    images, labels, camids = batch
+    images, labels, views = batch
     torch.manual_seed(seed)
     with autocast():
-        terms = criterion(*processes.gathered(network(images, camids), labels))
+        terms = criterion(*processes.gathered(network(images, views), labels))
     return terms, scaler.scale(sum(terms.values())).backward
 
 
@@ -231,13 +231,13 @@ def in_chunks(network, criterion, batch: Batch, seed: int, autocast, scaler, chu
     once more, with a graph, from which that gradient flows on. The gradients are those of the whole batch, to rounding;
     but batch normalisation computes its statistics chunk by chunk. The price is a second forward pass.
     """
-    images, labels, camids = (values.chunk(chunks) for values in batch)
+    images, labels, views = batch[0].chunk(chunks), batch[1], batch[2]
     before = [buffer.clone() for buffer in network.buffers()]  # running statistics must move once, not twice
 
     def forward(i: int) -> list[torch.Tensor]:
         torch.manual_seed(seed + i)  # the same dropout both times
         with autocast():
-            return network(images[i], camids[i])
+            return network(images[i], views.each(lambda field: field.chunk(chunks)[i]))
 
     with torch.no_grad():
         outputs = [forward(i) for i in range(len(images))]
@@ -246,7 +246,7 @@ def in_chunks(network, criterion, batch: Batch, seed: int, autocast, scaler, chu
     each = zip(*(processes.fields(output) for output in outputs), strict=True)
     leaves = [torch.cat(tensors).requires_grad_() for tensors in each]  # the Output of the whole batch
     with autocast():
-        terms = criterion(*processes.gathered(processes.with_fields(outputs[0], leaves), batch[1]))
+        terms = criterion(*processes.gathered(processes.with_fields(outputs[0], leaves), labels))
 
     def backward() -> None:
         scaler.scale(sum(terms.values())).backward()

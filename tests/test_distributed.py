@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))  # torchrun starts this file as a script, without 
 import losses  # noqa: E402
 import models  # noqa: E402
 import train  # noqa: E402
+from loading.views import Views  # noqa: E402
 from machine import processes  # noqa: E402
 from networks.blocks import bn_neck  # noqa: E402
 
@@ -46,7 +47,7 @@ class Plain(nn.Module):
         self.body = nn.Linear(3 * 32 * 16, 24)
         self.classifier = nn.ModuleList([nn.Linear(24, 6), nn.Linear(24, 6)])
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         feature = torch.tanh(self.body(images.flatten(1)))
         logits = tuple(classify(feature) for classify in self.classifier)
         return models.Output(feature, logits, (feature,), feature.unflatten(1, (4, 6)))
@@ -63,7 +64,7 @@ class Small(nn.Module):
         self.classifier = nn.Linear(24, 6, bias=False)
         self.feat_dims = (24,)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         feature = self.base(images).mean((2, 3))
         after = self.bottleneck(feature)
         return models.Output(after, (self.classifier(after),), (feature,))
@@ -96,7 +97,7 @@ def batches(step: int):
     images += labels[:, None, None, None] / 3
     part = P * K // processes.world_size()
     mine = slice(processes.rank() * part, (processes.rank() + 1) * part)
-    yield images[mine], labels[mine], torch.zeros(part, dtype=torch.int64)
+    yield images[mine], labels[mine], Views(torch.zeros(part, dtype=torch.int64))
 
 
 def losses_over_steps(name: str, chunks: int = 1, dtype=torch.float64) -> dict:
@@ -110,7 +111,7 @@ def losses_over_steps(name: str, chunks: int = 1, dtype=torch.float64) -> dict:
     forward, log = processes.parallel(model.train()), []
     for step in range(STEPS):
         options = {"epoch": step, "num_steps": 1, "chunks": chunks}
-        batch = [(images.to(dtype), labels, camids) for images, labels, camids in batches(step)]
+        batch = [(images.to(dtype), labels, views) for images, labels, views in batches(step)]
         log.append(train.train_one_epoch(forward, terms, batch, optimizers, **options))
     sums = {name: float(t.double().sum()) for name, t in (*model.state_dict().items(), *terms.state_dict().items())}
     return {"log": log, "sums": sums}

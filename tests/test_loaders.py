@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
+from trees import tensors
 
 import loaders
 from loading.samplers import pk_batches, shuffled
@@ -76,7 +77,9 @@ def train_loader(samples, labels=LABELS, **options) -> loaders.TrainLoader:
 def same_batches(left, right) -> bool:
     left, right = list(left), list(right)
     return len(left) == len(right) > 0 and all(
-        torch.equal(a, b) for one, two in zip(left, right, strict=True) for a, b in zip(one, two, strict=True)
+        torch.equal(a, b)
+        for one, two in zip(left, right, strict=True)
+        for a, b in zip(tensors(one), tensors(two), strict=True)
     )
 
 
@@ -270,13 +273,14 @@ def test_skipped_images_keep_every_index_consistent(damaged, tmp_path, cache):
     options = dict(cache=cache, cache_dir=tmp_path / "cache", skip_bad=True, image_size=SIZE, progress=False)
     loader = loaders.TrainLoader(samples, list(range(20)), batch_size=16, flip=0, pad=0, erase=0, **options)
     assert loader.store.skipped == [damaged[i] for i in BAD] and loader.num_images == 16
-    [(images, labels, camids)] = loader.epoch(0)
-    assert sorted(labels.tolist()) == good and camids.tolist() == [i % 4 for i in labels.tolist()]
+    [(images, labels, views)] = loader.epoch(0)
+    assert sorted(labels.tolist()) == good and views.camera.tolist() == [i % 4 for i in labels.tolist()]
     assert torch.equal(images, loaders.normalise(plain_batch([damaged[i] for i in labels])))
     loader = loaders.EvalLoader(samples, batch_size=5, **options)
     assert [sample.pid for sample in loader.samples] == good and len(loader) == 4
-    images, camids = (torch.cat(parts) for parts in zip(*loader, strict=True))
-    assert camids.tolist() == [i % 4 for i in good]
+    images, views = zip(*loader, strict=True)
+    assert torch.cat([each.camera for each in views]).tolist() == [i % 4 for i in good]
+    images = torch.cat(images)
     assert torch.equal(images, loaders.normalise(plain_batch([damaged[i] for i in good])))
 
 
@@ -403,10 +407,10 @@ def test_batches_equal_the_per_image_pipeline(samples):
     loader = train_loader(samples, p=4, k=2, batch_size=None)
     index = pk_batches(LABELS, 4, 2, seed=5, epoch=3)
     assert loader.steps(3) == len(index)
-    for step, (images, labels, camids) in enumerate(loader.epoch(3)):
+    for step, (images, labels, views) in enumerate(loader.epoch(3)):
         draws = loader.augmentation.draw(8, SIZE, 40, 5, 3, step)
         assert labels.tolist() == [LABELS[i] for i in index[step]] and labels.dtype == torch.int64
-        assert camids.tolist() == [samples[i].camid for i in index[step]]
+        assert views.camera.tolist() == [samples[i].camid for i in index[step]]
         for b, i in enumerate(index[step].tolist()):
             image = plain(samples[i].path)
             image = TF.hflip(image) if draws.flip[b] else image
@@ -468,7 +472,8 @@ def test_parts_of_all_ranks_are_the_whole_batch(samples, cache):
     options = dict(p=4, k=2, batch_size=None, cache=cache, **EVERYTHING)
     whole = list(train_loader(samples, **options).epoch(2))
     parts = [list(train_loader(samples, rank=rank, world_size=2, **options).epoch(2)) for rank in range(2)]
-    together = [[torch.cat(pair) for pair in zip(*step, strict=True)] for step in zip(*parts, strict=True)]
+    steps = [zip(*map(tensors, step), strict=True) for step in zip(*parts, strict=True)]
+    together = [[torch.cat(pair) for pair in step] for step in steps]
     assert same_batches(together, whole)
 
 
@@ -535,10 +540,10 @@ def test_eval_loader_yields_everything_in_order(samples, cache):
     for _ in range(2):  # it can be iterated again
         batches = list(loader)
         assert [len(images) for images, _ in batches] == [16, 16, 8] and len(loader) == 3 and loader.num_images == 40
-        images, camids = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        images = torch.cat([batch for batch, _ in batches])
         expected = [TF.normalize(TF.to_tensor(plain(sample.path)), MEAN, STD) for sample in samples]
         assert torch.equal(images, torch.stack(expected))
-        assert camids.tolist() == [sample.camid for sample in samples]
+        assert [c for _, views in batches for c in views.camera.tolist()] == [sample.camid for sample in samples]
 
 
 def test_an_empty_set_yields_nothing():

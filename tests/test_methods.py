@@ -15,6 +15,7 @@ import evaluate
 import loaders
 import main
 import train
+from loading.views import Views
 from recipes import RECIPES
 from synthetic import pictures
 
@@ -134,7 +135,7 @@ def test_a_step_never_waits_for_the_device(name, monkeypatch):
     with torch.device("meta"):
         model, criterion = recipe.model(6, num_cameras=7).train(), recipe.losses(6)
         images, ints = torch.empty(8, 3, *recipe.image_size), torch.empty(8, dtype=torch.int64)
-    terms = criterion(model(images, ints), ints)
+    terms = criterion(model(images, Views(ints)), ints)
     sum(terms.values()).backward()
     assert all(p.grad is not None and p.grad.is_meta for p in model.parameters() if p.requires_grad)
 

@@ -9,6 +9,7 @@ from torch import nn
 
 import architectures
 import models
+from loading.views import Views
 from models import Output
 from networks import blocks
 
@@ -79,10 +80,10 @@ def test_output_and_gradients(name):
     model = build(num_pids=PIDS)
     if name == "rpp":
         model.begin_stage(1)
-    images, camids = torch.randn(4, 3, *size), torch.tensor([0, 1, 2, 1])
+    images, views = torch.randn(4, 3, *size), Views(torch.tensor([0, 1, 2, 1]))
     assert model.num_pids == PIDS and model.feat_dims == feat_dims
 
-    out = model.train()(images, camids)
+    out = model.train()(images, views)
     assert type(out) is Output
     assert out.embedding.shape == (4, model.embedding_dim)
     assert [x.shape for x in out.logits] == [(4, PIDS)] * num_logits
@@ -99,7 +100,7 @@ def test_output_and_gradients(name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
     with torch.no_grad():
-        tested = model.eval()(images, camids)
+        tested = model.eval()(images, views)
     assert type(tested) is Output and tested.logits == ()
     assert tested.embedding.shape == (4, model.embedding_dim) and tested.embedding.isfinite().all()
     assert (tested.parts is None) == (parts is None)
@@ -120,7 +121,7 @@ def test_low_precision_autocast(name):
     build, size, _, _, _ = SMALL[name]
     model = build(num_pids=PIDS).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = model(torch.randn(2, 3, *size).to(memory_format=torch.channels_last), torch.tensor([0, 1]))
+        out = model(torch.randn(2, 3, *size).to(memory_format=torch.channels_last), Views(torch.tensor([0, 1])))
     assert out.embedding.isfinite().all() and all(x.isfinite().all() for x in out.logits)
 
 
@@ -372,12 +373,12 @@ def test_jigsaw_reorders_the_patches_like_the_released_code():
 def test_cameras_of_another_data_set_take_the_mean_embedding():
     model = models.TransReID(num_pids=0, num_cameras=3, **TINY_VIT).eval()
     table = model.base.sie_embed
-    embedding = model.camera_embedding(torch.tensor([2, 0, 3, -1, 700]))
+    embedding = model.camera_embedding(Views(torch.tensor([2, 0, 3, -1, 700])))
     torch.testing.assert_close(embedding[:2], table[[2, 0]])
     torch.testing.assert_close(embedding[2:], table.mean(0, keepdim=True).expand(3, -1, -1))
     images = torch.randn(2, 3, 64, 32)
-    torch.testing.assert_close(model(images).embedding, model(images, torch.tensor([9, 9])).embedding)
-    assert not torch.allclose(model(images).embedding, model(images, torch.tensor([0, 1])).embedding)
+    torch.testing.assert_close(model(images).embedding, model(images, Views(torch.tensor([9, 9]))).embedding)
+    assert not torch.allclose(model(images).embedding, model(images, Views(torch.tensor([0, 1]))).embedding)
 
 
 def test_transreid_embedding_weighs_the_local_features():

@@ -16,6 +16,7 @@ import main
 import models
 import train
 from loading.samplers import balanced_batches
+from loading.views import Views
 from synthetic import sets
 from weights import importing
 
@@ -84,7 +85,7 @@ def images() -> torch.Tensor:
     return torch.randn(5, 3, 64, 32, generator=torch.Generator().manual_seed(0))
 
 
-CAMIDS = torch.tensor([-4, 1, 2, -7, 5])  # cameras 3 and 6 are infrared: -1 - camid
+VIEWS = Views(torch.tensor([3, 1, 2, 6, 5]), torch.tensor([True, False, False, True, False]))
 INFRARED = torch.tensor([0, 3])
 
 
@@ -104,12 +105,13 @@ def test_each_light_goes_through_its_own_stem_and_one_trunk(images):
     model = two_streams().eval()
     torch.nn.init.normal_(model.base.infrared.conv1.weight, std=0.1)
     with torch.no_grad():
-        found = model(images, CAMIDS).embedding
+        found = model(images, VIEWS).embedding
         colour, infrared = (plain_twin(model, stem)(images).embedding for stem in ("colour", "infrared"))
-        expected = torch.where((CAMIDS < 0)[:, None], infrared, colour)
+        expected = torch.where(VIEWS.infrared[:, None], infrared, colour)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(model(images).embedding, colour, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(model(images[:1], CAMIDS[:1]).embedding, infrared[:1], atol=1e-5, rtol=1e-5)
+        first = model(images[:1], VIEWS.each(lambda field: field[:1])).embedding
+        torch.testing.assert_close(first, infrared[:1], atol=1e-5, rtol=1e-5)
     assert (colour - infrared).abs().max() > 0.1
 
 
@@ -117,10 +119,10 @@ def test_both_stems_start_alike_and_part_in_training(images):
     model = two_streams().train()
     assert torch.equal(model.base.conv1.weight, model.base.infrared.conv1.weight)
     assert model.base.conv1.weight is not model.base.infrared.conv1.weight
-    output = model(images, CAMIDS)
+    output = model(images, VIEWS)
     (output.logits[0].logsumexp(dim=1).sum() + output.feats[0].square().sum()).backward()
     assert not torch.equal(model.base.conv1.weight.grad, model.base.infrared.conv1.weight.grad)
-    for stem, rows in ((model.base, (CAMIDS > 0).nonzero()[:, 0]), (model.base.infrared, INFRARED)):
+    for stem, rows in ((model.base, (~VIEWS.infrared).nonzero()[:, 0]), (model.base.infrared, INFRARED)):
         mean = two_streams().base.conv1(images[rows]).mean(dim=(0, 2, 3))  # batch norm saw its own light alone
         torch.testing.assert_close(stem.bn1.running_mean, 0.1 * mean, atol=1e-5, rtol=1e-4)
     assert not model.global_pool.p.requires_grad and float(model.global_pool.p.detach()) == 3.0
@@ -150,7 +152,7 @@ def test_released_names_are_understood(images, tmp_path):
     report = importing.import_weights(model, tmp_path / "sysu_best.t")
     assert report.missing == ["global_pool.p"], report
     with torch.no_grad():
-        assert torch.equal(model.eval()(images, CAMIDS).embedding, source(images, CAMIDS).embedding)
+        assert torch.equal(model.eval()(images, VIEWS).embedding, source(images, VIEWS).embedding)
 
 
 def test_weights_of_a_plain_network_start_both_stems(tmp_path):
@@ -193,21 +195,21 @@ def train_loader(splits, **options) -> loaders.TrainLoader:
 def test_the_loader_balances_and_signs_infrared_cameras(splits):
     loader = train_loader(splits, steps=4)
     assert loader.batch_size == 20 and "5 identities x 2 images of each light" in loader.description
-    for images, labels, camids in loader.epoch(0):
-        assert len(images) == 20 and Counter((camids < 0).tolist()) == {True: 10, False: 10}
-        assert set(camids.tolist()) <= {1, 2, 4, 5, -4, -7} and set(Counter(labels.tolist()).values()) == {4}
+    for images, labels, views in loader.epoch(0):
+        assert len(images) == 20 and Counter(views.infrared.tolist()) == {True: 10, False: 10}
+        assert set(views.camera[views.infrared].tolist()) <= {3, 6} and set(Counter(labels.tolist()).values()) == {4}
     with pytest.raises(ValueError, match="contradicts p=5 x k=2 x 2 = 20"):
         train_loader(splits, batch_size=10)
     tests = loaders.EvalLoader(splits.query, image_size=(64, 32), infrared=splits.infrared, progress=False)
-    assert all((camids < 0).all() for _, camids in tests)
+    assert all(views.infrared.all() for _, views in tests)
     tests = loaders.EvalLoader(splits.gallery, image_size=(64, 32), infrared=splits.infrared, progress=False)
-    assert torch.cat([camids for _, camids in tests]).tolist() == [sample.camid for sample in splits.gallery]
+    assert torch.cat([views.camera for _, views in tests]).tolist() == [sample.camid for sample in splits.gallery]
 
 
 def test_without_infrared_cameras_camids_stay(splits):
     loader = train_loader(splits, steps=2)
     plain = loaders.TrainLoader(splits.train, loader.labels, image_size=(64, 32), batch_size=8, progress=False)
-    assert all((camids > 0).all() for _, _, camids in plain.epoch(0))
+    assert all(views.infrared is None for _, _, views in plain.epoch(0))
 
 
 # the built-in set -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from tester import Features, Options
 class Pixels(torch.nn.Module):
     """A network whose embedding is the mean colour: images can be made whose ranking is known."""
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         import models
 
         return models.Output(images.mean(dim=(2, 3)))

@@ -23,6 +23,7 @@ import losses
 import main as suite
 import models
 import train
+from loading.views import Views
 from networks import blocks
 from recipes import RECIPES, Stage
 
@@ -136,7 +137,7 @@ class Net(nn.Module):
         self.bottleneck_1 = blocks.bn_neck(6)
         self.classifier = nn.Linear(6, num_pids, bias=False)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         feature = self.dropout(self.base(images).mean((2, 3)))
         after = self.bottleneck(feature) + self.bottleneck_1(feature)
         return models.Output(after, (self.classifier(after),), (feature,))
@@ -148,7 +149,7 @@ class NoBatchNorm(nn.Module):
         self.base = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 8, 6), nn.Tanh(), nn.Dropout(0.2))
         self.classifier = nn.Linear(6, num_pids)
 
-    def forward(self, images, camids=None):
+    def forward(self, images, views=None):
         feature = self.base(images)
         return models.Output(feature, (self.classifier(feature),), (feature,), feature.unflatten(1, (2, 3)))
 
@@ -253,7 +254,7 @@ LABELS = torch.arange(4).repeat_interleave(2)
 
 def batch_of(step: int):
     images = torch.randn(8, 3, 12, 8, generator=torch.Generator().manual_seed(step))
-    return images + LABELS[:, None, None, None] / 2, LABELS, torch.zeros(8, dtype=torch.int64)
+    return images + LABELS[:, None, None, None] / 2, LABELS, Views(torch.zeros(8, dtype=torch.int64))
 
 
 class Batches:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from trees import tensors
 
 import datasets
 import evaluate
@@ -20,6 +21,7 @@ import models
 import train
 from loading.samplers import sampled_frames
 from loading.store import UnreadableImages
+from loading.views import Views
 from synthetic import people, sets
 
 Sample = namedtuple("Sample", "path pid camid")
@@ -69,7 +71,9 @@ def which(images: torch.Tensor) -> list[tuple[int, int]]:
 def same_batches(left, right) -> bool:
     left, right = list(left), list(right)
     return len(left) == len(right) > 0 and all(
-        torch.equal(a, b) for one, two in zip(left, right, strict=True) for a, b in zip(one, two, strict=True)
+        torch.equal(a, b)
+        for one, two in zip(left, right, strict=True)
+        for a, b in zip(tensors(one), tensors(two), strict=True)
     )
 
 
@@ -119,9 +123,9 @@ def test_clips_of_a_test(policy, count, expected):
 
 
 def test_a_batch_holds_the_frames_of_its_tracklets(samples):
-    for images, labels, camids in train_loader(samples, sample_method="evenly", **PLAIN).epoch(0):
-        assert images.shape == (4, 4, 3, *SIZE) and labels.shape == camids.shape == (4,)
-        for tracklet, label, camid in zip(images, labels.tolist(), camids.tolist(), strict=True):
+    for images, labels, views in train_loader(samples, sample_method="evenly", **PLAIN).epoch(0):
+        assert images.shape == (4, 4, 3, *SIZE) and labels.shape == views.camera.shape == (4,)
+        for tracklet, label, camid in zip(images, labels.tolist(), views.camera.tolist(), strict=True):
             numbers, frames = zip(*which(tracklet), strict=True)
             assert len(set(numbers)) == 1 and list(frames) == torchreid_evenly(COUNTS[numbers[0]], 4)
             assert (samples[numbers[0]].pid, samples[numbers[0]].camid) == (label, camid)
@@ -135,7 +139,7 @@ def test_one_tracklet_of_one_frame_is_that_image(samples):
     of_clips = train_loader(clips, pad=3, seq_len=1).epoch(1)
     for (left, *rest), (right, *others) in zip(of_images, of_clips, strict=True):
         assert torch.equal(left[:, None], right)
-        assert all(torch.equal(a, b) for a, b in zip(rest, others, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(tensors(rest), tensors(others), strict=True))
 
 
 @pytest.mark.parametrize("method", ["evenly", "random", "all", "frames"])
@@ -170,12 +174,11 @@ def test_the_parts_of_two_processes_are_the_batch_of_one(samples, options):
 
 
 def test_all_frames_fill_up_with_marked_zeros(samples):
-    images, labels, camids = next(train_loader(samples, batch_size=8, sample_method="all", **PLAIN).epoch(0))
-    assert images.shape == (8, max(COUNTS), 3, *SIZE) and camids.shape == (8, max(COUNTS))
+    images, labels, views = next(train_loader(samples, batch_size=8, sample_method="all", **PLAIN).epoch(0))
+    assert images.shape == (8, max(COUNTS), 3, *SIZE) and views.there.shape == (8, max(COUNTS))
     found = {}
-    for tracklet, row in zip(images, camids, strict=True):
-        there = row != loaders.NO_FRAME
-        assert not tracklet[~there].any() and row[there].unique().numel() == 1
+    for tracklet, there in zip(images, views.there, strict=True):
+        assert not tracklet[~there].any()
         numbers, frames = zip(*which(tracklet[there]), strict=True)
         found[numbers[0]] = list(frames)
     assert found == {i: list(range(count)) for i, count in enumerate(COUNTS)}
@@ -184,9 +187,10 @@ def test_all_frames_fill_up_with_marked_zeros(samples):
 def test_frame_by_frame_hands_on_frames_as_images(samples):
     together = list(train_loader(samples, pad=3).epoch(0))
     alone = list(train_loader(samples, pad=3, frame_by_frame=True).epoch(0))
-    for (images, labels, camids), (frames, each, seen) in zip(together, alone, strict=True):
+    for (images, labels, views), (frames, each, seen) in zip(together, alone, strict=True):
         assert torch.equal(images.flatten(0, 1), frames)
-        assert torch.equal(labels.repeat_interleave(4), each) and torch.equal(camids.repeat_interleave(4), seen)
+        assert torch.equal(labels.repeat_interleave(4), each)
+        assert torch.equal(views.camera.repeat_interleave(4), seen.camera)
 
 
 def test_frames_are_images_like_any_other(samples):
@@ -289,9 +293,9 @@ def test_an_epoch_over_as_many_frames_as_mars_starts_at_once(monkeypatch):
 def test_a_test_reads_the_clips_in_chunks_within_the_bound(samples, policy, max_frames):
     loader = eval_loader(samples, test_frames=policy, max_frames=max_frames, cache="ram")
     seen = []
-    for tracklets, camids in loader:
+    for tracklets, views in loader:
         chunks = list(tracklets.chunks())
-        assert all(0 < len(chunk) <= max_frames for chunk in chunks) and len(tracklets) == len(camids) <= 3
+        assert all(0 < len(chunk) <= max_frames for chunk in chunks) and len(tracklets) == len(views.camera) <= 3
         seen += [frame for chunk in chunks for frame in which(chunk)]
         assert sum(tracklets.lengths) == sum(map(len, chunks)) and sum(tracklets.clips) == len(tracklets.lengths)
         mirrored = torch.cat(list(tracklets.flip(3).chunks()))
@@ -319,8 +323,8 @@ class Toy(nn.Module):
         self.register_buffer("steps", torch.zeros(()))
         self.num_pids, self.embedding_dim, self.feat_dims, self.batches = 4, 6, (6,), []
 
-    def forward(self, images, camids=None):
-        self.batches.append((len(images), camids))
+    def forward(self, images, views=None):
+        self.batches.append((len(images), views))
         self.steps += 1
         feature = self.base(images).mean(dim=(2, 3))  # (n, 6)
         neck = self.bn(feature)
@@ -387,16 +391,15 @@ def test_frames_that_are_not_there_change_nothing(how):
     """Neither the answer nor the statistics of batch norm see what fills up a short tracklet."""
     torch.manual_seed(1)
     images, lengths = torch.randn(3, 5, 3, 4, 2), (5, 2, 3)
-    camids = torch.full((3, 5), loaders.NO_FRAME)
+    views = Views(torch.tensor([1, 2, 3]), there=torch.arange(5) < torch.tensor(lengths)[:, None])
     for i, length in enumerate(lengths):
-        camids[i, :length] = i + 1
         images[i, length:] = 1e6
     model, packed = toy(how).train(), toy(how).train()
-    output = model(images, camids)
+    output = model(images, views)
     frames = torch.cat([images[i, :length] for i, length in enumerate(lengths)])
     out = packed.image_model[0].train()(frames)
     assert torch.equal(model.bn.running_mean, packed.bn.running_mean)
-    assert model.image_model[0].batches[0][1].tolist() == [1] * 5 + [2] * 2 + [3] * 3
+    assert model.image_model[0].batches[0][1].camera.tolist() == [1] * 5 + [2] * 2 + [3] * 3
     for i, rows in enumerate(torch.arange(10).split(lengths)):
         feats, logits = out.feats[0][rows], out.logits[0][rows]
         if how == "max":
@@ -411,9 +414,9 @@ def test_frames_that_are_not_there_change_nothing(how):
 def test_attention_begins_as_the_average_and_learns():
     torch.manual_seed(0)
     model, average = models.Tracklet(Toy(), "attention"), toy("avg")
-    images, camids = torch.randn(2, 3, 3, 4, 2), torch.tensor([1, 2])
-    output = model(images, camids)
-    torch.testing.assert_close(output.embedding, average(images, camids).embedding)
+    images, views = torch.randn(2, 3, 3, 4, 2), Views(torch.tensor([1, 2]))
+    output = model(images, views)
+    torch.testing.assert_close(output.embedding, average(images, views).embedding)
     output.embedding.square().sum().backward()
     assert model.attention.weight.grad.abs().sum() > 0
     weights = toy("attention").weights(torch.randn(7, 6), (3, 4))
@@ -454,7 +457,7 @@ def test_an_unknown_pooling_is_refused():
 def test_every_field_of_real_networks_is_pooled():
     for make in (models.AlignedReID, models.PCB, models.BagOfTricks):
         model = models.Tracklet(make(num_pids=3, backbone="resnet18")).train()
-        output = model(torch.randn(2, 2, 3, 96, 32), torch.tensor([0, 1]))
+        output = model(torch.randn(2, 2, 3, 96, 32), Views(torch.tensor([0, 1])))
         assert {len(x) for x in (output.embedding, *output.logits, *output.feats)} == {2}
         assert [x.shape[1] for x in output.feats] == list(model.feat_dims)
 

@@ -29,3 +29,9 @@ def names(samples, root):
 def error(kind, *texts):
     """Context that expects `kind` with a message of one line that holds every one of `texts`."""
     return pytest.raises(kind, match="^(?!.*\n)" + "".join(f"(?=.*{re.escape(text)})" for text in texts))
+
+
+def tensors(batch):
+    """The tensors of a loader's batch, those of its views included."""
+    parts = [part if isinstance(part, tuple) else (part,) for part in batch]
+    return [tensor for part in parts for tensor in part if tensor is not None]
