@@ -5,21 +5,20 @@ Everybody else's weight files are read in `weights/`.
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
-import shutil
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from machine import files
+from machine.files import size_text
 from weights.importing import few_names
-from weights.reading import FORMAT, existing_file, first_line, size_text
+from weights.reading import FORMAT, existing_file, first_line
 
 
 def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
@@ -30,23 +29,9 @@ def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
     Raises ValueError for any other type, naming its key; RuntimeError when the file cannot be written, in which case
     the file that was there before is intact and no temporary file stays behind.
     """
-    path = Path(path)
     state = _plain(state, "state")
-    temporary = path.with_name(path.name + ".tmp")  # the same folder: os.replace is atomic only within a file system
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException as error:  # Ctrl-C too must leave no half file
-        _remove(temporary)
-        cause = _os_error(error)
-        if cause is None:
-            raise
-        raise RuntimeError(_write_failure(path, cause, state)) from error
+    with files.replace(path, needed=sum(tensor.nbytes for tensor in _tensors(state))) as file:
+        torch.save(state, file)
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
@@ -134,53 +119,9 @@ def _plain(value: Any, key: str) -> Any:
     )
 
 
-def _os_error(error: BaseException) -> OSError | None:
-    """The OSError behind `error`: torch's zip writer hides it under a RuntimeError about a file position."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
-def _write_failure(path: Path, cause: OSError, state: dict[str, Any]) -> str:
-    folder = next(p for p in (path.parent, *path.parent.absolute().parents) if p.exists())
-    needed, free = sum(tensor.nbytes for tensor in _tensors(state)), shutil.disk_usage(folder).free
-    advice = {
-        errno.ENOSPC: "free some space",
-        errno.EDQUOT: "free some of your quota",
-        errno.EACCES: "make the folder writable",
-        errno.EPERM: "make the folder writable",
-        errno.EROFS: "choose a folder on a writable disk",
-    }.get(cause.errno or 0, "check the disk and the folder")
-    kept = " The earlier file is unchanged." if path.exists() else ""
-    return (
-        f"could not write {path}: {cause.strerror or cause} (about {size_text(needed)} needed, {free:,} bytes free on "
-        f"that disk): {advice}, or name another --output_path.{kept}"
-    )
-
-
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (dict, list, tuple)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _tensors(item)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable. Windows cannot open a folder, and needs no such call."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # the folder is not writable: then nothing was written either
-        pass

@@ -41,7 +41,7 @@ import train
 import visualize
 from cli import customised, dataset_options, named_recipe, overrides, parse
 from config import applies, check_test_distance
-from machine import memory, processes
+from machine import files, memory, processes
 from machine.device import pick_amp, pick_device
 from networks import mobile
 from recipes import RECIPES, Recipe
@@ -258,14 +258,6 @@ def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write `content` in one step: a reader finds the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
 def check_before_training(args, found, trains, tests) -> None:
     """Everything that would end a run late is looked at before it starts."""
     for name in set(trains) & set(tests) if args.use_all_images else ():
@@ -300,7 +292,7 @@ def mode_train(args, recipe: Recipe) -> None:
         runs.append(train_once(argparse.Namespace(**(vars(args) | options)), recipe))
     if processes.is_main():
         summary = {each: tester.mean_and_std([results[each] for results in runs]) for each in runs[0]}
-        write_json(base / "metrics.json", summary)
+        files.write_json(base / "metrics.json", summary)
         print("\n" + tester.splits_table(summary) + f"\n\nresults       {base / 'metrics.json'}")
 
 
@@ -357,7 +349,7 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     results = log[-1].get("metrics", {})
     if not processes.is_main():
         return results
-    write_json(run.output / "metrics.json", results)
+    files.write_json(run.output / "metrics.json", results)
     pictures = []
     if args.num_queries:
         what = ("ranks", "batch", "curves")
@@ -460,7 +452,7 @@ def mode_test(args, recipe: Recipe) -> None:
     if not processes.is_main():
         return
     path = run.output / ("metrics.json" if args.weights is None else f"metrics_{args.weights.stem}.json")
-    write_json(path, results)
+    files.write_json(path, results)
     print("\n" + tester.table(results, trained_on, recipe) + f"\n\nresults       {path}")
     for name, metrics in results.items():
         if "search" in metrics:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import checkpoints
 from loading.views import Views
-from machine import processes
+from machine import files, processes
 
 HEARTBEAT = 20  # iterations between looks at the loss values
 
@@ -403,13 +403,13 @@ def fit(
         return epoch + 1 == epochs or bool(recipe.eval_every and (epoch + 1) % recipe.eval_every == 0)
 
     def save_last(partial: dict | None = None) -> None:
-        files.write(last_pt, lambda: everything(description, parts, optimizers, log, partial))
+        writer.write(last_pt, lambda: everything(description, parts, optimizers, log, partial))
 
     def evaluate_now() -> None:
         """Keep the weights of the epoch just done and put its results into the last line of the log."""
         state = weights(model, description, log[-1]["epoch"])
-        files.write(output_path / f"model_{log[-1]['epoch']}.pt", lambda: state)
-        files.write(output_path / "model.pt", lambda: state)
+        writer.write(output_path / f"model_{log[-1]['epoch']}.pt", lambda: state)
+        writer.write(output_path / "model.pt", lambda: state)
         processes.same_everywhere(model)  # running statistics
         log[-1]["metrics"] = evaluate(model, stop)
         save_last()
@@ -417,10 +417,10 @@ def fit(
     def observe() -> None:
         loader.observe({"balanced": not criterion.id_only})  # waits for the device
 
-    with stop_on_signals() as stop, Files(output_path) as files:
+    with stop_on_signals() as stop, Files(output_path) as writer:
         if log and due(start - 1) and "metrics" not in log[-1]:  # stopped between the epoch and its evaluation
             evaluate_now()
-            files.write_log(log)
+            writer.write_log(log)
             say(epoch_line(log[-1], epochs))
         for epoch in range(start, epochs):
             index, (counted, of) = stage_of(stages, epoch)
@@ -454,7 +454,7 @@ def fit(
                 )
             except Interrupted as stopped:
                 save_last(stopped.partial)
-                files.wait()
+                writer.wait()
                 step = stopped.partial["step"]
                 raise Interrupted(
                     f"Stopped in epoch {epoch + 1} after iteration {step}; {last_pt} holds everything up to there. "
@@ -469,7 +469,7 @@ def fit(
             save_last()
             if due(epoch):
                 evaluate_now()
-            files.write_log(log)
+            writer.write_log(log)
             say(epoch_line(line, epochs))
             for advice in criterion.collapsed(means) if epoch else ():
                 say(f"WARNING: {advice}")
@@ -588,9 +588,7 @@ class Files:
         if not self.active:
             return
         path = self.folder / "log.jsonl"
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
-        temporary.replace(path)
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in log))
         for name, value in log[-1].items() if self.board else ():
             if isinstance(value, (int, float)) and name != "epoch":
                 self.board.add_scalar(name, value, log[-1]["epoch"])

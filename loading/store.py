@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-import tempfile
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +22,7 @@ from loading.augmentation import (
     check_one_of,
     to_device,
 )
+from machine import files
 from machine.memory import free_memory
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -30,6 +31,7 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 CACHES = ("auto", "ram", "gpu", "disk", "none")
 
 
+ABANDONED = 600  # seconds after which nobody is writing a temporary file any more
 CHUNK = 16  # images per task of a decoding thread: long enough to hide the task's own cost, short enough to balance
 
 
@@ -207,7 +209,7 @@ class ImageStore:
         if cache == "gpu" and not on_gpu:
             raise ValueError("cache 'gpu' needs --device cuda: use --cache ram on the CPU")
         if cache == "disk" and cache_dir is None:
-            raise ValueError("cache 'disk' needs a folder for its file: give --cache_dir")
+            raise ValueError("cache 'disk' needs a folder for its file: give --cache_path")
         if cache == "ram" and self.num_bytes > free_memory():
             raise RuntimeError(
                 f"{len(self.paths):,} images of {self.image_size[0]}x{self.image_size[1]} take "
@@ -291,17 +293,17 @@ class ImageStore:
     # disk cache: the pixels, then a JSON trailer, then the trailer's length in 8 bytes ------------------------
 
     def _fill_disk(self, folder: Path) -> Tensor:
-        files, stats = self._fingerprints()
-        path = folder / f"images_{files[:12]}_{stats[:20]}.cache"
+        names, stats = self._fingerprints()
+        path = folder / f"images_{names[:12]}_{stats[:20]}.cache"
         data = self._open_disk(path, stats)
         if data is None:
             self._write_disk(path, stats)
-            for old in folder.glob(f"images_{files[:12]}_*.cache"):  # the same list before some file changed
+            for old in folder.glob(f"images_{names[:12]}_*.cache"):  # the same list before some file changed
                 if old != path:
                     old.unlink(missing_ok=True)
             data = self._open_disk(path, stats)
             if data is None:
-                raise RuntimeError(f"{path} was changed while it was written: give each run its own --cache_dir")
+                raise RuntimeError(f"{path} was changed while it was written: give each run its own --cache_path")
         return data
 
     def _fingerprints(self) -> tuple[str, str]:
@@ -309,7 +311,7 @@ class ImageStore:
         settings = json.dumps(
             [self.VERSION, self.image_size, self.interpolation, self.skip_bad, Image.__version__]
         ).encode()
-        files, stats = hashlib.sha256(settings), hashlib.sha256(settings)
+        names, stats = hashlib.sha256(settings), hashlib.sha256(settings)
         for path in self.paths:
             name = os.path.abspath(path).encode(errors="surrogateescape") + b"\0"
             try:
@@ -317,9 +319,9 @@ class ImageStore:
                 state = f"{found.st_size} {found.st_mtime_ns}\n".encode()
             except OSError:
                 state = b"missing\n"
-            files.update(name)
+            names.update(name)
             stats.update(name + state)
-        return files.hexdigest(), stats.hexdigest()
+        return names.hexdigest(), stats.hexdigest()
 
     def _open_disk(self, path: Path, fingerprint: str) -> Tensor | None:
         """The pixels in the file, memory-mapped; None if the file is absent or not exactly what was asked for."""
@@ -344,32 +346,23 @@ class ImageStore:
 
     def _write_disk(self, path: Path, fingerprint: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in files.abandoned(path):  # whoever still writes has touched his a moment ago
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < self.num_bytes:
             raise RuntimeError(
                 f"the disk cache needs {_size(self.num_bytes)} and {path.parent} has {_size(free)} "
-                "free: make room, give another --cache_dir, or use --cache none"
+                "free: make room, give another --cache_path, or use --cache none"
             )
-        handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".part", dir=path.parent)
-        try:
-            # written, not mapped: a full disk is then an error and not a bus error
-            with os.fdopen(handle, "wb") as file:
-                for images in self._decode_all("decoding images"):
-                    file.write(images.data)
-                gone = set(self.skipped)
-                skipped = [i for i, name in enumerate(self.paths) if name in gone]
-                trailer = json.dumps({"fingerprint": fingerprint, "skipped": skipped}).encode()
-                file.write(trailer + len(trailer).to_bytes(8, "little"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            raise RuntimeError(
-                f"cannot write the disk cache {path}: {error.strerror}. Make room, give another "
-                "--cache_dir, or use --cache none"
-            ) from error
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        # written, not mapped: a full disk is then an error and not a bus error
+        with files.replace(path, needed=self.num_bytes, flag="--cache_path, or leave it out with --cache none") as file:
+            for images in self._decode_all("decoding images"):
+                file.write(images.data)
+            gone = set(self.skipped)
+            skipped = [i for i, name in enumerate(self.paths) if name in gone]
+            trailer = json.dumps({"fingerprint": fingerprint, "skipped": skipped}).encode()
+            file.write(trailer + len(trailer).to_bytes(8, "little"))
 
 
 def _pipeline(groups: Iterable[list], workers: int, ahead: int) -> Iterator[list]:

@@ -124,11 +124,7 @@ def test_full_disk_at_replace_keeps_the_old_file(tmp_path, monkeypatch):
 def test_full_disk_while_writing_keeps_the_old_file(tmp_path, monkeypatch, state):
     """A file whose write fails after some KB: torch reports it as a RuntimeError about a position, or as OSError."""
     checkpoints.save(tmp_path / "last.pt", {"epoch": 1})
-    real_open = builtins.open
-
-    def short_open(name, mode="r", *args, **kwargs):
-        file = real_open(name, mode, *args, **kwargs)
-        return ShortFile(file) if mode == "wb" else file
+    fdopen = os.fdopen
 
     class ShortFile:
         def __init__(self, file):
@@ -147,7 +143,7 @@ def test_full_disk_while_writing_keeps_the_old_file(tmp_path, monkeypatch, state
         def __exit__(self, *error):
             self.file.close()
 
-    monkeypatch.setattr(checkpoints, "open", short_open, raising=False)
+    monkeypatch.setattr(os, "fdopen", lambda *arguments: ShortFile(fdopen(*arguments)))
     with pytest.raises(RuntimeError, match="No space left"):
         checkpoints.save(tmp_path / "last.pt", state)
     assert checkpoints.load(tmp_path / "last.pt") == {"epoch": 1} and os.listdir(tmp_path) == ["last.pt"]

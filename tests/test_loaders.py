@@ -132,7 +132,7 @@ def test_description_names_number_size_and_place(files):
     "options, message",
     [
         (dict(cache="gpu"), "--cache ram"),
-        (dict(cache="disk"), "--cache_dir"),
+        (dict(cache="disk"), "--cache_path"),
         (dict(cache="tape"), "choose one of auto"),
         (dict(interpolation="cubic"), "choose one of bilinear"),
     ],

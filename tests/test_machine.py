@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from machine import fingerprint, lock, version
+from machine import files, fingerprint, lock, version
 
 ROOT = Path(__file__).parents[1]
 HOLD = "import sys; from pathlib import Path; from machine import lock\nwith lock.held(Path(sys.argv[1])):\n"
@@ -82,6 +82,49 @@ def test_settings_and_files(tmp_path):
     assert fingerprint.of_settings({"a": 1}) != fingerprint.of_settings({"a": 2})
     (tmp_path / "w").write_bytes(b"abc")
     assert fingerprint.of_file(tmp_path / "w").startswith("ba7816bf8f01cfea414140de5dae2223")  # FIPS 180-2, B.1
+
+
+def test_a_write_is_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "a.json"
+    files.write_json(target, {"x": 1})
+    assert json.loads(target.read_text()) == {"x": 1}
+    for error in (ValueError("no"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            with files.replace(target, "w") as file:
+                file.write("half")
+                raise error
+    assert json.loads(target.read_text()) == {"x": 1} and os.listdir(target.parent) == ["a.json"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Each has a temporary file of its own; the one who ends last wins, whole."""
+    with files.replace(tmp_path / "a", "w") as first:
+        with files.replace(tmp_path / "a", "w") as second:
+            first.write("1" * 9)
+            second.write("2")
+        assert (tmp_path / "a").read_text() == "2"
+    assert (tmp_path / "a").read_text() == "1" * 9
+
+
+def test_a_refusal_says_what_refused_and_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RuntimeError, match=r"could not write .*: a part of its path is a file") as found:
+        files.write_text(tmp_path / "file" / "a.json", "x")
+    assert "space" not in str(found.value) and "free" not in str(found.value)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RuntimeError, match="there is a folder of that name"):
+        files.write_text(tmp_path / "folder", "x")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_what_a_killed_writer_leaves_can_be_found(tmp_path):
+    script = "import sys, os, signal; from machine import files\n"
+    script += (
+        "with files.replace(sys.argv[1]) as f:\n    f.write(b'x'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run((sys.executable, "-c", script, str(tmp_path / "a.pt")), cwd=ROOT)
+    assert not (tmp_path / "a.pt").exists() and len(files.abandoned(tmp_path / "a.pt")) == 1
 
 
 def test_version_and_commit():

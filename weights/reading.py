@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from machine.files import size_text
+
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
     """`path` of a `what` file; FileNotFoundError if it is not there, ValueError if it is a folder or empty."""
@@ -37,15 +39,6 @@ def existing_file(path: str | os.PathLike, what: str) -> Path:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: the {what} was never written or its download failed; copy it again.")
     return path
-
-
-def size_text(num_bytes: float) -> str:
-    """A number of bytes as text in bytes, KB, MB or GB of powers of 1000: 1500 -> '1.5 KB'."""
-    for unit in ("bytes", "KB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} GB"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,0 +1,120 @@
+"""Files written in one step: a reader finds the file as it was or as it is to be, never a part of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+ADVICE = {
+    errno.ENOSPC: "free some space, or name another folder",
+    errno.EDQUOT: "free some of your quota, or name another folder",
+    errno.EACCES: "make the folder writable, or name another",
+    errno.EPERM: "make the folder writable, or name another",
+    errno.EROFS: "name a folder on a writable disk",
+    errno.ENOTDIR: "a part of its path is a file: name another folder",
+    errno.EEXIST: "a part of its path is a file: name another folder",
+    errno.EISDIR: "there is a folder of that name: remove it, or name another file",
+    errno.ENAMETOOLONG: "name a shorter path",
+}
+
+
+@contextlib.contextmanager
+def replace(path: str | os.PathLike, mode: str = "wb", *, needed: int = 0, flag: str = "--output_path") -> Iterator[IO]:
+    """An open file that takes the place of `path` once the block has ended without an error.
+
+    The bytes go to a temporary file of a name of its own in the same folder (which is made where it is missing), are
+    forced onto the disk, and are then renamed. After an error, Ctrl-C included, the file that was there before is
+    intact and no temporary file stays behind; after a kill one may stay (`abandoned` finds it).
+    needed: bytes that will be written, for the message of a full disk; flag: the one that names the folder.
+    Raises RuntimeError where the operating system refuses, with the reason and what to do.
+    """
+    path = Path(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's are readable by their owner only
+        with os.fdopen(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        raise RuntimeError(_failure(path, cause, needed, flag)) from error
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """`text` as the whole of the file at `path`, in one step."""
+    with replace(path, "w", needed=len(text)) as file:
+        file.write(text)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """`content` as JSON, in one step."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def abandoned(path: Path) -> list[Path]:
+    """Temporary files that killed processes left of `path`."""
+    return sorted(path.parent.glob(f".{path.name[:80]}.*.part"))
+
+
+def size_text(num_bytes: float) -> str:
+    """A number of bytes as text in bytes, KB, MB or GB of powers of 1000: 1500 -> '1.5 KB'."""
+    for unit in ("bytes", "KB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} GB"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _os_error(error: BaseException) -> OSError | None:
+    """The OSError behind `error`: torch's zip writer hides it under a RuntimeError about a file position."""
+    seen: BaseException | None = error if isinstance(error, OSError) or type(error) is RuntimeError else None
+    while seen is not None:
+        if isinstance(seen, OSError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _failure(path: Path, cause: OSError, needed: int, flag: str) -> str:
+    folder = next(p for p in (path.parent, *path.parent.absolute().parents) if p.exists())
+    space = ""
+    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        about = f"about {size_text(needed)} needed, " if needed else ""
+        space = f" ({about}{shutil.disk_usage(folder).free:,} bytes free on that disk)"
+    kept = " The earlier file is unchanged." if path.is_file() else ""
+    advice = ADVICE.get(cause.errno or 0, "check the disk and the folder")
+    return f"could not write {path}: {cause.strerror or cause}{space}: {advice} with {flag}.{kept}"
+
+
+def _sync(folder: Path) -> None:
+    """Make the rename itself durable. Windows cannot open a folder, and needs no such call."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
