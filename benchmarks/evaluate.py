@@ -19,14 +19,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import protocols
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, which has an evaluate.py too
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 import evaluate  # noqa: E402
+import protocols  # noqa: E402
 
 MARKET = (3368, 15_913, 750)  # queries, gallery images, identities
 

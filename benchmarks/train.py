@@ -26,9 +26,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from loading.store import ImageStore
-from machine.device import pick_amp, pick_device
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
@@ -38,7 +35,9 @@ import datasets  # noqa: E402
 import loaders  # noqa: E402
 import main as suite  # noqa: E402
 import train  # noqa: E402
+from loading.store import ImageStore  # noqa: E402
 from machine import processes  # noqa: E402
+from machine.device import pick_amp, pick_device  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 
 SMALL = {"image_size": (128, 64), "pretrained": "none", "fixbase_epochs": 0}

@@ -39,7 +39,7 @@ def test_a_row_names_paper_and_sources(name):
 
 def test_no_field_is_unread():
     """Each field is read as an attribute, or is an argument of some row's network."""
-    files = ("main.py", "cli.py", "train.py", "config.py", "recipes.py", "tester.py", "benchmarks/tables.py")
+    files = ("main.py", "cli.py", "train.py", "config.py", "recipes.py", "tester.py", "docs/tables.py")
     code = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files)
     for field in dataclasses.fields(Recipe):
         of_network = any(field.name in arguments(r.network) for r in RECIPES.values())
@@ -234,13 +234,3 @@ def test_a_row_builds_without_allocating(name):
         model = RECIPES[name].model(7)
     assert model.num_pids == (7 if RECIPES[name].reads_logits else 0)
     assert model.embedding_dim > 0 and model.feat_dims
-
-
-def test_readme_tables_are_those_of_the_code():
-    import sys
-
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import tables
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text == tables.filled(text), "run python benchmarks/tables.py"

@@ -1,0 +1,196 @@
+"""Writes the tables in docs/*.md from the recipes, the data sets and benchmarks/results.csv: ``python docs/tables.py``.
+
+A page is written by hand but for what stands between ``<!-- name -->`` and ``<!-- /name -->``. A test compares the
+pages with what this file makes, so that no number stands in two places by hand.
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import re
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))
+
+import architectures  # noqa: E402
+import datasets  # noqa: E402
+from networks import backbones  # noqa: E402
+from recipes import RECIPES  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results.csv"
+
+# ============ benchmarks/results.csv ============
+
+FIELDS = ("kind", "what", "data", "seed", "rank1", "mAP", "mINP", "value", "yardstick", "published", "source", "git",
+          "hardware", "seconds", "command")  # fmt: skip
+NEEDED = {  # kind of row -> what it may not leave empty
+    "accuracy": ("what", "data", "rank1", "mAP", "mINP", "git", "hardware", "command"),
+    "speed": ("what", "value", "yardstick", "git", "hardware"),
+}
+EMPTY = {  # kind of row -> what has no meaning for it
+    "accuracy": ("value", "yardstick"),
+    "speed": ("data", "seed", "rank1", "mAP", "mINP", "published", "source"),
+}
+NUMBER = r"\d+(\.\d+)?"
+FORMS = {  # what a field that is not empty looks like
+    "seed": r"\d+",
+    "rank1": NUMBER,
+    "mAP": NUMBER,
+    "mINP": NUMBER,
+    "seconds": NUMBER,
+    "published": rf"{NUMBER} / {NUMBER}",  # rank-1 / mAP
+    "git": r"[0-9a-f]{7,40}(, [0-9a-f]{7,40})*",
+    "command": r"(python|torchrun) .+",
+}
+
+
+def results(path: Path = RESULTS) -> list[dict[str, str]]:
+    """The rows of a results file; ValueError that names the line and the fault of the first bad one."""
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = csv.reader(file)
+        header = next(lines, [])
+        if tuple(header) != FIELDS:
+            raise ValueError(f"{path}: the header is {','.join(header)}; expected {','.join(FIELDS)}")
+        rows = []
+        for fields in lines:
+            fault = fault_of(fields)
+            if fault:
+                raise ValueError(f"{path}, line {lines.line_num}: {fault}")
+            rows.append(dict(zip(FIELDS, fields, strict=True)))
+    return rows
+
+
+def fault_of(fields: list[str]) -> str | None:
+    """What is wrong with one parsed row, or None."""
+    if len(fields) != len(FIELDS):
+        return f"{len(fields)} fields, the header has {len(FIELDS)}; quote a field that holds a comma"
+    row = dict(zip(FIELDS, fields, strict=True))
+    kind = row["kind"]
+    if kind not in NEEDED:
+        return f"kind is '{kind}'; expected one of {', '.join(NEEDED)}"
+    for name, value in row.items():
+        if value != value.strip():
+            return f"{name} is '{value}', with blanks around it"
+        if not value and name in NEEDED[kind]:
+            return f"{name} is empty, which a row of kind {kind} needs"
+        if value and name in EMPTY[kind]:
+            return f"{name} is '{value}', which a row of kind {kind} has no place for"
+        if value and name in FORMS and not re.fullmatch(FORMS[name], value):
+            return f"{name} is '{value}'; expected the form {FORMS[name]}"
+        if value and name in ("rank1", "mAP", "mINP") and float(value) > 100:
+            return f"{name} is {value}; expected percent"
+    if bool(row["published"]) != bool(row["source"]):
+        return "a published value and its source belong together"
+    return None
+
+
+# ============ the tables ============
+
+
+def cell(text: str) -> str:
+    """`text` in one cell of a table: on one line, its bars escaped."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def grid(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table of markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows])
+
+
+def recipe_table() -> str:
+    """One row per recipe: command, what it is, published rank-1 / mAP with source."""
+    rows = []
+    for name, recipe in RECIPES.items():
+        published = "; ".join(f"{on} {p.rank1} / {p.mAP}" for on, p in recipe.published.items()) or "none"
+        sources = "; ".join(dict.fromkeys(p.source for p in recipe.published.values())) or recipe.source
+        rows.append((f"`--recipe {name}`", recipe.title, published, sources))
+    return grid(("flag", "method", "published rank-1 / mAP", "source"), rows)
+
+
+def difference_list() -> str:
+    """What the recipes say of paper, authors' code and this suite; once where several rows say the same."""
+    names: dict[str, list[str]] = {}
+    for name, recipe in RECIPES.items():
+        names.setdefault(cell(recipe.differs), []).append(f"`{name}`")
+    return "\n".join(f"- {', '.join(of)}: {differs}" for differs, of in names.items() if differs)
+
+
+def dataset_table() -> str:
+    """One row per data set; what to put where is the parser's own docstring, from "Folders:" on."""
+    rows = []
+    for name, entry in datasets.DATASETS.items():
+        layout = (inspect.getdoc(entry.parse) or "").partition("Folders:")[2].strip() or "see below"
+        rows.append((f"`--{name}_path`", entry.description, layout, entry.offer or "made or kept by you"))
+    return grid(("flag", "data set", "what to put where", "where it is offered, on what terms"), rows)
+
+
+def network_table() -> str:
+    """torchreid's keys -> where the network comes from."""
+    rows = []
+    for key, network in architectures.NETWORKS.items():
+        options = getattr(network, "keywords", {})
+        if "backbone" in options:
+            library, name = backbones.resolve(options["backbone"])
+            source = "networks/backbones.py" if library == "here" else f"{library}: {name}"
+            wide = f", then {options['fc_dims'][0]}-d" if "fc_dims" in options else ""
+            rows.append((f"`{key}`", f"{source}{wide}"))
+        else:
+            kind = getattr(network, "func", network)
+            rows.append((f"`{key}`", f"{kind.__module__.replace('.', '/')}.py: {kind.__name__}"))
+    return grid(("torchreid's key", "comes from"), rows)
+
+
+def paper_list() -> str:
+    """The papers of all recipes."""
+    return "\n".join(f"- {paper}" for paper in sorted({r.paper for r in RECIPES.values()}))
+
+
+def accuracy_table() -> str:
+    """Runs of ours; what others published stands in columns of its own."""
+    columns = ("what", "data", "seed", "rank1", "mAP", "mINP", "seconds", "hardware", "git", "published", "source")
+    header = ("run", "trained on → tested on", "seed", "rank-1", "mAP", "mINP", "seconds", "hardware", "commit",
+              "published rank-1 / mAP", "source of the published")  # fmt: skip
+    return grid(header, [tuple(row[c] for c in columns) for row in results() if row["kind"] == "accuracy"])
+
+
+def speed_table() -> str:
+    """Measurements of speed and memory, each with what was measured beside it in the same run."""
+    header = ("measured", "value", "yardstick in the same run", "hardware", "commit")
+    columns = ("what", "value", "yardstick", "hardware", "git")
+    return grid(header, [tuple(row[c] for c in columns) for row in results() if row["kind"] == "speed"])
+
+
+PAGES = {  # page -> its sections
+    "recipes.md": {"recipes": recipe_table, "differs": difference_list},
+    "networks.md": {"networks": network_table},
+    "results.md": {"accuracy": accuracy_table, "speed": speed_table},
+    "datasets.md": {"datasets": dataset_table},
+    "papers.md": {"papers": paper_list},
+}
+
+
+def filled(page: str, text: str) -> str:
+    """The text of a page with each of its marked sections written anew."""
+    for name, make in PAGES[page].items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise ValueError(f"docs/{page} needs one {start} and one {end} after it")
+        head, rest = text.split(start)
+        text = f"{head}{start}\n{make()}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def main() -> None:
+    """Write the tables of all pages."""
+    for page in PAGES:
+        path = DOCS / page
+        path.write_text(filled(page, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""What a newcomer reads: tables as in the code, commands that parse, links that lead somewhere, examples that hold."""
+
+import csv
+import dataclasses
+import importlib
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+from recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+
+import tables  # noqa: E402
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def fenced(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+# ---------------------------------------------------------------- results.csv
+
+
+def test_every_row_of_results_is_whole():
+    """As the csv module parses it: with DictReader a surplus comma would be a None key, and shift the columns."""
+    with open(tables.RESULTS, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert all(None not in row and None not in row.values() for row in rows)
+    assert rows == tables.results()
+
+
+GOOD = dict(kind="accuracy", what="a run", data="market → market", seed="0", rank1="52.0", mAP="30.7", mINP="6.6",
+            value="", yardstick="", published="", source="", git="87d8602", hardware="a CPU", seconds="239",
+            command="python main.py")  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"kind": "speeds"}, "kind is 'speeds'"),
+    ({"rank1": "5l.0"}, "rank1 is '5l.0'"),
+    ({"rank1": "520"}, "percent"),
+    ({"mAP": ""}, "mAP is empty"),
+    ({"git": "main"}, "git is 'main'"),
+    ({"hardware": ""}, "hardware is empty"),
+    ({"command": ""}, "command is empty"),
+    ({"value": "18.0"}, "no place for"),
+    ({"published": "91.2 / 75.0"}, "belong together"),
+    ({"published": "91.2", "source": "a paper"}, "published is '91.2'"),
+    ({"seconds": " 18.5 images/s"}, "blanks"),
+])  # fmt: skip
+def test_a_row_that_is_not_whole_is_an_error_that_names_line_and_field(tmp_path, change, message):
+    path = tmp_path / "results.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([tables.FIELDS, list(GOOD.values()), list((GOOD | change).values())])
+    with pytest.raises(ValueError, match=f"line 3: .*{re.escape(message)}"):
+        tables.results(path)
+
+
+@pytest.mark.parametrize("row", ["speed,a,,,,,,18.0, 18.5 images/s,b,,,87d8602,a CPU,,python x", "speed,a"])
+def test_an_unquoted_comma_or_a_missing_field_is_an_error(tmp_path, row):
+    path = tmp_path / "results.csv"
+    path.write_text(",".join(tables.FIELDS) + "\n" + row + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"line 2: \d+ fields, the header has 15"):
+        tables.results(path)
+
+
+# ---------------------------------------------------------------- the tables
+
+
+@pytest.mark.parametrize("page", tables.PAGES)
+def test_the_tables_are_those_of_the_code(page):
+    text = text_of(f"docs/{page}")
+    assert text == tables.filled(page, text), "run python docs/tables.py"
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a line of a table; an escaped bar does not part them."""
+    return [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+@pytest.mark.parametrize(("make", "columns"), [
+    (tables.accuracy_table, {"run": "what", "rank-1": "rank1", "mAP": "mAP", "seconds": "seconds",
+                             "published rank-1 / mAP": "published", "source of the published": "source"}),
+    (tables.speed_table, {"measured": "what", "value": "value", "yardstick in the same run": "yardstick",
+                          "hardware": "hardware", "commit": "git"}),
+])  # fmt: skip
+def test_a_cell_of_the_page_is_a_field_of_the_file(make, columns):
+    """Each in the column of its name: the page is read back and compared with the file read by the csv module."""
+    header, _, *lines = make().splitlines()
+    kind = "accuracy" if make is tables.accuracy_table else "speed"
+    with open(tables.RESULTS, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == kind]
+    assert len(lines) == len(rows) > 0
+    for line, row in zip(lines, rows, strict=True):
+        shown = dict(zip(cells(header), cells(line), strict=True))
+        assert {name: shown[name] for name in columns} == {name: row[field] for name, field in columns.items()}
+
+
+def test_a_bar_or_a_line_break_does_not_part_a_cell():
+    _, _, line = tables.grid(("a", "b"), [("x | y", "one\n  two")]).splitlines()
+    assert cells(line) == ["x | y", "one two"]
+
+
+def test_a_page_without_its_marks_is_an_error():
+    with pytest.raises(ValueError, match="needs one <!-- papers -->"):
+        tables.filled("papers.md", "nothing here")
+
+
+def test_every_recipe_data_set_and_paper_has_its_line():
+    import datasets
+
+    assert all(f"`--recipe {name}`" in text_of("docs/recipes.md") for name in RECIPES)
+    assert all(f"`--{name}_path`" in text_of("docs/datasets.md") for name in datasets.DATASETS)
+    assert all(recipe.paper in text_of("docs/papers.md") for recipe in RECIPES.values())
+
+
+# ---------------------------------------------------------------- commands and flags
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words after ``main.py`` of every command in a fenced bash block."""
+    found = []
+    for block in fenced(text, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split("&&"):
+                words = shlex.split(part, comments=True)
+                if "main.py" in words:
+                    found.append(words[words.index("main.py") + 1 :])
+    return found
+
+
+COMMANDS = [(name, words) for name in NAMES for words in commands(text_of(name))]
+COMMAND_IDS = [f"{name}: {' '.join(words)[:60]}" for name, words in COMMANDS]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), COMMANDS, ids=[f"{name}: {' '.join(words)[:60]}" for name, words in COMMANDS]
+)
+def test_every_command_is_one_that_main_accepts(name, words):
+    """Its flags parse, they fit the recipe, and the network that they ask for can be built."""
+    if "--help" in words or "--version" in words:
+        with pytest.raises(SystemExit) as stopped:
+            cli.parse(words)
+        assert stopped.value.code == 0
+        return
+    args, recipe = cli.parse(words)
+    assert args.mode in cli.MODES
+    cli.customised(recipe, cli.overrides(args)).outline(3)
+
+
+def test_the_readme_has_two_commands_to_start_with_and_five_worked_ones():
+    blocks = fenced(text_of("README.md"), "bash")
+    assert [block.count("\n") for block in blocks] == [1] * 7
+    assert blocks[0].endswith("python main.py --mode train\n") and blocks[1].endswith("python test_smoke.py\n")
+    assert all(block.startswith("python main.py --mode ") for block in blocks[2:])
+
+
+def test_the_readme_lists_every_mode_and_is_short():
+    text = text_of("README.md")
+    assert all(f"| `{mode}` |" in text for mode in cli.MODES)
+    assert len(text.splitlines()) <= 150
+
+
+def test_commands_of_results_are_ones_that_main_accepts():
+    for row in tables.results():
+        words = [word.strip("[]") for word in row["command"].split() if word != "..."]
+        if "main.py" in words:
+            cli.parse(words[words.index("main.py") + 1 :])
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_]*")
+OF_OTHERS = {"--nproc_per_node", "--upgrade", "--check"}  # torchrun, pip, ruff
+
+
+@pytest.fixture(scope="module")
+def flags() -> set[str]:
+    """Every flag of main.py, with those of the recipes' own fields, and of the scripts in benchmarks/."""
+    known = {flag for action in cli.build_parser(RECIPES["bot"])._actions for flag in action.option_strings}
+    for script in sorted((ROOT / "benchmarks").glob("*.py")):
+        shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+        known |= set(FLAG.findall(shown.stdout))
+    return known | OF_OTHERS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_page_names_a_flag_that_does_not_exist(name, flags):
+    text = text_of(name).replace("`--NAME_path`", "")
+    assert set(FLAG.findall(text)) <= flags
+
+
+# ---------------------------------------------------------------- links, names, examples
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_to_files(name):
+    page = ROOT / name
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    links = set(re.findall(r"\]\(([^)#\s]+)\)", text_of("README.md")))
+    assert set(NAMES) - {"README.md"} <= links
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_that_a_page_names_exist(name):
+    """Between backticks: a path with a folder, or a module of the top floor."""
+    paths = set(re.findall(r"`((?:[\w.]+/)*[\w.]+\.(?:py|csv|md|toml|cff|svg))`", text_of(name))) - {"__init__.py"}
+    assert not {path for path in paths if not any((base / path).exists() for base in (ROOT, (ROOT / name).parent))}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if fenced(text_of(name), "python")])
+def test_the_examples_hold(name):
+    """The python blocks of a page, one after the other, as a reader would type them."""
+    text, space = text_of(name), {"__name__": "example"}
+    for block in fenced(text, "python"):
+        above = text[: text.index(block)].count("\n")  # so that an error names the line of the page
+        exec(compile("\n" * above + block, ROOT / name, "exec"), space)
+
+
+def named(path: str):
+    """What ``module.Class.name`` is, fields of a dataclass included; None where the first word is no module of ours."""
+    parts = path.split(".")
+    if not (ROOT / f"{parts[0]}.py").exists() and not (ROOT / parts[0] / "__init__.py").exists():
+        return None
+    depth = next(n for n in range(len(parts), 0, -1) if ROOT.joinpath(*parts[:n]).with_suffix(".py").exists())
+    thing = importlib.import_module(".".join(parts[:depth]))
+    for part in parts[depth:]:
+        fields = {f.name: f for f in dataclasses.fields(thing)} if dataclasses.is_dataclass(thing) else {}
+        assert hasattr(thing, part) or part in fields, f"there is no {path}"
+        thing = getattr(thing, part, fields.get(part))
+    return thing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_the_code_exist(name):
+    """`module.name` or `module.Class.name` between backticks, where module is one of ours."""
+    for path in set(re.findall(r"`((?:\w+\.)+\w+)(?:\([^`]*\))?`", text_of(name))):
+        if path.rpartition(".")[2] not in ("py", "md", "csv", "pt", "jsonl", "json", "npy", "txt", "cff", "svg"):
+            named(path)
+
+
+def test_the_lines_that_the_method_page_quotes_are_where_it_says():
+    """The page's claim is about the source: which line is which equation."""
+    rows = [cells(line) for line in text_of("docs/method.md").splitlines() if re.match(r"\| [0-9.]+ \|", line)]
+    assert len(rows) > 10
+    for _, _, where, line in rows:
+        source = inspect.getsource(named(where.strip("`")))
+        assert line.strip("`") in source, f"{where} has no line {line}"
+
+
+def test_the_citation_file_has_what_the_format_asks_for():
+    """https://github.com/citation-file-format/citation-file-format, schema 1.2.0: the required keys, and ours."""
+    from machine.version import VERSION
+
+    lines = text_of("CITATION.cff").splitlines()
+    values = dict(
+        re.fullmatch(r"([\w-]+): *\"?(.*?)\"?", line).groups() for line in lines if re.match(r"[\w-]+:", line)
+    )
+    assert values["cff-version"] == "1.2.0" and values["version"] == VERSION
+    assert {"message", "title", "authors"} <= values.keys()
+    assert values["license"] == "MIT" and text_of("LICENSE").startswith("MIT License")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", values["date-released"])
+
+
+def test_the_changelog_knows_this_version():
+    from machine.version import VERSION
+
+    headings = re.findall(r"^## \[(.*?)\](?: - (\d{4}-\d\d-\d\d))?$", text_of("CHANGELOG.md"), re.MULTILINE)
+    assert headings[0] == ("Unreleased", "") and headings[1][0] == VERSION and headings[1][1]
