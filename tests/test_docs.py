@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,40 @@ def test_the_readme_has_two_commands_to_start_with_and_five_worked_ones():
     assert [block.count("\n") for block in blocks] == [1] * 7
     assert blocks[0].endswith("python main.py --mode train\n") and blocks[1].endswith("python test_smoke.py\n")
     assert all(block.startswith("python main.py --mode ") for block in blocks[2:])
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with what README's commands name: a data set, weights with torchreid's names, one image."""
+    import torch
+
+    from test_smoke import small_set
+
+    folder = tmp_path_factory.mktemp("workplace")
+    shutil.copy(sorted((small_set(folder / "data") / "query").iterdir())[0], folder / "person.jpg")
+    torch.manual_seed(0)
+    theirs = {
+        name.removeprefix("base."): tensor for name, tensor in RECIPES["osnet_x0_25"].model(5).state_dict().items()
+    }
+    torch.save({"state_dict": theirs}, folder / "osnet_x0_25_market1501.pth")
+    return folder
+
+
+def test_the_worked_commands_of_the_readme_run(workplace, monkeypatch, capsys):
+    """As written, one after the other, with paths that exist here and a training that is over soon."""
+    import main
+
+    paths = {"/data/Market-1501": "data", "/data/people": "data", "photos": "data/bounding_box_test"}
+    small = "--pretrained none --backbone resnet18 --image_size 64 32 --epochs 1 --steps 2 --p 2 --k 2".split()
+    monkeypatch.chdir(workplace)
+    train, *others = commands(text_of("README.md"))[1:]  # the first is that of the start
+    assert len(others) == 4
+    for words, more in ((train, small), *((words, []) for words in others)):
+        assert main.main([paths.get(word, word) for word in words] + more) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "re-ranked" in out and "market2own" in out and "osnet_x0_25_market15012market" in out
+    for path in ("bot_market/model.pt", "bot_market/visualize/market/index.html", "person/visualize/person/index.html"):
+        assert (workplace / "runs" / path).stat().st_size > 0
 
 
 def test_the_readme_lists_every_mode_and_is_short():
