@@ -210,6 +210,12 @@ def test_the_readme_lists_every_mode_and_is_short():
     assert len(text.splitlines()) <= 150
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if fenced(text_of(name), "bash")])
+def test_scripts_of_every_command_exist(name):
+    words = [word for block in fenced(text_of(name), "bash") for word in shlex.split(block, comments=True)]
+    assert not {word for word in words if word.endswith(".py") and not (ROOT / word).exists()}
+
+
 def test_commands_of_results_are_ones_that_main_accepts():
     for row in tables.results():
         words = [word.strip("[]") for word in row["command"].split() if word != "..."]
