@@ -330,22 +330,15 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     torch.manual_seed(args.seed)  # the criterion's own weights do not depend on how the network drew its own
     criterion = recipe.losses(num_pids).to(run.device)
     evaluated = make_tester(args, recipe, run, {name: found[name] for name in tests}, share=True)
-    log = train.fit(
-        model,
-        criterion,
-        loader,
-        recipe,
-        output_path=run.output,
-        description=description,
-        device=run.device,
+    conditions = train.Conditions(
         seed=args.seed,
-        resume=args.resume,
         autocast=run.autocast,
         scaler=torch.amp.GradScaler(run.device.type, enabled=run.amp == "fp16"),
-        forward=compiled(model, run.device) if args.compile else None,
         chunks=args.accumulate,
-        evaluate=evaluated,
+        forward=compiled(model, run.device) if args.compile else None,
     )
+    folder = train.Folder(run.output, description, args.resume)
+    log = train.fit(model, criterion, loader, recipe, folder, evaluated, conditions)
     results = log[-1].get("metrics", {})
     if not processes.is_main():
         return results

@@ -7,6 +7,8 @@ batches are a function of (seed, epoch, position). It knows no method, no loss a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 import math
 import signal
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,6 +26,7 @@ from tqdm import tqdm
 import checkpoints
 from loading.views import Views
 from machine import files, processes
+from machine.version import VERSION
 
 HEARTBEAT = 20  # iterations between looks at the loss values
 
@@ -156,44 +160,57 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
     return (((seed * 1_000_003 + epoch) * 1_000_003 + step) * 1_000_003 + 1_009 * processes.rank()) % (2**63 - 1)
 
 
+Batch = tuple[torch.Tensor, torch.Tensor, Views]  # images (B, 3, H, W), labels (B,), views of B images
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """How a step is computed. But for rounding only `seed` and `clip_grad` decide what is learnt."""
+
+    seed: int = 0
+    autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    scaler: torch.amp.GradScaler = dataclasses.field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
+    clip_grad: float = 0.0  # largest gradient norm; 0: no clipping
+    chunks: int = 1  # parts of a batch whose graphs are not held at the same time, see `in_chunks`
+    forward: nn.Module | None = None  # called in place of the model: its compiled form
+
+
+class Span(NamedTuple):
+    """The part of an epoch that is to be trained."""
+
+    epoch: int  # from 0
+    num_steps: int  # of the whole epoch
+    partial: dict | None = None  # what an Interrupted of this epoch carried; the batches then start at its step
+    label: str = ""  # of the progress bar
+
+
 def train_one_epoch(
     network: nn.Module,
     criterion: nn.Module,
-    batches: Iterator,
+    batches: Iterator[Batch],
     optimizers: list[torch.optim.Optimizer],
+    span: Span,
+    conditions: Conditions | None = None,
     *,
-    epoch: int,
-    num_steps: int,
-    partial: dict | None = None,
-    seed: int = 0,
-    autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-    scaler: torch.amp.GradScaler | None = None,
-    clip_grad: float = 0.0,
-    chunks: int = 1,
-    label: str = "",
     stop: threading.Event | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Train over `batches` of (images (B, 3, H, W), labels (B,), views); returns the mean of every term.
 
-    `partial` is what an Interrupted of this epoch carried: {"step", "sums"}; `batches` then start at that step.
-    `chunks`: see `in_chunks`. Nothing here waits for a GPU before the epoch's last iteration.
-    Raises FloatingPointError when the loss is no longer a number, Interrupted when `stop` is set.
+    Nothing here waits for a GPU before the epoch's last iteration. Raises FloatingPointError when the loss is no longer
+    a number, Interrupted when `stop` is set.
     """
-    scaler, glance = scaler or torch.amp.GradScaler(enabled=False), Glance()
-    count, sums = (partial["step"], dict(partial["sums"])) if partial else (0, {})
+    how, glance = conditions or Conditions(), Glance()
+    count, sums = (span.partial["step"], dict(span.partial["sums"])) if span.partial else (0, {})
     silent = not processes.is_main() or None  # None: unless this is a terminal
-    options = {"total": num_steps, "initial": count, "desc": label, "unit": "batch", "disable": silent}
+    options = {"total": span.num_steps, "initial": count, "desc": span.label, "unit": "batch", "disable": silent}
     bar = tqdm(batches, **options, leave=False, dynamic_ncols=True)
     for step, batch in enumerate(bar, start=count):
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        now = step_seed(seed, epoch, step)
-        if chunks == 1:
-            terms, backward = whole(network, criterion, batch, now, autocast, scaler)
-        else:
-            terms, backward = in_chunks(network, criterion, batch, now, autocast, scaler, chunks)
-        backward_and_step(backward, network, criterion, optimizers, scaler, clip_grad)
+        compute = whole if how.chunks == 1 else in_chunks
+        terms, backward = compute(network, criterion, batch, step_seed(how.seed, span.epoch, step), how)
+        backward_and_step(backward, network, criterion, optimizers, how)
         if after_step:
             after_step()
         for name, term in (("loss", sum(terms.values())), *terms.items()):
@@ -203,41 +220,38 @@ def train_one_epoch(
             glance.begin(sums, count)
         for means, at in glance.arrived():
             bar.set_postfix({name: f"{mean:.3f}" for name, mean in means.items()})
-            check_finite(means, epoch, at)
-        if stop is not None and processes.any_of(stop.is_set()) and count < num_steps:
+            check_finite(means, span.epoch, at)
+        if stop is not None and processes.any_of(stop.is_set()) and count < span.num_steps:
             raise Interrupted(partial={"step": count, "sums": sums})
     means = means_of(sums, count)
-    check_finite(means, epoch, count)
+    check_finite(means, span.epoch, count)
     return means
 
 
-Batch = tuple[torch.Tensor, torch.Tensor, Views]  # images (B, 3, H, W), labels (B,), views of B images
-
-
-def whole(network, criterion, batch: Batch, seed: int, autocast, scaler):
+def whole(network, criterion, batch: Batch, seed: int, how: Conditions) -> tuple[dict, Callable[[], None]]:
     """Terms of a batch, and the function that leaves their gradients in the parameters."""
     images, labels, views = batch
     torch.manual_seed(seed)
-    with autocast():
+    with how.autocast():
         terms = criterion(*processes.gathered(network(images, views), labels))
-    return terms, scaler.scale(sum(terms.values())).backward
+    return terms, how.scaler.scale(sum(terms.values())).backward
 
 
-def in_chunks(network, criterion, batch: Batch, seed: int, autocast, scaler, chunks: int):
-    """As `whole`, in the memory that a batch of B / `chunks` images takes (GradCache: Gao et al., RepL4NLP 2021).
+def in_chunks(network, criterion, batch: Batch, seed: int, how: Conditions) -> tuple[dict, Callable[[], None]]:
+    """As `whole`, in the memory that a batch of B / `how.chunks` images takes (GradCache: Gao et al., RepL4NLP 2021).
 
     The losses compare all images of the batch, so summing over small batches would be another loss. Instead: the Output
     of every chunk without a graph; the losses of the whole Output and their gradient with respect to it; each chunk
     once more, with a graph, from which that gradient flows on. The gradients are those of the whole batch, to rounding;
     but batch normalisation computes its statistics chunk by chunk. The price is a second forward pass.
     """
-    images, labels, views = batch[0].chunk(chunks), batch[1], batch[2]
+    images, labels, views = batch[0].chunk(how.chunks), batch[1], batch[2]
     before = [buffer.clone() for buffer in network.buffers()]  # running statistics must move once, not twice
 
     def forward(i: int) -> list[torch.Tensor]:
         torch.manual_seed(seed + i)  # the same dropout both times
-        with autocast():
-            return network(images[i], views.each(lambda field: field.chunk(chunks)[i]))
+        with how.autocast():
+            return network(images[i], views.each(lambda field: field.chunk(how.chunks)[i]))
 
     with torch.no_grad():
         outputs = [forward(i) for i in range(len(images))]
@@ -245,12 +259,12 @@ def in_chunks(network, criterion, batch: Batch, seed: int, autocast, scaler, chu
             buffer.copy_(value)
     each = zip(*(processes.fields(output) for output in outputs), strict=True)
     leaves = [torch.cat(tensors).requires_grad_() for tensors in each]  # the Output of the whole batch
-    with autocast():
+    with how.autocast():
         terms = criterion(*processes.gathered(processes.with_fields(outputs[0], leaves), labels))
 
     def backward() -> None:
-        scaler.scale(sum(terms.values())).backward()
-        gradients = [() if leaf.grad is None else leaf.grad.chunk(chunks) for leaf in leaves]
+        how.scaler.scale(sum(terms.values())).backward()
+        gradients = [() if leaf.grad is None else leaf.grad.chunk(how.chunks) for leaf in leaves]
         for i in range(len(images)):
             last = i + 1 == len(images)  # only then do the processes exchange their gradients
             with contextlib.nullcontext() if last else getattr(network, "no_sync", contextlib.nullcontext)():
@@ -264,16 +278,16 @@ def in_chunks(network, criterion, batch: Batch, seed: int, autocast, scaler, chu
     return terms, backward
 
 
-def backward_and_step(backward: Callable[[], None], network, criterion, optimizers, scaler, clip_grad: float) -> None:
-    """Backward pass and one step of every optimiser; `scaler` is disabled where nothing is scaled."""
+def backward_and_step(backward: Callable[[], None], network, criterion, optimizers, how: Conditions) -> None:
+    """Backward pass and one step of every optimiser; `how.scaler` is disabled where nothing is scaled."""
     backward()
     processes.average_gradients(criterion)
-    if clip_grad:
-        scaler.unscale_(optimizers[0])
-        nn.utils.clip_grad_norm_(network.parameters(), clip_grad)
+    if how.clip_grad:
+        how.scaler.unscale_(optimizers[0])
+        nn.utils.clip_grad_norm_(network.parameters(), how.clip_grad)
     for optimizer in optimizers:
-        scaler.step(optimizer)
-    scaler.update()
+        how.scaler.step(optimizer)
+    how.scaler.update()
 
 
 def means_of(sums: dict[str, torch.Tensor], count: int) -> dict[str, float]:
@@ -352,128 +366,162 @@ def stop_on_signals():
             signal.signal(number, handler)
 
 
+class Folder(NamedTuple):
+    """Where a run lives, and what it is."""
+
+    path: Path
+    description: dict  # plain values that rebuild the model (recipe name, overrides, num_pids), in every checkpoint
+    resume: bool = True  # go on from last.pt if there is one
+
+
+Evaluate = Callable[[nn.Module, threading.Event], dict[str, dict]]  # (model, stop) -> {data set: {metric: value}}
+
+
 def fit(
     model: nn.Module,
     criterion: nn.Module,
     loader,
     recipe,
-    *,
-    output_path: Path,
-    description: dict,
-    device: torch.device,
-    seed: int = 0,
-    resume: bool = True,
-    autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-    scaler: torch.amp.GradScaler | None = None,
-    forward: nn.Module | None = None,
-    chunks: int = 1,
-    evaluate: Callable[[nn.Module, threading.Event], dict[str, dict]],
+    folder: Folder,
+    evaluate: Evaluate,
+    conditions: Conditions | None = None,
     say: Callable[[str], None] = print,
 ) -> list[dict]:
     """Train `model` by `recipe` and return the log, one dict per epoch.
 
     loader       ``loader.steps(epoch)``, ``loader.epoch(epoch)`` and, where the batches depend on what was seen,
                  ``loader.alternate`` (true), ``loader.observe``, ``loader.state_dict``, ``loader.load_state_dict``
-    description  plain values that rebuild the model (recipe name, overrides, num_pids); kept in every checkpoint and
-                 compared on resume: a folder that holds another run is a ValueError
-    forward      what is called in place of `model` (its compiled form)
-    chunks       parts of a batch whose graphs are not held at the same time, see `in_chunks`
-    evaluate     called with (model, stop) after every ``eval_every`` epochs and the last: {data set: {metric: value}}
+    folder       its description is compared on resume: a folder that holds another run is a ValueError
+    evaluate     called after every ``eval_every`` epochs and the last
 
-    Files in `output_path`: last.pt (all that is needed to go on; every epoch), log.jsonl (a line per epoch),
+    Files in the folder: last.pt (all that is needed to go on; every epoch), log.jsonl (a line per epoch),
     model_<epoch>.pt (weights at each evaluation), model.pt (the newest of those). Raises Interrupted after a signal.
     Of several processes (``processes``) all call this, and the main one alone reads and writes.
     """
-    stages, epochs = recipe.plan(), sum(stage.epochs for stage in recipe.plan())
-    frozen_by_model = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    optimizers = build_optimizers(model, criterion, recipe)
-    processes.same_everywhere(model, criterion)
-    scaler = scaler or torch.amp.GradScaler(enabled=False)
-    log, start, partial = [], 0, None
-    parts = {"model": model, "criterion": criterion, "scaler": scaler, "loader": loader}
-    last_pt = output_path / "last.pt"
-    state = processes.from_main(checkpoints.load(last_pt) if resume and last_pt.exists() else None)
-    if state is not None:
-        start, log, partial = restore(state, last_pt, description, parts, optimizers, device)
-        where = f" and {partial['step']} iterations" if partial else ""
-        say(f"Resuming {last_pt} after epoch {start}{where} of {epochs} (--resume no starts afresh).")
-    network, in_stage = None, -1
-
-    def due(epoch: int) -> bool:
-        return epoch + 1 == epochs or bool(recipe.eval_every and (epoch + 1) % recipe.eval_every == 0)
-
-    def save_last(partial: dict | None = None) -> None:
-        writer.write(last_pt, lambda: everything(description, parts, optimizers, log, partial))
-
-    def evaluate_now() -> None:
-        """Keep the weights of the epoch just done and put its results into the last line of the log."""
-        state = weights(model, description, log[-1]["epoch"])
-        writer.write(output_path / f"model_{log[-1]['epoch']}.pt", lambda: state)
-        writer.write(output_path / "model.pt", lambda: state)
-        processes.same_everywhere(model)  # running statistics
-        log[-1]["metrics"] = evaluate(model, stop)
-        save_last()
-
-    def observe() -> None:
-        loader.observe({"balanced": not criterion.id_only})  # waits for the device
-
-    with stop_on_signals() as stop, Files(output_path) as writer:
-        if log and due(start - 1) and "metrics" not in log[-1]:  # stopped between the epoch and its evaluation
-            evaluate_now()
-            writer.write_log(log)
-            say(epoch_line(log[-1], epochs))
-        for epoch in range(start, epochs):
-            index, (counted, of) = stage_of(stages, epoch)
-            factor = lr_factor(recipe, counted, of)
-            for group in optimizers[0].param_groups:
-                group["lr"] = group["base_lr"] * factor
-            if index != in_stage and hasattr(model, "begin_stage"):
-                model.begin_stage(index)
-            open_layers(model, stages[index].trainable, frozen_by_model)
-            if index != in_stage:
-                network, in_stage = None, index  # the old one lets go of the parameters first
-                network = processes.parallel(forward or model)
-            began, first = time.perf_counter(), partial["step"] if partial else 0
-            try:
-                means = train_one_epoch(
-                    network,
-                    criterion,
-                    loader.epoch(epoch, start=first),
-                    optimizers,
-                    epoch=epoch,
-                    num_steps=loader.steps(epoch),
-                    partial=partial,
-                    seed=seed,
-                    autocast=autocast,
-                    scaler=scaler,
-                    clip_grad=recipe.clip_grad,
-                    chunks=chunks,
-                    label=f"epoch {epoch + 1}/{epochs}",
-                    stop=stop,
-                    after_step=observe if getattr(loader, "alternate", None) else None,
-                )
-            except Interrupted as stopped:
-                save_last(stopped.partial)
-                writer.wait()
-                step = stopped.partial["step"]
-                raise Interrupted(
-                    f"Stopped in epoch {epoch + 1} after iteration {step}; {last_pt} holds everything up to there. "
-                    "The same command goes on from it."
-                ) from None
-            seconds = time.perf_counter() - began
-            line = {"epoch": epoch + 1, "lr": recipe.lr * factor, "seconds": round(seconds, 3)}
-            line["images_per_second"] = round((loader.steps(epoch) - first) * loader.batch_size / seconds, 1)
-            line |= {name: round(value, 6) for name, value in means.items()}
-            partial = None
-            log.append(line)
-            save_last()
-            if due(epoch):
-                evaluate_now()
-            writer.write_log(log)
-            say(epoch_line(line, epochs))
+    how = dataclasses.replace(conditions or Conditions(), clip_grad=recipe.clip_grad)
+    run = Training(model, criterion, loader, recipe, folder, how)
+    run.resume(say)
+    with stop_on_signals() as stop, Files(folder.path) as writer:
+        if run.log and run.due(run.start - 1) and "metrics" not in run.log[-1]:  # stopped before its evaluation
+            run.evaluate_now(evaluate, writer, stop)
+            writer.write_log(run.log)
+            say(epoch_line(run.log[-1], run.epochs))
+        for epoch in range(run.start, run.epochs):
+            means = run.one_epoch(epoch, writer, stop)
+            if run.due(epoch):
+                run.evaluate_now(evaluate, writer, stop)
+            writer.write_log(run.log)
+            say(epoch_line(run.log[-1], run.epochs))
             for advice in criterion.collapsed(means) if epoch else ():
                 say(f"WARNING: {advice}")
-    return log
+    return run.log
+
+
+class Training:
+    """The parts of a run, and where it is."""
+
+    def __init__(self, model: nn.Module, criterion: nn.Module, loader, recipe, folder: Folder, how: Conditions):
+        self.model, self.criterion, self.loader, self.recipe = model, criterion, loader, recipe
+        self.folder, self.how, self.last_pt = folder, how, folder.path / "last.pt"
+        self.stages = recipe.plan()
+        self.epochs = sum(stage.epochs for stage in self.stages)
+        self.frozen_by_model = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        self.optimizers = build_optimizers(model, criterion, recipe)
+        self.parts = {"model": model, "criterion": criterion, "scaler": how.scaler, "loader": loader}
+        self.start, self.log, self.partial = 0, [], None  # epochs done, a dict of each, what is done of the next
+        self.network, self.stage = None, -1
+        processes.same_everywhere(model, criterion)
+
+    def resume(self, say: Callable[[str], None]) -> None:
+        """Go on from last.pt where there is one. ValueError if it is of another run."""
+        there = self.folder.resume and self.last_pt.exists()
+        state = processes.from_main(checkpoints.load(self.last_pt) if there else None)
+        if state is None:
+            return
+        check_same_run(state, self.last_pt, self.folder.description)
+        for name, part in self.parts.items():
+            if hasattr(part, "load_state_dict") and name in state:
+                part.load_state_dict(state[name])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.start, self.log, self.partial = state["epoch"], state["log"], state["partial"]
+        if self.partial:
+            device = next(self.model.parameters()).device
+            self.partial["sums"] = {name: total.to(device) for name, total in self.partial["sums"].items()}
+        where = f" and {self.partial['step']} iterations" if self.partial else ""
+        say(f"Resuming {self.last_pt} after epoch {self.start}{where} of {self.epochs} (--resume no starts afresh).")
+
+    def due(self, epoch: int) -> bool:
+        """Whether `epoch` (from 0) is followed by an evaluation."""
+        every = self.recipe.eval_every
+        return epoch + 1 == self.epochs or bool(every and (epoch + 1) % every == 0)
+
+    def begin(self, epoch: int) -> float:
+        """Set rates and open layers for `epoch`; returns the factor of the base rate."""
+        index, (counted, of) = stage_of(self.stages, epoch)
+        factor = lr_factor(self.recipe, counted, of)
+        for group in self.optimizers[0].param_groups:
+            group["lr"] = group["base_lr"] * factor
+        if index != self.stage and hasattr(self.model, "begin_stage"):
+            self.model.begin_stage(index)
+        open_layers(self.model, self.stages[index].trainable, self.frozen_by_model)
+        if index != self.stage:
+            self.network, self.stage = None, index  # the old one lets go of the parameters first
+            self.network = processes.parallel(self.how.forward or self.model)
+        return factor
+
+    def one_epoch(self, epoch: int, writer: Files, stop: threading.Event) -> dict[str, float]:
+        """Train `epoch` (from 0), or what is left of it, and write it down; returns the mean of every term."""
+        factor = self.begin(epoch)
+        began, first = time.perf_counter(), self.partial["step"] if self.partial else 0
+        steps = self.loader.steps(epoch)
+        try:
+            means = train_one_epoch(
+                self.network,
+                self.criterion,
+                self.loader.epoch(epoch, start=first),
+                self.optimizers,
+                Span(epoch, steps, self.partial, f"epoch {epoch + 1}/{self.epochs}"),
+                self.how,
+                stop=stop,
+                after_step=self.observe if getattr(self.loader, "alternate", None) else None,
+            )
+        except Interrupted as stopped:
+            writer.write(self.last_pt, functools.partial(self.everything, stopped.partial))
+            writer.wait()
+            raise Interrupted(
+                f"Stopped in epoch {epoch + 1} after iteration {stopped.partial['step']}; {self.last_pt} holds "
+                "everything up to there. The same command goes on from it."
+            ) from None
+        seconds = time.perf_counter() - began
+        line = {"epoch": epoch + 1, "lr": self.recipe.lr * factor, "seconds": round(seconds, 3)}
+        line["images_per_second"] = round((steps - first) * self.loader.batch_size / seconds, 1)
+        self.log.append(line | {name: round(value, 6) for name, value in means.items()})
+        self.partial = None
+        writer.write(self.last_pt, self.everything)
+        return means
+
+    def observe(self) -> None:
+        """Tell the loader what the step has shown; waits for the device."""
+        self.loader.observe({"balanced": not self.criterion.id_only})
+
+    def evaluate_now(self, evaluate: Evaluate, writer: Files, stop: threading.Event) -> None:
+        """Keep the weights of the epoch just done and put its results into the last line of the log."""
+        epoch = self.log[-1]["epoch"]
+        state = weights(self.model, self.folder.description, epoch)
+        writer.write(self.folder.path / f"model_{epoch}.pt", lambda: state)
+        writer.write(self.folder.path / "model.pt", lambda: state)
+        processes.same_everywhere(self.model)  # running statistics
+        self.log[-1]["metrics"] = evaluate(self.model, stop)
+        writer.write(self.last_pt, self.everything)
+
+    def everything(self, partial: dict | None = None) -> dict:
+        """All that a run needs to go on as if it had never stopped; `partial` as in Interrupted."""
+        state = {"format": checkpoints.FORMAT, "version": VERSION, **self.folder.description, "epoch": len(self.log)}
+        state |= {"log": self.log, "partial": partial}
+        state |= {name: part.state_dict() for name, part in self.parts.items() if hasattr(part, "state_dict")}
+        state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        return state
 
 
 def epoch_line(line: dict, epochs: int) -> str:
@@ -488,19 +536,17 @@ def epoch_line(line: dict, epochs: int) -> str:
 
 def weights(model: nn.Module, description: dict, epoch: int) -> dict:
     """What a test needs: the network's weights and what rebuilds the network."""
-    return {"format": checkpoints.FORMAT, **description, "epoch": epoch, "model": model.state_dict()}
+    return {
+        "format": checkpoints.FORMAT,
+        "version": VERSION,
+        **description,
+        "epoch": epoch,
+        "model": model.state_dict(),
+    }
 
 
-def everything(description: dict, parts: dict, optimizers, log: list[dict], partial: dict | None) -> dict:
-    """All that a run needs to go on as if it had never stopped; `partial` as in Interrupted."""
-    state = {"format": checkpoints.FORMAT, **description, "epoch": len(log), "log": log, "partial": partial}
-    state |= {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
-    state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-    return state
-
-
-def restore(state: dict, path: Path, description: dict, parts, optimizers, device) -> tuple[int, list, dict | None]:
-    """Put the checkpoint of `path` into the parts: (epochs done, log, partial). ValueError if it is of another run."""
+def check_same_run(state: dict, path: Path, description: dict) -> None:
+    """ValueError if the checkpoint `state` of `path` is of another run than `description`."""
     for key, ours in description.items():
         theirs = state.get(key)
         if theirs != ours:
@@ -508,15 +554,6 @@ def restore(state: dict, path: Path, description: dict, parts, optimizers, devic
                 f"{path} holds a run with other settings ({key}: {difference(theirs, ours)}). Give another "
                 "--output_path, the same settings as before, or --resume no to start afresh in this folder."
             )
-    for name, part in parts.items():
-        if hasattr(part, "load_state_dict") and name in state:
-            part.load_state_dict(state[name])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    partial = state["partial"]
-    if partial:
-        partial["sums"] = {name: total.to(device) for name, total in partial["sums"].items()}
-    return state["epoch"], state["log"], partial
 
 
 def difference(theirs, ours) -> str:

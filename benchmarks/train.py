@@ -135,13 +135,17 @@ class Case:
 
         return self.timed(lambda: [step() for _ in range(steps)])
 
+    def conditions(self) -> train.Conditions:
+        """As the run computes."""
+        return train.Conditions(autocast=self.run.autocast, scaler=self.scaler)
+
     def end_to_end(self, steps: int) -> float:
         """Seconds of `steps` iterations of the training loop, as ``train.fit`` calls it."""
 
         def run():
             train.train_one_epoch(
                 self.forward, self.criterion, itertools.islice(self.batches, steps), self.optimizers,
-                epoch=0, num_steps=steps, autocast=self.run.autocast, scaler=self.scaler,
+                train.Span(0, steps), self.conditions(),
             )  # fmt: skip
 
         return self.timed(run)
@@ -153,7 +157,7 @@ class Case:
             marks = [self.now()]
             batch = next(self.batches)
             marks.append(self.now())
-            terms, backward = train.whole(self.forward, self.criterion, batch, 0, self.run.autocast, self.scaler)
+            terms, backward = train.whole(self.forward, self.criterion, batch, 0, self.conditions())
             marks.append(self.now())
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)

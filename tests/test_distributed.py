@@ -108,11 +108,11 @@ def losses_over_steps(name: str, chunks: int = 1, dtype=torch.float64) -> dict:
     terms = criterion(model.feat_dims[0] if name != "plain" else 24).to(dtype)
     recipe = train_recipe(optimizer="adam", lr=1e-4)  # at 1e-3 rounding grows tenfold in each step
     optimizers = train.build_optimizers(model, terms, recipe)
+    how = train.Conditions(chunks=chunks)
     forward, log = processes.parallel(model.train()), []
     for step in range(STEPS):
-        options = {"epoch": step, "num_steps": 1, "chunks": chunks}
         batch = [(images.to(dtype), labels, views) for images, labels, views in batches(step)]
-        log.append(train.train_one_epoch(forward, terms, batch, optimizers, **options))
+        log.append(train.train_one_epoch(forward, terms, batch, optimizers, train.Span(step, 1), how))
     sums = {name: float(t.double().sum()) for name, t in (*model.state_dict().items(), *terms.state_dict().items())}
     return {"log": log, "sums": sums}
 

@@ -96,7 +96,12 @@ MAY_BE_ZERO = ("gate.fc", "spatial_attn.conv1.conv.bias")
 def step(recipe, model, criterion, optimizers, batches):
     """The loop over `batches`; the mean of the loss."""
     return train.train_one_epoch(
-        model, criterion, iter(batches), optimizers, epoch=0, num_steps=len(batches), clip_grad=recipe.clip_grad
+        model,
+        criterion,
+        iter(batches),
+        optimizers,
+        train.Span(0, len(batches)),
+        train.Conditions(clip_grad=recipe.clip_grad),
     )["loss"]
 
 

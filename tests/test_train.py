@@ -278,7 +278,12 @@ def test_an_epoch_is_the_plain_loop():
     reference.load_state_dict(net.state_dict())
     terms, row = criterion(), recipe(optimizer="sgd", lr=0.05, momentum=0.9)
     means = train.train_one_epoch(
-        net, terms, Batches(4).epoch(3), train.build_optimizers(net, terms, row), epoch=3, num_steps=4, seed=7
+        net,
+        terms,
+        Batches(4).epoch(3),
+        train.build_optimizers(net, terms, row),
+        train.Span(3, 4),
+        train.Conditions(seed=7),
     )
 
     optimizer = torch.optim.SGD([p for p in reference.parameters() if p.requires_grad], 0.05, 0.9, weight_decay=5e-4)
@@ -299,12 +304,13 @@ def test_an_epoch_is_the_plain_loop():
 
 def test_a_disabled_scaler_changes_nothing_and_an_enabled_one_only_scales():
     results = []
-    for scaler in (None, torch.amp.GradScaler("cpu", enabled=False), torch.amp.GradScaler("cpu", init_scale=1024.0)):
+    scalers = torch.amp.GradScaler("cpu", enabled=False), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for more in ({}, *({"scaler": scaler} for scaler in scalers)):
         torch.manual_seed(0)
         net, terms = Net(), criterion(center=5e-4)
         optimizers = train.build_optimizers(net, terms, recipe(optimizer="sgd", lr=0.05))
-        options = {"epoch": 0, "num_steps": 3, "scaler": scaler, "clip_grad": 0.5}
-        train.train_one_epoch(net, terms, Batches(3).epoch(0), optimizers, **options)
+        how = train.Conditions(clip_grad=0.5, **more)
+        train.train_one_epoch(net, terms, Batches(3).epoch(0), optimizers, train.Span(0, 3), how)
         results.append([*net.state_dict().values(), *terms.state_dict().values()])
     for plain, disabled, scaled in zip(*results, strict=True):
         assert torch.equal(plain, disabled)
@@ -316,7 +322,8 @@ def test_clip_grad_limits_the_norm():
     net, terms = Net(), criterion()
     before = [parameter.detach().clone() for parameter in net.parameters()]
     optimizers = train.build_optimizers(net, terms, recipe(optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0))
-    train.train_one_epoch(net, terms, Batches(1).epoch(0), optimizers, epoch=0, num_steps=1, clip_grad=0.01)
+    how = train.Conditions(clip_grad=0.01)
+    train.train_one_epoch(net, terms, Batches(1).epoch(0), optimizers, train.Span(0, 1), how)
     moved = sum((a - b).square().sum() for a, b in zip(net.parameters(), before, strict=True)).sqrt()
     assert moved.item() == pytest.approx(0.01, rel=1e-3)
 
@@ -330,7 +337,7 @@ def test_chunks_give_the_step_of_the_whole_batch(chunks):
         net.base[3].p = 0.0  # dropout draws other numbers for a part than for the whole
         optimizers = train.build_optimizers(net, terms, recipe(optimizer="sgd", lr=0.05))
         batches = ((images.double(), labels, camids) for images, labels, camids in Batches(4).epoch(0))
-        means = train.train_one_epoch(net, terms, batches, optimizers, epoch=0, num_steps=4, chunks=parts)
+        means = train.train_one_epoch(net, terms, batches, optimizers, train.Span(0, 4), train.Conditions(chunks=parts))
         results.append([*net.state_dict().values(), *terms.state_dict().values(), torch.tensor(list(means.values()))])
     for one, many in zip(*results, strict=True):
         torch.testing.assert_close(one, many, rtol=1e-9, atol=1e-12)
@@ -347,7 +354,7 @@ def test_chunks_repeat_dropout_and_move_running_statistics_once():
     seen = []
     net.dropout.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
     optimizers = train.build_optimizers(net, terms, recipe())
-    train.train_one_epoch(net, terms, Batches(1).epoch(0), optimizers, epoch=0, num_steps=1, chunks=2)
+    train.train_one_epoch(net, terms, Batches(1).epoch(0), optimizers, train.Span(0, 1), train.Conditions(chunks=2))
     torch.testing.assert_close(net.base[1].running_mean, expected.base[1].running_mean)
     assert net.base[1].num_batches_tracked == 2
     assert len(seen) == 4 and torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3])
@@ -359,7 +366,7 @@ def test_a_loss_that_is_not_finite_is_named():
     batches = iter([(images * math.nan, labels, camids)] * 2)
     optimizers = train.build_optimizers(net, terms, recipe())
     with pytest.raises(FloatingPointError, match=r"epoch 3, iteration 2: .*id.* not finite.*--lr"):
-        train.train_one_epoch(net, terms, batches, optimizers, epoch=2, num_steps=2)
+        train.train_one_epoch(net, terms, batches, optimizers, train.Span(2, 2))
 
 
 def test_an_interrupted_epoch_goes_on_bit_for_bit():
@@ -369,7 +376,7 @@ def test_an_interrupted_epoch_goes_on_bit_for_bit():
         return net, terms, train.build_optimizers(net, terms, recipe())
 
     net, terms, optimizers = start()
-    means = train.train_one_epoch(net, terms, Batches(5).epoch(0), optimizers, epoch=0, num_steps=5)
+    means = train.train_one_epoch(net, terms, Batches(5).epoch(0), optimizers, train.Span(0, 5))
 
     again, terms, optimizers = start()
     stop = threading.Event()
@@ -381,11 +388,11 @@ def test_an_interrupted_epoch_goes_on_bit_for_bit():
             yield batch
 
     with pytest.raises(train.Interrupted) as stopped:
-        train.train_one_epoch(again, terms, until_second(), optimizers, epoch=0, num_steps=5, stop=stop)
+        train.train_one_epoch(again, terms, until_second(), optimizers, train.Span(0, 5), stop=stop)
     partial = stopped.value.partial
     assert partial["step"] == 2
-    options = {"epoch": 0, "num_steps": 5, "partial": partial}
-    assert train.train_one_epoch(again, terms, Batches(5).epoch(0, start=2), optimizers, **options) == means
+    rest = train.Span(0, 5, partial)
+    assert train.train_one_epoch(again, terms, Batches(5).epoch(0, start=2), optimizers, rest) == means
     for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
@@ -397,15 +404,15 @@ def test_an_interrupted_epoch_goes_on_bit_for_bit():
 METRICS = {"set": {"rank1": 0.5, "mAP": 0.25}}
 
 
-def fit(folder, loader=None, row=None, evaluate=lambda model, stop: METRICS, description=None, net=None, **options):
+def fit(folder, loader=None, row=None, evaluate=lambda model, stop: METRICS, description=None, net=None, resume=True):
     torch.manual_seed(0)
     net = net or Net(dropout=0.2)
     terms = criterion(center=5e-4)
     row = row or recipe(epochs=4, eval_every=2, optimizer="amsgrad", schedule="cosine")
     said = []
     log = train.fit(
-        net, terms, loader or Batches(), row, output_path=folder, description=description or {"recipe": "demo"},
-        device=torch.device("cpu"), evaluate=evaluate, say=said.append, **options,
+        net, terms, loader or Batches(), row, train.Folder(folder, description or {"recipe": "demo"}, resume), evaluate,
+        say=said.append,
     )  # fmt: skip
     return SimpleNamespace(log=log, said=said, net=net, terms=terms, state=checkpoints.load(folder / "last.pt"))
 

@@ -589,7 +589,7 @@ def test_video_trains_and_tests_end_to_end(splits):
         model.train()
         means.append(
             train.train_one_epoch(
-                model, criterion, loader.epoch(epoch), [optimizer], epoch=epoch, num_steps=loader.steps(epoch)
+                model, criterion, loader.epoch(epoch), [optimizer], train.Span(epoch, loader.steps(epoch))
             )["loss"]
         )
     assert means[0] > means[1] > means[2] and means[2] < 0.7 * means[0]
