@@ -1,21 +1,22 @@
 """The data-set doctor: is this data set what it should be, and can it be used as asked?
 
-`report(splits, root)` looks at a data set that was read; `examine(name, root)` reads it first and turns the reader's
-error into a report; `recognise(root)` says which data sets a folder holds. A `Report` has `.text` for the user and
-`.usable`, False if training or testing as asked cannot have a result.
+`report(splits)` looks at a data set that was read; `examine(name, root)` reads it first and opens its images; an error
+of the reader is a report too. A `Report` has `.text` for the user and `.usable`, False if training or testing as asked
+cannot have a result.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import datasets
-from datasets import DATASETS, IMAGE_SUFFIXES, SUBSETS, Sample, Splits
-from parsers.base import few
+from datasets import SUBSETS, Sample, Splits
+from parsers.base import few, images_below
 
 PROTOCOLS = ("market1501", "cuhk03", "sysu", "none")
 SMALL_IDENTITY = 4  # images; batches of P x K with K = 4 repeat images of people who have fewer
@@ -49,7 +50,7 @@ class Report:
 class _Findings:
     """Facts, warnings and problems as they are gathered."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.facts: list[str] = []
         self.warnings: list[str] = []
         self.problems: list[str] = []
@@ -59,80 +60,28 @@ class _Findings:
         return Report(name, tuple(self.facts), tuple(self.warnings), tuple(self.problems))
 
 
-def recognise(root: str | os.PathLike) -> dict[str, Splits]:
-    """The data sets that `root` holds, by name; of several that read the same files, those whose counts fit best.
-
-    The user's own images are looked for only if nothing else is recognised. Files are read as for use: a data set with
-    random splits gets its file of splits. Raises FileNotFoundError if there is no such folder, RuntimeError if a
-    package is needed to read what was recognised.
-    """
-    root = os.path.abspath(os.path.expanduser(os.fspath(root)))
-    if not os.path.exists(root):
-        raise FileNotFoundError(f"{root} does not exist")
-    found = {}
-    for name, entry in DATASETS.items():
-        if entry.needs_path and name != "own":
-            try:
-                found[name] = datasets.load_splits(name, root)
-            except (ValueError, OSError):
-                continue  # another data set's folder, or a damaged one: `examine` by name says what is wrong with it
-    rivals = defaultdict(list)
-    for name, splits in found.items():
-        rivals[_home(splits)].append(name)
-    best = {}
-    for names in rivals.values():
-        fewest = min(len(found[name].differences()) for name in names)
-        best.update({name: found[name] for name in names if len(found[name].differences()) == fewest})
-    if not best:
-        try:
-            best["own"] = datasets.load_splits("own", root)
-        except (ValueError, OSError):
-            return {}
-    return {name: best[name] for name in sorted(best)}
-
-
 def examine(
-    name: str | None,
+    name: str,
     root: str | os.PathLike | None,
     protocol: str | None = None,
     *,
     options: Mapping[str, object] | None = None,
-    train: bool = True,
-    test: bool = True,
-    decode: bool = True,
     skip_bad: bool = False,
     workers: int | None = None,
-    progress: bool = True,
-) -> list[Report]:
-    """Read data set `name` from `root` and report on it, or on every data set that `root` holds if `name` is None.
+) -> Report:
+    """Read data set `name` from `root`, open every image, and report on training and test.
 
     options: of the data set's parser. The others: see `report`. Nothing is raised for what is wrong with the data.
     """
-    rest = {"train": train, "test": test, "decode": decode, "skip_bad": skip_bad, "workers": workers,
-            "progress": progress}  # fmt: skip
     try:
-        if name is not None:
-            name = datasets.canonical(name)
-            return [report(datasets.load_splits(name, root, **(options or {})), root, protocol, **rest)]
-        found = recognise(root)
+        splits = datasets.load_splits(name, root, **(options or {}))
     except (ValueError, OSError, RuntimeError) as error:
-        return [Report(str(name or root), problems=(str(error),))]
-    if not found:
-        looked_for = ", ".join(entry.title for entry in DATASETS.values() if entry.needs_path)
-        return [
-            Report(
-                str(root),
-                problems=(
-                    f"{root} was not recognised as any of: {looked_for}. Name the data set to learn what is missing.",
-                ),
-            )
-        ]
-    return [report(splits, root, protocol, **rest) for splits in found.values()]
+        return Report(name, problems=(str(error),))
+    return report(splits, protocol, decode=True, skip_bad=skip_bad, workers=workers)
 
 
 def report(
     splits: Splits,
-    root: str | os.PathLike | None = None,
     protocol: str | None = None,
     *,
     train: bool = True,
@@ -140,37 +89,38 @@ def report(
     decode: bool = False,
     skip_bad: bool = False,
     workers: int | None = None,
-    progress: bool = True,
 ) -> Report:
     """Look at a data set that was read.
 
     protocol: the rule of evaluation that will be used; None: the data set's own.
     train, test: what it will be used for; a half that is not asked for may be absent.
     decode: open every image (minutes for a large set), in `workers` threads (None: one per core) with a progress bar.
-    skip_bad: unreadable images will be left out: they are warnings, not problems.
+    skip_bad: images that are not there or cannot be read will be left out, as in training and test: they are warnings,
+        not problems, and people and cameras are those of the images that are left.
     """
     findings = _Findings()
     home = _home(splits)
-    findings.facts.append(f"{splits.title or splits.name} recognised in {home or root}")
+    findings.facts.append(f"{splits.title or splits.name} recognised in {home}")
     findings.facts.append(str(splits))
     findings.warnings += splits.differences()
-    _look_at_files(splits, home, findings)
+    bad = _look_at_files(splits, home, findings, skip_bad)
+    if decode:
+        bad |= _look_at_images(splits, bad, findings, skip_bad, workers)
+    else:
+        findings.facts.append("images were not opened")
+    if skip_bad and bad:
+        splits = _without(splits, bad)
     if train:
         _look_at_training(splits, findings)
     if test:
         _look_at_test(splits, protocol or splits.protocol, findings)
     _look_at_overlap(splits, findings)
-    if decode:
-        _look_at_images(splits, findings, skip_bad, workers, progress)
-    else:
-        findings.facts.append("images were not opened")
     return findings.report(splits.name)
 
 
 def _home(splits: Splits) -> str:
-    """The folder that all its images are in; empty if there are none."""
-    folders = {os.path.dirname(path) for subset in SUBSETS for s in getattr(splits, subset) for path in s.frames}
-    return os.path.commonpath(folders) if folders else ""
+    """The folder that all its images are in."""
+    return os.path.commonpath({os.path.dirname(path) for path in _paths(splits)})
 
 
 def _paths(splits: Splits) -> list[str]:
@@ -178,64 +128,76 @@ def _paths(splits: Splits) -> list[str]:
     return list(dict.fromkeys(path for subset in SUBSETS for s in getattr(splits, subset) for path in s.frames))
 
 
+def _without(splits: Splits, bad: Set[str]) -> Splits:
+    """`splits` without the images `bad`: tracklets lose those frames, and go if none is left."""
+
+    def rest(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+        kept = []
+        for sample in samples:
+            frames = tuple(path for path in sample.frames if path not in bad)
+            if len(frames) == len(sample.frames):
+                kept.append(sample)
+            elif frames:
+                kept.append(dataclasses.replace(sample, path=frames))
+        return tuple(kept)
+
+    return dataclasses.replace(splits, train=rest(splits.train), query=rest(splits.query), gallery=rest(splits.gallery))
+
+
 # ============ files ============
 
 
-def _look_at_files(splits: Splits, home: str, findings: _Findings) -> None:
-    """Images that are there and not used, and those that are used and not there."""
+def _look_at_files(splits: Splits, home: str, findings: _Findings, skip_bad: bool) -> set[str]:
+    """Images that are there and not used, and those that are used and not there, which are returned."""
     used = set(_paths(splits))
-    unused, there = Counter(), set()
-    for folder, folders, files in os.walk(home) if home else ():
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = {
-            os.path.join(folder, name)
-            for name in files
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-        }
-        there |= images & used
-        extra = len(images - used)
-        if extra:
-            unused[os.path.relpath(folder, home).split(os.sep)[0]] += extra
+    there: set[str] = set()
+    try:
+        there.update(images_below(home))
+    except OSError as error:  # a folder that may not be opened, or is gone
+        findings.warnings.append(f"not every folder of the data set could be listed: {error}")
+    unused = Counter(os.path.relpath(os.path.dirname(path), home).split(os.sep)[0] for path in there - used)
     if unused:
         findings.facts.append(
             "images not used by this split and protocol: "
             + ", ".join(f"{number:,} in {name}{os.sep}" for name, number in sorted(unused.items())[:8])
             + (f" and more in {len(unused) - 8} folders" if len(unused) > 8 else "")
         )
-    gone = used - there
+    gone = {path for path in used - there if not os.path.exists(path)}
     if gone:
-        findings.problems.append(f"{len(gone):,} images are listed and not there: {few(gone)}")
+        lines = findings.warnings if skip_bad else findings.problems
+        advice = "; they are left out" if skip_bad else ""
+        lines.append(f"{len(gone):,} images are listed and not there{advice}: {few(gone)}")
+    return gone
 
 
-def _look_at_images(splits: Splits, findings: _Findings, skip_bad: bool, workers: int | None, progress: bool) -> None:
-    """Open every image."""
+def _look_at_images(
+    splits: Splits, gone: Set[str], findings: _Findings, skip_bad: bool, workers: int | None
+) -> set[str]:
+    """Open every image but those that are `gone`; returns the ones that cannot be read."""
     from tqdm import tqdm
 
-    paths = _paths(splits)
-    sizes, bad = Counter(), []
+    paths = [path for path in _paths(splits) if path not in gone]
+    sizes: Counter[tuple[int, int]] = Counter()
+    bad: dict[str, str] = {}  # path -> why
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        results = pool.map(_decode, paths)
-        for path, result in tqdm(
-            zip(paths, results, strict=True),
-            total=len(paths),
-            desc=f"opening {splits.name}",
-            unit="image",
-            disable=not progress or None,
-        ):
+        results = zip(paths, pool.map(_decode, paths), strict=True)
+        for path, result in tqdm(results, f"opening {splits.name}", len(paths), unit="image", disable=None):
             if isinstance(result, str):
-                bad.append(f"{path} ({result})")
+                bad[path] = result
             else:
                 sizes[result] += 1
     if sizes:
         (common, number), heights = sizes.most_common(1)[0], [height for _, height in sizes]
         findings.facts.append(
-            f"{sum(sizes.values()):,} images opened: {min(heights)} to {max(heights)} pixels high; "
+            f"{sizes.total():,} images opened: {min(heights)} to {max(heights)} pixels high; "
             f"{common[0]} x {common[1]} (width x height) is the commonest size, {number:,} images"
         )
     if bad:
         lines = findings.warnings if skip_bad else findings.problems
         advice = "they are left out" if skip_bad else "replace them, or leave them out with --skip_bad_images"
-        lines.append(f"{len(bad):,} of {len(paths):,} images cannot be read; {advice}: {few(bad)}")
+        named = few(f"{path} ({why})" for path, why in bad.items())
+        lines.append(f"{len(bad):,} of {len(paths):,} images cannot be read; {advice}: {named}")
+    return set(bad)
 
 
 def _decode(path: str) -> tuple[int, int] | str:
@@ -255,7 +217,7 @@ def _decode(path: str) -> tuple[int, int] | str:
 
 def _views(samples: Iterable[Sample]) -> dict[int, set[int]]:
     """pid -> cameras."""
-    views = defaultdict(set)
+    views: dict[int, set[int]] = defaultdict(set)
     for sample in samples:
         views[sample.pid].add(sample.camid)
     return views

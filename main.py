@@ -44,10 +44,9 @@ from config import applies, check_test_distance
 from machine import files, memory, processes
 from machine.device import pick_amp, pick_device
 from networks import mobile
+from parsers.base import images_below
 from recipes import RECIPES, Recipe
 from weights import importing, recognising
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What a run needs
@@ -270,7 +269,7 @@ def check_before_training(args, found, trains, tests) -> None:
         datasets.check_queries(splits.query, splits.gallery, protocol)
     for name in dict.fromkeys((*trains, *tests)):
         report = check.report(
-            found[name], None, args.protocol, train=name in trains, test=name in tests, decode=False, progress=False
+            found[name], args.protocol, train=name in trains, test=name in tests, skip_bad=args.skip_bad_images
         )
         for warning in report.warnings:
             print(f"{name}: WARNING: {warning}")
@@ -622,20 +621,26 @@ def folder_of_images(path: Path) -> list[datasets.Sample]:
     """Every image under `path`, sorted, without labels."""
     if not path.is_dir():
         raise FileNotFoundError(f"--gallery_path {path} is not a folder")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
+    files = images_below(str(path))
     if not files:
-        raise FileNotFoundError(f"--gallery_path {path} holds no image ({', '.join(IMAGE_ENDINGS)})")
-    return [datasets.Sample(str(p), 0, 0) for p in files]
+        raise FileNotFoundError(f"--gallery_path {path} holds no image ({', '.join(sorted(datasets.IMAGE_SUFFIXES))})")
+    return [datasets.Sample(file, 0, 0) for file in files]
 
 
 def mode_check(args, recipe: Recipe) -> None:
     """The data-set doctor: what is there, what is missing, what each protocol removes; fails if a set is unusable."""
     unusable = []
     for name, path in data_paths(args).items():
-        options = parser_options(args, name)
-        for report in check.examine(name, path, args.protocol, options=options, workers=args.workers or None):
-            print(report.text + "\n")
-            unusable += [] if report.usable else [name]
+        report = check.examine(
+            name,
+            path,
+            args.protocol,
+            options=parser_options(args, name),
+            skip_bad=args.skip_bad_images,
+            workers=args.workers or None,
+        )
+        print(report.text + "\n")
+        unusable += [] if report.usable else [name]
     if unusable:
         raise ValueError(f"{', '.join(unusable)} cannot be used as asked; the reasons are above")
 

@@ -250,18 +250,40 @@ def check_number(entry: Entry, option: str, value: int, count: int) -> None:
 # ============ reading folders ============
 
 
+def is_image(name: str) -> bool:
+    """Whether a file of this name is an image: by its suffix, in any case, and not hidden (macOS archives: `._a.jpg`).
+
+    The one rule of which files are images. Only files are asked about: folders, pipes and the like are none.
+    """
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
 def list_folder(folder: str) -> tuple[list[str], list[str]]:
-    """Names of the images and of the folders in `folder`, each sorted; hidden ones are passed over."""
+    """Names of the images and of the folders in `folder`, each sorted; hidden ones are passed over.
+
+    A link to nothing counts as a file: whoever reads it says that it is not there, instead of a smaller result.
+    """
     images, folders = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
             if entry.is_dir():
-                folders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                folders += [] if entry.name.startswith(".") else [entry.name]
+            elif is_image(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
                 images.append(entry.name)
     return sorted(images), sorted(folders)
+
+
+def images_below(folder: str) -> list[str]:
+    """Paths of the images in `folder` and below it, sorted name by name; links to folders are not followed."""
+    images, folders = list_folder(folder)
+    found: list[str] = []
+    for name in sorted((*images, *folders)):
+        path = os.path.join(folder, name)
+        if name not in folders:
+            found.append(path)
+        elif not os.path.islink(path):
+            found += images_below(path)
+    return found
 
 
 def has_folders(*names: str) -> Callable[[str], bool]:

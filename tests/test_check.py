@@ -5,9 +5,10 @@ import sys
 
 import pytest
 from PIL import Image
-from trees import tree
+from trees import names, oddities, tree
 
 import check
+import main
 from datasets import Sample, Splits, load_splits
 
 
@@ -35,13 +36,13 @@ def market(root, pictures=True):
     return root
 
 
-def examine(*args, **options):
-    (report,) = check.examine(*args, progress=False, **options)
-    return report
+def look(root, protocol=None, **options):
+    """What is said of the Market-1501 in `root` without opening its images."""
+    return check.report(load_splits("market", root), protocol, **options)
 
 
 def test_healthy(tmp_path):
-    report = examine("market", market(tmp_path / "Market-1501"))
+    report = check.examine("market", market(tmp_path / "Market-1501"))
     assert report.usable and report.problems == ()
     text = report.text
     assert f"Market-1501 recognised in {tmp_path / 'Market-1501'}" in text and "!= 12,936 published" in text
@@ -60,8 +61,8 @@ def test_healthy(tmp_path):
     ("none", "0.0 gallery images", "2 of 2"),
 ])  # fmt: skip
 def test_what_each_protocol_takes_away(tmp_path, protocol, taken, valid):
-    (line,) = [line for line in examine("market", market(tmp_path, False), protocol, decode=False).text.splitlines()
-               if line.startswith(f"protocol {protocol} (used)")]  # fmt: skip
+    lines = look(market(tmp_path, False), protocol).text.splitlines()
+    (line,) = [line for line in lines if line.startswith(f"protocol {protocol} (used)")]
     assert taken in line and valid in line
 
 
@@ -76,15 +77,15 @@ def test_sysu_and_none_take_away_what_they_should():
 def test_queries_without_an_answer(tmp_path):
     market(tmp_path, False)
     (tmp_path / "bounding_box_test/0001_c2s1_000301_01.jpg").unlink()
-    report = examine("market", tmp_path, decode=False)
+    report = look(tmp_path)
     assert report.usable and any("1 of 2 queries have no match" in line for line in report.warnings)
     (tmp_path / "bounding_box_test/0003_c3s3_071344_01.jpg").unlink()
-    report = examine("market", tmp_path, decode=False)
+    report = look(tmp_path)
     assert not report.usable and "none of the 2 queries has a match" in report.problems[0]
     assert any("1 query identities are not in the gallery (pids 3)" in line for line in report.warnings)
     assert "cannot be used as asked, 1 error" in report.text
-    assert examine("market", tmp_path, decode=False, test=False).usable  # good enough to train on
-    assert examine("market", tmp_path, "none", decode=False).usable
+    assert look(tmp_path, test=False).usable  # good enough to train on
+    assert look(tmp_path, "none").usable
 
 
 def test_halves(tmp_path):
@@ -92,9 +93,9 @@ def test_halves(tmp_path):
     for path in (tmp_path / "bounding_box_train").iterdir():
         path.unlink()
     (tmp_path / "bounding_box_train").rmdir()
-    report = examine("market", tmp_path, decode=False)
+    report = look(tmp_path)
     assert not report.usable and "no training images" in report.problems[0]
-    assert examine("market", tmp_path, decode=False, train=False).usable
+    assert look(tmp_path, train=False).usable
     only_train = Splits("own", (Sample("a", 1, 1), Sample("b", 2, 1)), (), ())
     assert any("no query and no gallery" in problem for problem in check.report(only_train).problems)
     one = dataclasses.replace(only_train, train=only_train.train[:1])
@@ -104,22 +105,68 @@ def test_halves(tmp_path):
 def test_unreadable_images(tmp_path):
     market(tmp_path)
     (tmp_path / "query/0003_c6s1_023021_00.jpg").write_bytes(b"")
-    whole = (tmp_path / "bounding_box_train/0007_c3s3_077419_03.jpg").read_bytes()
-    (tmp_path / "bounding_box_train/0007_c3s3_077419_03.jpg").write_bytes(whole[: len(whole) // 2])
-    report = examine("market", tmp_path)
+    whole = (tmp_path / "bounding_box_train/0002_c3s1_000551_01.jpg").read_bytes()
+    (tmp_path / "bounding_box_train/0002_c3s1_000551_01.jpg").write_bytes(whole[: len(whole) // 2])
+    report = check.examine("market", tmp_path)
     assert not report.usable
     (problem,) = report.problems
     assert "2 of 9 images cannot be read" in problem and "0003_c6s1_023021_00.jpg" in problem
-    assert "0007_c3s3_077419_03.jpg" in problem and "\n" not in problem
-    skipped = examine("market", tmp_path, skip_bad=True)
+    assert "0002_c3s1_000551_01.jpg" in problem and "\n" not in problem
+    skipped = check.examine("market", tmp_path, skip_bad=True)
     assert skipped.usable and any("2 of 9 images cannot be read" in line for line in skipped.warnings)
-    assert examine("market", tmp_path, decode=False).usable  # not opened, and it says so
-    assert "images were not opened" in examine("market", tmp_path, decode=False).text
+    assert look(tmp_path).usable  # not opened, and it says so
+    assert "images were not opened" in look(tmp_path).text
+
+
+def test_bad_images_are_left_out_before_people_are_counted(tmp_path):
+    """`skip_bad` looks at what a training that leaves bad images out would see."""
+    market(tmp_path)
+    (tmp_path / "query/0003_c6s1_023021_00.jpg").write_bytes(b"")
+    (tmp_path / "bounding_box_train/0007_c3s3_077419_03.jpg").write_bytes(b"")
+    report = check.examine("market", tmp_path, skip_bad=True)
+    assert report.problems == ("the training images show 1 identity; at least two are needed",)
+    assert any("1 of 1 queries can be answered" in line for line in report.facts)
+    (tmp_path / "query/0001_c1s1_001051_00.jpg").write_bytes(b"")
+    assert "no query images" in check.examine("market", tmp_path, skip_bad=True).problems[1]
+    tracklet = Sample((str(tmp_path / NAMES[0]), str(tmp_path / "gone.jpg")), 2, 1)
+    splits = Splits("mars", (tracklet, dataclasses.replace(tracklet, path=(f"{tmp_path}/gone2.jpg",), pid=1)), (), ())
+    report = check.report(splits, test=False, skip_bad=True)
+    assert "2 images are listed and not there; they are left out" in report.text and "show 1 identity" in report.text
+
+
+def test_the_command_line_leaves_out_bad_images(tmp_path, capsys):
+    """It looks as the training would look, and advises no flag that was given."""
+    market(tmp_path)
+    (tmp_path / "bounding_box_test/0000_c1s6_023071_04.jpg").write_bytes(b"")
+    words = ["--mode", "check", "--market_path", str(tmp_path)]
+    assert main.main(words) == 1 and "leave them out with --skip_bad_images" in capsys.readouterr().out
+    assert main.main([*words, "--skip_bad_images"]) == 0
+    text = capsys.readouterr().out
+    assert "WARNING: 1 of 9 images cannot be read; they are left out" in text and "--skip_bad" not in text
+
+
+def test_what_is_an_image_is_one_rule(tmp_path):
+    """Data sets, the doctor and folders of images see the same files in the same odd folder."""
+    real = market(tmp_path, False) / "query" / "deep"
+    tree(real, "a.TIF", "b.tiff", "c.webp")
+    for folder in (real, tmp_path / "query", tmp_path / "bounding_box_train"):
+        oddities(folder)
+    (real / "link.jpg").symlink_to(tmp_path / "nothing.jpg")  # missed when it is read, not passed over
+    (real / "round").symlink_to(tmp_path / "query")
+    below = ["0001_c1s1_001051_00.jpg", "0003_c6s1_023021_00.jpg", "deep/a.TIF", "deep/b.tiff", "deep/c.webp"]
+    samples = main.folder_of_images(tmp_path / "query")
+    assert [name for name, *_ in names(samples, tmp_path / "query")] == [*below, "deep/link.jpg"]
+    splits = load_splits("market", tmp_path)
+    assert [name for name, *_ in names(splits.query, tmp_path / "query")] == below[:2] and len(splits.train) == 3
+    assert "4 in query/" in look(tmp_path).text
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        oddities(tmp_path / "bounding_box_test" / "nothing")
+        main.folder_of_images(tmp_path / "bounding_box_test" / "nothing")
 
 
 def test_overlap(tmp_path):
     tree(tmp_path, "bounding_box_train/0001_c4s1_000451_03.jpg", *NAMES)
-    report = examine("market", tmp_path, decode=False)
+    report = look(tmp_path)
     assert any("1 identities are in training and test (pids 1)" in line for line in report.warnings)
     splits = load_splits("market", tmp_path)
     apart = check.report(dataclasses.replace(splits, shared_pids=False))
@@ -131,54 +178,34 @@ def test_overlap(tmp_path):
 def test_files_that_are_gone(tmp_path):
     splits = load_splits("market", market(tmp_path, False))
     (tmp_path / "query/0001_c1s1_001051_00.jpg").unlink()
-    report = check.report(splits, tmp_path)
+    report = check.report(splits)
     assert not report.usable and "1 images are listed and not there" in report.problems[0]
 
 
-def test_layouts_are_recognised(tmp_path):
-    market(tmp_path / "Market-1501", False)
-    tree(tmp_path, *(f"VIPeR/cam_{view}/{pid:03d}_0.bmp" for view in "ab" for pid in range(4)))
-    assert list(check.recognise(tmp_path)) == ["market", "viper"]
-    reports = check.examine(None, tmp_path, decode=False, progress=False)
-    assert [report.name for report in reports] == ["market", "viper"]
-    assert list(check.recognise(tree(tmp_path / "mine", "a/c1_1.jpg", "a/c2_1.jpg", "b/c1_1.jpg", "b/c2_2.jpg"))) == [
-        "own"]  # fmt: skip
-
-
-def test_what_needs_a_package_is_recognised_and_says_so(tmp_path, monkeypatch):
+def test_what_needs_a_package_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     tree(tmp_path, "cuhk03_release/cuhk-03.mat", "cuhk03_new_protocol_config_detected.mat")
-    assert "pip install h5py" in examine(None, tmp_path).text
-
-
-def test_rivals_are_told_apart_by_their_counts(tmp_path, monkeypatch):
-    """DukeMTMC-reID and Occluded-DukeMTMC have the same layout and the same names."""
-    tree(tmp_path / "data", *(f"bounding_box_train/{pid:04d}_c1_f0046182.jpg" for pid in range(3)),
-         "query/0005_c2_f0046985.jpg", "bounding_box_test/0005_c5_f0051781.jpg")  # fmt: skip
-    assert set(check.recognise(tmp_path)) == {"duke", "occludedduke"}  # neither fits better
-    counts = {"train": (3, 3, 1), "query": (1, 1, 1), "gallery": (1, 1, 1)}
-    monkeypatch.setattr("parsers.image.OCCLUDED_DUKE_PUBLISHED", counts)
-    assert list(check.recognise(tmp_path)) == ["occludedduke"]
+    assert "pip install h5py" in check.examine("cuhk03", tmp_path).text
 
 
 def test_what_cannot_be_read_is_a_report(tmp_path):
     tree(tmp_path, "notes.txt")
-    for name, text in (("market", "Looked for"), (None, "was not recognised"), ("markt", "Did you mean 'market'")):
-        report = examine(name, tmp_path)
+    for name, text in (("market", "Looked for"), ("markt", "Did you mean 'market'")):
+        report = check.examine(name, tmp_path)
         assert not report.usable and text in report.text
-    assert "does not exist" in examine(None, tmp_path / "nowhere").text
-    assert "unknown protocol" in examine("market", market(tmp_path / "m", False), "rank", decode=False).text
-    assert not examine("cuhk03", tmp_path, options={"labeled": True}).usable
+    assert "does not exist" in check.examine("market", tmp_path / "nowhere").text
+    assert "unknown protocol" in look(market(tmp_path / "m", False), "rank").text
+    assert not check.examine("cuhk03", tmp_path, options={"labeled": True}).usable
 
 
 def test_video_and_infrared(tmp_path):
     tracklets = tuple(Sample((f"{tmp_path}/{i}a.jpg", f"{tmp_path}/{i}b.jpg"), i // 2, i % 2) for i in range(4))
     splits = Splits("mars", tracklets, tracklets[:1], tracklets[1:2], infrared=frozenset({1}))
     tree(tmp_path, *(f"{i}{frame}.jpg" for i in range(4) for frame in "ab"))
-    report = check.report(splits, tmp_path)
+    report = check.report(splits)
     assert "training: 2 to 2 tracklets per identity" in report.text and "gallery tracklets per query" in report.text
     assert not any("infrared image" in line for line in report.warnings)
     colour = dataclasses.replace(splits, train=tracklets[:3])
     assert any("1 identities have no infrared image and 0 no colour" in w for w in check.report(colour).warnings)
-    decoded = check.report(splits, tmp_path, decode=True, progress=False)
+    decoded = check.report(splits, decode=True)
     assert "8 of 8 images cannot be read" in decoded.problems[0]  # every frame is looked at

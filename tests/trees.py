@@ -35,3 +35,11 @@ def tensors(batch):
     """The tensors of a loader's batch, those of its views included."""
     parts = [part if isinstance(part, tuple) else (part,) for part in batch]
     return [tensor for part in parts for tensor in part if tensor is not None]
+
+
+def oddities(folder):
+    """What looks like an image by its name and is none: an AppleDouble file, a hidden one, a folder, a pipe, a text."""
+    tree(folder, "._0001_c1.jpg", ".0001_c1.png", "0001_c1.txt")
+    (folder / "0001_c1.jpg").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "0002_c1.jpg")
