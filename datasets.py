@@ -1,9 +1,9 @@
 """Data sets: what an image's file name says about who is in it and which camera took it.
 
 `load_splits(name, root)` returns `Splits`: tuples of `Sample` for training, query and gallery; `print(splits)` compares
-what was found with what was published. This file holds the registry `DATASETS` (one row per data set), the door, the
-union of training sets, and the check that an evaluation can have a result; nothing else in the suite knows a data set's
-name or layout. Nothing is ever downloaded.
+what was found with what was published. This file holds the registry `DATASETS` (one row per data set, gathered from the
+files of parsers/), the door, the union of training sets, and the check that an evaluation can have a result; nothing
+else in the suite knows a data set's name or layout. Nothing is ever downloaded.
 
     parsers/base.py      Sample, Splits, Entry; reading folders; repeated splits kept as JSON
     parsers/image.py     one published split: Market-1501, DukeMTMC, CUHK03, MSMT17, occluded, partial, SenseReID
@@ -17,14 +17,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import os
+import pkgutil
 import random
+import traceback
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from parsers import image, infrared, own, small, video
-from parsers.base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, few, plain
+import parsers
+from parsers import own
+from parsers.base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, few, missing, plain
 
 __all__ = ["ALIASES", "DATASETS", "IMAGE_SUFFIXES", "SUBSETS", "Counts", "Entry", "QueryCheck", "Sample", "Splits",
            "canonical", "check_queries", "combine", "infrared_cameras", "load_splits", "matchable", "num_splits",
@@ -32,14 +36,44 @@ __all__ = ["ALIASES", "DATASETS", "IMAGE_SUFFIXES", "SUBSETS", "Counts", "Entry"
 
 # ============ the registry ============
 
-_MODULES = (image, infrared, own, small, video)
-DATASETS: dict[str, Entry] = {  # sorted by name
-    entry.name: entry for entry in sorted((e for module in _MODULES for e in module.ENTRIES), key=lambda e: e.name)
-}
-ALIASES: dict[str, str] = dict(
-    sorted(  # other people's names, in lower case without punctuation -> ours
-        (alias, entry.name) for entry in DATASETS.values() for alias in entry.aliases
-    )
+
+def find_entries() -> dict[str, Entry]:
+    """The rows of ENTRIES in every file of parsers/ but base.py, sorted by name: such a file is all a data set needs.
+
+    Raises ValueError that names the file and the row which cannot be used.
+    """
+    entries: dict[str, Entry] = {}
+    taken: dict[str, str] = {}  # name or alias -> file
+    for module in sorted(each.name for each in pkgutil.iter_modules(parsers.__path__)):
+        place = f"parsers/{module}.py"
+        for number, entry in enumerate(() if module == "base" else _rows(module, place), 1):
+            mistake = entry.mistake() if isinstance(entry, Entry) else f"it is {type(entry).__name__}, not an Entry"
+            for name in (entry.name, *entry.aliases) if mistake is None else ():
+                if name in taken:
+                    mistake = mistake or f"the name or alias {name!r} is taken by {taken[name]}"
+                taken.setdefault(name, place)
+            if mistake:
+                raise ValueError(f"{place}, row {number} of ENTRIES ({getattr(entry, 'name', '?')}): {mistake}")
+            entries[entry.name] = entry
+    return dict(sorted(entries.items()))
+
+
+def _rows(module: str, place: str) -> Sequence[Entry]:
+    """ENTRIES of one file; ValueError where the file cannot be imported, with the line, or has none."""
+    try:
+        rows = getattr(importlib.import_module(f"parsers.{module}"), "ENTRIES", None)
+    except Exception as error:  # whatever somebody's file raises
+        lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename.endswith(place)]
+        where = f", line {lines[-1]}" if lines else ""
+        raise ValueError(f"{place}{where} cannot be imported: {type(error).__name__}: {error}") from error
+    if not isinstance(rows, tuple | list):
+        raise ValueError(f"{place} has no ENTRIES: end it with ENTRIES = (...,), a tuple of the rows of its data sets")
+    return rows
+
+
+DATASETS: dict[str, Entry] = find_entries()  # sorted by name
+ALIASES: dict[str, str] = dict(  # other people's names, in lower case without punctuation -> ours
+    sorted((alias, entry.name) for entry in DATASETS.values() for alias in entry.aliases)
 )
 
 
@@ -50,19 +84,32 @@ def load_splits(name: str, root: str | os.PathLike | None = None, **options) -> 
     """Read data set `name` (a key of `DATASETS` or `ALIASES`) from the folder `root`, with or without its wrapper.
 
     `options` are the keyword-only arguments of the set's parser, which `DATASETS[name].options` lists. Those of several
-    sets: `split`, one of `num_splits(name)` divisions into training and test; `skip_bad`, to leave out what cannot be
-    read and say so.
+    sets: `split`, one of `num_splits(name)` divisions into training and test; `trial`, one of `num_trials(name)`
+    galleries; `skip_bad`, to leave out what cannot be read and say so.
 
     Raises ValueError for an unknown name or option, an unreadable file name or list, and an empty folder;
-    FileNotFoundError where the data set's folders are not found; RuntimeError if a package is needed to read it.
+    FileNotFoundError where the data set's folders are not found, or nothing in them; RuntimeError if a package is
+    needed to read it.
     """
     entry = DATASETS[canonical(name)]
-    _check_options(entry, options)
+    for option, count in (("split", num_splits(name, **options)), ("trial", entry.num_trials)):
+        number = options.get(option, 0)
+        if not isinstance(number, int) or not 0 <= number < count:
+            raise ValueError(
+                f"{entry.name}: there is no {option} {number}; there are {count}, numbered 0 to {count - 1}"
+            )
     if root is None and entry.needs_path:
         raise ValueError(f"{entry.name}: no path given for {entry.title}. {entry.offer}".rstrip())
     if root is not None:
         root = os.path.abspath(os.path.expanduser(os.fspath(root)))
-    return dataclasses.replace(entry.parse(root, **options), title=entry.title)
+    splits, parser = entry.parse(root, **options), f"{entry.parse.__name__} in {entry.parse.__module__}"
+    if not isinstance(splits, Splits):
+        raise ValueError(f"{entry.name}: {parser} returned {type(splits).__name__}, expected Splits")
+    if not any((splits.train, splits.query, splits.gallery)):
+        if root is None:
+            raise ValueError(f"{entry.name}: {parser} found no image")
+        raise missing(entry, root, entry.layout or f"images that {parser} can read")
+    return dataclasses.replace(splits, title=entry.title)
 
 
 def num_splits(name: str, **options) -> int:
@@ -82,6 +129,10 @@ def _check_options(entry: Entry, options: Mapping[str, object]) -> None:
     if unknown:
         known = ", ".join(entry.options) or "none"
         raise ValueError(f"{entry.name}: unknown option {', '.join(map(repr, unknown))}; its options: {known}")
+    for option, choices in entry.choices.items():
+        if option in options and options[option] not in choices:
+            allowed = ", ".join(map(str, choices))
+            raise ValueError(f"{entry.name}: {option} is {options[option]!r}; it can be {allowed}")
 
 
 def canonical(name: str) -> str:

@@ -26,7 +26,7 @@ import random
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 SUBSETS = ("train", "query", "gallery")
@@ -110,9 +110,9 @@ class Splits:
         for subset, published in (self.published or {}).items():
             if not getattr(self, subset):
                 continue
-            for field, found, expected in zip(self._fields(), self.count(subset), published, strict=True):
+            for what, found, expected in zip(self._fields(), self.count(subset), published, strict=True):
                 if expected is not None and found != expected:
-                    lines.append(f"{subset} {field}: {found:,} != {expected:,} published")
+                    lines.append(f"{subset} {what}: {found:,} != {expected:,} published")
         return lines
 
     def __str__(self) -> str:
@@ -164,20 +164,23 @@ class Splits:
 class Entry:
     """One row of `datasets.DATASETS`: everything that the command line and the README say about a data set.
 
-    `num_splits`, `num_trials`: how often its publisher repeats training and test (options `split`), and the test alone
+    `parse(root, *, options)` reads it; the options are keyword-only and have defaults, of which flags are made.
+    `choices`: the values that an option can have, where they are few.
+    `num_splits`, `num_trials`: how often its publisher repeats training and test (option `split`), and the test alone
     (option `trial`): a number, or a function of the options.
     """
 
     name: str
     title: str
     description: str  # one line for --help
-    citation: str
-    site: str  # where the publisher offers it; empty: nowhere
-    terms: str  # what the publisher asks of its users
     parse: Callable[..., Splits]
+    citation: str = ""
+    site: str = ""  # where the publisher offers it; empty: nowhere
+    terms: str = ""  # what the publisher asks of its users
     published: Mapping[str, Counts] | None = None  # for the default options
     aliases: tuple[str, ...] = ()  # other people's names, in lower case without punctuation
     needs_path: bool = True
+    choices: Mapping[str, Sequence] = field(default_factory=dict)
     num_splits: int | Callable[[Mapping[str, object]], int] = 1
     num_trials: int = 1
 
@@ -191,6 +194,30 @@ class Entry:
         """Name and default of each option that `load_splits` accepts for this data set."""
         parameters = inspect.signature(self.parse).parameters.values()
         return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+    @property
+    def layout(self) -> str:
+        """What the parser looks for, as its docstring says it under `Folders:`; empty where it does not say it."""
+        return " ".join((inspect.getdoc(self.parse) or "").partition("Folders:")[2].split()).rstrip(".")
+
+    def mistake(self) -> str | None:
+        """What is wrong with this row, in words; None: nothing."""
+        if not isinstance(self.aliases, tuple):
+            return f"aliases is {self.aliases!r}, expected a tuple of names"
+        spelled = [name for name in (self.name, *self.aliases) if plain(name) != name or not name]
+        if spelled:
+            return f"name or alias {spelled[0]!r} has to be in lower case letters and digits: {plain(spelled[0])!r}"
+        root, *options = inspect.signature(self.parse).parameters.values() or (None,)
+        if root is None or root.kind not in (root.POSITIONAL_ONLY, root.POSITIONAL_OR_KEYWORD):
+            return f"{self.parse.__name__} has to take the folder as its first argument"
+        for option in options:
+            if option.kind is not option.KEYWORD_ONLY or not isinstance(option.default, bool | int | float | str):
+                return (
+                    f"option {option.name} of {self.parse.__name__} has to be keyword-only, with a number, a text or "
+                    f"True or False as its default: (root, *, {option.name}=...)"
+                )
+        strangers = sorted(set(self.choices) - set(self.options))
+        return f"choices for {few(strangers)}, which is no option" if strangers else None
 
 
 # ============ words for messages ============
@@ -233,18 +260,6 @@ def missing(entry: Entry, root: str, looked_for: str, parent_fits: bool = False)
     return FileNotFoundError(
         f"{entry.name}: {entry.title} not found: {found}. Looked for {looked_for}.{advice} {entry.offer}".rstrip()
     )
-
-
-def check_choice(entry: Entry, option: str, value: object, choices: Sequence) -> None:
-    """ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{entry.name}: {option} is {value!r}; it can be {', '.join(map(str, choices))}")
-
-
-def check_number(entry: Entry, option: str, value: int, count: int) -> None:
-    """ValueError unless `value` is one of 0 .. count - 1 (option `split` or `trial`)."""
-    if not isinstance(value, int) or not 0 <= value < count:
-        raise ValueError(f"{entry.name}: there is no {option} {value}; there are {count}, numbered 0 to {count - 1}")
 
 
 # ============ reading folders ============

@@ -17,8 +17,6 @@ from parsers.base import (
     Sample,
     Splits,
     absent,
-    check_choice,
-    check_number,
     few,
     find_file,
     find_folder,
@@ -267,7 +265,6 @@ def parse_cuhk03(root: str, *, labeled: bool = False, classic: bool = False, spl
         needs h5py. The new protocol also needs cuhk03_new_protocol_config_<version>.mat, from evaluation/data/CUHK03/
         of the repository above; its pids are 1 to 1,467, the classic ones pair and person: 1001 is person 1 of pair 1.
     """
-    check_number(CUHK03, "split", split, _cuhk03_num_splits({"classic": classic}))
     version = "labeled" if labeled else "detected"
     names = (version, "labelled") if labeled else (version,)
 
@@ -579,7 +576,6 @@ def parse_partial_reid(root: str, *, query: str = "partial") -> Splits:
     Folders: partial_body_images/, occluded_body_images/ and whole_body_images/ with `001_001.jpg` (pid, image).
         The names tell no camera: queries are camera 1, gallery 2.
     """
-    check_choice(PARTIAL_REID, "query", query, ("partial", "occluded"))
     return _two_folders(
         PARTIAL_REID, root, [(f"{query}_body_images", "whole_body_images")], beside="partial_body_images"
     )
@@ -729,6 +725,7 @@ PARTIAL_REID = Entry(
     "could find; ask the authors before any use beyond research",
     parse=parse_partial_reid,
     published={"query": Counts(60, 300, 1), "gallery": Counts(60, 300, 1)},
+    choices={"query": ("partial", "occluded")},
 )
 SENSEREID = Entry(
     name="sensereid",
@@ -746,9 +743,6 @@ SYNTHETIC = Entry(
     name="synthetic",
     title="built-in demonstration set",
     description="pedestrians drawn by this program, made on first use; a demonstration, not a benchmark",
-    citation="",
-    site="",
-    terms="",
     parse=parse_synthetic,
     needs_path=False,
 )

@@ -12,8 +12,6 @@ from parsers.base import (
     FolderListings,
     Sample,
     Splits,
-    check_choice,
-    check_number,
     few,
     find_file,
     find_folder,
@@ -31,6 +29,7 @@ SYSU_TRAIN = {True: Counts(395, 34_167, 6), False: Counts(296, 30_213, 6)}  # by
 SYSU_QUERY = Counts(96, 3_803, 2)
 SYSU_SINGLE_SHOT = {"all": Counts(96, 301, 4), "indoor": Counts(56, 112, 2)}
 SYSU_TRIALS = 10
+SYSU_CHOICES = {"search": tuple(SYSU_GALLERY), "shots": (1, 10)}
 SYSU_LOOKED_FOR = "a folder SYSU-MM01/ with cam1/ to cam6/ and exp/"
 
 
@@ -51,17 +50,10 @@ def parse_sysu(root: str, *, search: str = "all", shots: int = 1, trial: int = 0
     Folders: cam1/ to cam6/ with a folder per person, 0001/0001.jpg; exp/train_id.txt, val_id.txt and test_id.txt with
         one line `1,2,4,...`, or .mat files of the same names with variable id.
     """
-    _check_sysu_options(SYSU, search, shots, trial)
     folder = find_folder(SYSU, root, has_folders("exp", "cam3", "cam6"), SYSU_LOOKED_FOR)
     gallery = SYSU_SINGLE_SHOT[search]._replace(images=SYSU_SINGLE_SHOT[search].images * shots)
     published = {"train": SYSU_TRAIN[use_val], "query": SYSU_QUERY, "gallery": gallery}
     return _sysu_splits(SYSU, folder, search, shots, trial, use_val, published)
-
-
-def _check_sysu_options(entry: Entry, search: str, shots: int, trial: int) -> None:
-    check_choice(entry, "search", search, tuple(SYSU_GALLERY))
-    check_choice(entry, "shots", shots, (1, 10))
-    check_number(entry, "trial", trial, SYSU_TRIALS)
 
 
 def _sysu_splits(
@@ -169,8 +161,6 @@ def parse_regdb(root: str, *, split: int = 0, query: str = "visible") -> Splits:
         person within that list, so that pid 7 of training and of the test are two people. Cameras: 1 visible,
         2 thermal.
     """
-    check_number(REGDB, "split", split, REGDB.num_splits)
-    check_choice(REGDB, "query", query, tuple(REGDB_CAMERAS))
     folder = find_folder(
         REGDB,
         root,
@@ -238,7 +228,6 @@ def parse_synthetic_rgbir(
     """
     from synthetic import sets  # draws with Pillow and numpy, which the other parsers do not need
 
-    _check_sysu_options(SYNTHETIC_RGBIR, search, shots, trial)
     folder = os.fspath(sets.ensure(sets.INFRARED, root, seed))
     return _sysu_splits(
         SYNTHETIC_RGBIR,
@@ -264,17 +253,16 @@ REGDB = Entry(
     terms="on request, with a signed form",
     parse=parse_regdb,
     published={"train": Counts(206, 4_120, 2), "query": Counts(206, 2_060, 1), "gallery": Counts(206, 2_060, 1)},
+    choices={"query": tuple(REGDB_CAMERAS)},
     num_splits=10,
 )
 SYNTHETIC_RGBIR = Entry(
     name="syntheticrgbir",
     title="built-in demonstration set, RGB-infrared",
     description="pedestrians in colour and infrared drawn by this program; a demonstration, not a benchmark",
-    citation="",
-    site="",
-    terms="",
     parse=parse_synthetic_rgbir,
     needs_path=False,
+    choices=SYSU_CHOICES,
     num_trials=SYSU_TRIALS,
 )
 SYSU = Entry(
@@ -287,6 +275,7 @@ SYSU = Entry(
     parse=parse_sysu,
     published={"train": SYSU_TRAIN[True], "query": SYSU_QUERY, "gallery": SYSU_SINGLE_SHOT["all"]},
     aliases=("sysumm", "sysumm01"),
+    choices=SYSU_CHOICES,
     num_trials=SYSU_TRIALS,
 )
 

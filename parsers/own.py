@@ -326,9 +326,6 @@ OWN = Entry(
     name="own",
     title="own images",
     description="your own images: Market-style names, a folder per person, or a CSV (path,pid,camid[,split])",
-    citation="",
-    site="",
-    terms="",
     parse=parse_own,
 )
 

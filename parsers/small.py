@@ -18,7 +18,6 @@ from parsers.base import (
     Entry,
     Sample,
     Splits,
-    check_number,
     few,
     find_folder,
     has_folders,
@@ -48,7 +47,6 @@ def parse_viper(root: str, *, split: int = 0) -> Splits:
         image/viper.py, which also counts each half in both directions as two splits; the publisher fixes none).
     Folders: cam_a/ and cam_b/ with `000_45.bmp` (person, viewing angle).
     """
-    check_number(VIPER, "split", split, VIPER.num_splits)
     folder = find_folder(VIPER, root, has_folders("cam_a", "cam_b"), "a folder VIPeR/ with cam_a/ and cam_b/")
     views = _two_views(VIPER, folder, VIPER_NAME, "000_45.bmp")
     return _halves_both_ways(VIPER, folder, views, split)
@@ -63,7 +61,6 @@ def parse_prid450s(root: str, *, split: int = 0) -> Splits:
         torchreid 0.5 puts both cameras into query and gallery at once, so its numbers do not compare with others'.
     Folders: cam_a/ and cam_b/ with `img_001.png`; the masks beside them are passed over.
     """
-    check_number(PRID450S, "split", split, PRID450S.num_splits)
     folder = find_folder(PRID450S, root, has_folders("cam_a", "cam_b"), "a folder with cam_a/ and cam_b/")
     views = _two_views(PRID450S, folder, PRID450S_NAME, "img_001.png", prefix="img_")
     people = _same_people(PRID450S, folder, views)
@@ -81,7 +78,6 @@ def parse_prid(root: str, *, split: int = 0) -> Splits:
         (publisher's page). Random halves of the 200 (torchreid, image/prid.py); gallery of 100 + 549 people.
     Folders: single_shot/cam_a/ and single_shot/cam_b/ with `person_0001.png`.
     """
-    check_number(PRID, "split", split, PRID.num_splits)
     folder = find_folder(PRID, root, has_folders("single_shot"), "a folder prid_2011/ with single_shot/")
     folder = os.path.join(folder, "single_shot")
     if not has_folders("cam_a", "cam_b")(folder):
@@ -165,7 +161,6 @@ def parse_cuhk01(root: str, *, split: int = 0) -> Splits:
         (torchreid, image/cuhk01.py, whose random halves of 485 and 486 people these are; the publisher fixes none).
     Folders: campus/ with `0001001.png` (four digits person, three digits image).
     """
-    check_number(CUHK01, "split", split, CUHK01.num_splits)
     folder = find_folder(
         CUHK01,
         root,
@@ -193,7 +188,6 @@ def parse_grid(root: str, *, split: int = 0) -> Splits:
     Folders: probe/, gallery/ with `0001_1_25008_201_113_60_155.jpeg` (person, camera, frame, box) and
         features_and_partitions.mat.
     """
-    check_number(GRID, "split", split, GRID.num_splits)
     folder = find_folder(
         GRID,
         root,
@@ -241,7 +235,6 @@ def parse_ilids(root: str, *, split: int = 0) -> Splits:
         the query image itself (which is not in the gallery).
     Folders: Persons/ with `0001002.jpg` (four digits person, three digits image).
     """
-    check_number(ILIDS, "split", split, ILIDS.num_splits)
     folder = find_folder(
         ILIDS,
         root,

@@ -16,7 +16,6 @@ from parsers.base import (
     Sample,
     Splits,
     absent,
-    check_number,
     few,
     find_file,
     find_folder,
@@ -221,7 +220,6 @@ def parse_ilidsvid(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
     Folders: i-LIDS-VID/sequences/cam1/ and cam2/ with a folder per person, person001/, and
         `cam1_person001_00317.png`; "train-test people splits"/train_test_splits_ilidsvid.mat beside i-LIDS-VID/.
     """
-    check_number(ILIDSVID, "split", split, ILIDSVID.num_splits)
     folder = find_folder(
         ILIDSVID,
         root,
@@ -275,7 +273,6 @@ def parse_prid2011(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
     Folders: multi_shot/cam_a/ and multi_shot/cam_b/ with person_0001/0001.png; one of the files above beside them or
         one or two levels higher.
     """
-    check_number(PRID2011, "split", split, PRID2011.num_splits)
     folder = find_folder(
         PRID2011,
         root,
@@ -456,9 +453,6 @@ SYNTHETIC_VIDEO = Entry(
     name="syntheticvideo",
     title="built-in demonstration set, video",
     description="walking pedestrians drawn by this program, made on first use; a demonstration, not a benchmark",
-    citation="",
-    site="",
-    terms="",
     parse=parse_synthetic_video,
     needs_path=False,
 )

@@ -1,19 +1,26 @@
 """Parsers against small trees with real file names of each publisher, counted by hand; every trap and every error."""
 
 import dataclasses
+import importlib
 import os
 import pickle
 import random
+import subprocess
+import sys
 import time
 
 import pytest
+from PIL import Image
 from trees import error, names, tree
 
 import datasets
+import main
+import parsers
 from datasets import Counts, Sample, Splits, check_queries, load_splits
 from parsers import own
 from parsers.image import MARKET_PUBLISHED
 
+PARSERS = tuple(parsers.__path__)
 MARKET = (
     "bounding_box_train/0002_c1s1_000451_03.jpg", "bounding_box_train/0002_c3s1_000551_01.jpg",
     "bounding_box_train/0007_c3s3_077419_03.jpg", "bounding_box_train/Thumbs.db",
@@ -71,6 +78,106 @@ def test_registry_is_sorted_and_complete():
     assert datasets.DATASETS["cuhk03"].options == {"labeled": False, "classic": False, "split": 0}
     assert datasets.DATASETS["market"].options == {"distractors": False, "multi_query": False}
     assert datasets.DATASETS["duke"].options == {}
+
+
+TOY = '''"""A newcomer's data set."""
+import os
+from parsers.base import Entry, Sample, Splits, list_folder
+
+def parse_toy(root, *, first: int = 0):
+    """Folders: photos/ with `7_1.jpg` (pid, camera)."""
+    folder = os.path.join(root, "photos")
+    names = list_folder(folder)[0] if os.path.isdir(folder) else []
+    samples = [Sample(os.path.join(folder, name), int(name[0]), int(name[2])) for name in names]
+    train, test = samples[first::2], samples[1::2]
+    return Splits("toy", tuple(train), tuple(test[:1]), tuple(test[1:]))
+
+TOY = Entry(name="toy", title="Toy set", description="two people", parse=parse_toy, aliases=("toys",))
+ENTRIES = (TOY,)
+'''
+
+
+@pytest.fixture
+def newcomer(tmp_path, monkeypatch):
+    """A function that puts a file of this text into parsers/ and registers it."""
+
+    def add(text):
+        (tmp_path / "parsers").mkdir(exist_ok=True)
+        (tmp_path / "parsers" / "toy.py").write_text(text)
+        monkeypatch.setattr(parsers, "__path__", [*PARSERS, str(tmp_path / "parsers")])
+        monkeypatch.delitem(sys.modules, "parsers.toy", raising=False)
+        importlib.invalidate_caches()
+        entries = datasets.find_entries()
+        monkeypatch.setattr(datasets, "DATASETS", entries)
+        monkeypatch.setattr(datasets, "ALIASES", {a: e.name for e in entries.values() for a in e.aliases})
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the file changes within one tick of its clock
+    yield add
+    sys.modules.pop("parsers.toy", None)
+
+
+def test_a_data_set_is_one_file(tmp_path, newcomer, capsys):
+    """A file in parsers/ is all that it takes: a flag, its options, and the doctor's verdict."""
+    newcomer(TOY)
+    tree(tmp_path / "data" / "photos", "1_1.jpg", "2_1.jpg", "2_2.jpg", "2_3.jpg", "3_1.jpg", "4_4.jpg")
+    for image in (tmp_path / "data" / "photos").iterdir():
+        Image.new("RGB", (32, 64)).save(image)
+    assert list(datasets.DATASETS) == sorted([*ALL, "toy"])
+    assert datasets.canonical("Toys") == "toy" and datasets.DATASETS["toy"].options == {"first": 0}
+    words = ["--mode", "check", "--toy_path", str(tmp_path / "data")]
+    assert main.main(words) == 0
+    assert "Toy set recognised in" in capsys.readouterr().out
+    assert main.main([*words, "--toy_first", "6"]) == 1  # the option reaches the parser: nobody to train on
+    assert "no training images" in capsys.readouterr().out
+
+
+def test_a_parser_that_finds_nothing_recognises_nothing(tmp_path, newcomer, capsys):
+    newcomer(TOY)
+    with error(FileNotFoundError, "toy: Toy set not found", f"{tmp_path} holds parsers/", "Looked for photos/ with"):
+        load_splits("toy", tmp_path)
+    assert main.main(["--mode", "check", "--toy_path", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "toy: cannot be used as asked" in text and "recognised" not in text
+    newcomer(TOY.replace('"""Folders: photos/ with `7_1.jpg` (pid, camera)."""', ""))
+    with error(FileNotFoundError, "Looked for images that parse_toy in parsers.toy can read"):
+        load_splits("toy", tmp_path)
+    newcomer(TOY.replace("return Splits(", "print("))
+    with error(ValueError, "toy: parse_toy in parsers.toy returned NoneType, expected Splits"):
+        load_splits("toy", tmp_path)
+
+
+@pytest.mark.parametrize("old, new, texts", [
+    (', parse=parse_toy', "", ("parsers/toy.py, line 13", "TypeError", "'parse'")),
+    ('name="toy"', 'nome="toy"', ("parsers/toy.py, line 13", "'nome'")),
+    ("import os", "import os.nothing", ("parsers/toy.py, line 2", "os.nothing")),
+    ("def parse_toy(root", "def parse_toy(root:", ("parsers/toy.py", "SyntaxError", "line 5")),
+    ('"toy", title', '"market", title', ("parsers/toy.py, row 1 of ENTRIES (market)", "taken by parsers/image.py")),
+    ('("toys",)', '("msmt",)', ("row 1 of ENTRIES (toy)", "'msmt' is taken by parsers/image.py")),
+    ('("toys",)', '"toys"', ("row 1 of ENTRIES (toy)", "aliases", "tuple")),
+    ("(TOY,)", "(TOY, TOY)", ("row 2 of ENTRIES (toy)", "'toy' is taken by parsers/toy.py")),
+    ("(TOY,)", "(TOY, 'toy')", ("row 2 of ENTRIES (?)", "str, not an Entry")),
+    ('"toy", title', '"Toy-1", title', ("row 1 of ENTRIES (Toy-1)", "'toy1'")),
+    ("root, *, first: int = 0", "root, first: int = 0", ("row 1", "option first of parse_toy", "keyword-only")),
+    ("first: int = 0", "first", ("row 1", "option first of parse_toy", "default")),
+    ("root, *, first: int = 0", "", ("row 1", "parse_toy has to take the folder")),
+    ("ENTRIES = (TOY,)", "", ("parsers/toy.py has no ENTRIES",)),
+    ("ENTRIES = (TOY,)", "ENTRIES = TOY", ("parsers/toy.py has no ENTRIES", "tuple")),
+    ("aliases=", 'choices={"fist": (0, 1)}, aliases=', ("row 1 of ENTRIES (toy)", "fist")),
+])  # fmt: skip
+def test_a_newcomers_mistake_is_answered_with_file_and_row(newcomer, old, new, texts):
+    assert old in TOY
+    with error(ValueError, *texts):
+        newcomer(TOY.replace(old, new))
+
+
+def test_reading_the_registry_is_cheap():
+    """The command line reads it for every --help: nothing slow may be imported for it."""
+    code = (
+        "import sys, datasets; print({'h5py', 'scipy', 'timm', 'torch', 'PIL', 'numpy'} & set(sys.modules) or 'none')"
+    )
+    home = os.path.dirname(datasets.__file__)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=home)
+    assert ended.stdout.strip() == "none", ended.stderr
 
 
 def test_repeated_splits():
