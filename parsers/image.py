@@ -224,7 +224,7 @@ def parse_synthetic(root: str | None = None, *, seed: int = 0) -> Splits:
     """
     from synthetic import pictures  # draws with Pillow and numpy, which the other parsers do not need
 
-    folder = os.fspath(pictures.ensure(root, seed))
+    folder = os.fspath(pictures.PICTURES.ensure(root, seed))
     return _market_splits(
         SYNTHETIC,
         folder,

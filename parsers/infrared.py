@@ -228,7 +228,7 @@ def parse_synthetic_rgbir(
     """
     from synthetic import sets  # draws with Pillow and numpy, which the other parsers do not need
 
-    folder = os.fspath(sets.ensure(sets.INFRARED, root, seed))
+    folder = os.fspath(sets.INFRARED.ensure(root, seed))
     return _sysu_splits(
         SYNTHETIC_RGBIR,
         folder,

@@ -392,7 +392,7 @@ def parse_synthetic_video(root: str | None = None, *, seed: int = 0) -> Splits:
     """
     from synthetic import sets  # draws with Pillow and numpy, which the other parsers do not need
 
-    folder, bad = os.fspath(sets.ensure(sets.VIDEO, root, seed)), []
+    folder, bad = os.fspath(sets.VIDEO.ensure(root, seed)), []
     samples = {subset: _read_duke_tracklets(os.path.join(folder, subset), bad) for subset in SUBSETS}
     _settle_tracklets(SYNTHETIC_VIDEO, bad, skip_bad=False)
     return Splits(SYNTHETIC_VIDEO.name, **samples, notes=("drawn by this program: a demonstration, not a benchmark",))

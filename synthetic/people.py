@@ -475,9 +475,9 @@ def _head(add, bone: Skeleton, person: Person, neck_y: float) -> None:
         peak = np.asarray(person.hat_colour) * 0.8
         add(1.8, (0, centre + 2.6, 5), (0, centre + 2.0, 10), [3.6 * unit, 2.6 * unit], peak, relief=0.3)
     elif person.hat == "brim":
-        side = (9.0 * abs(bone.cos), centre + 3.2)  # a disc seen from the side: a bar across the screen
-        start, end = (-9.0 * bone.cos, side[1], -9.0 * bone.sin), (9.0 * bone.cos, side[1], 9.0 * bone.sin)
-        add(1.7, start, end, [1.3 * unit] * 2, person.hat_colour, spread=0, relief=0.3)
+        height = centre + 3.2  # a disc seen from the side: a bar across the screen
+        left, right = (-9.0 * bone.cos, height, -9.0 * bone.sin), (9.0 * bone.cos, height, 9.0 * bone.sin)
+        add(1.7, left, right, [1.3 * unit] * 2, person.hat_colour, spread=0, relief=0.3)
     elif person.hat == "beanie":
         add(1.7, (0, centre + 5.5, 0), (0, centre + 3.4, 0), [4.6 * unit, 5.9 * unit], person.hat_colour, spread=0)
 

@@ -55,7 +55,9 @@ PANORAMA = (360, 1500)  # rows, columns: what a camera can see; each shot is a w
 def _noise(rng: np.random.Generator, height: int, width: int, cell: int) -> np.ndarray:
     """Smooth noise in [-1, 1], (height, width), with features of about `cell` pixels."""
     coarse = rng.uniform(-1, 1, (height // cell + 3, width // cell + 3)).astype(np.float32)
-    image = Image.fromarray(coarse).resize(((width // cell + 3) * cell, (height // cell + 3) * cell), Image.BICUBIC)
+    image = Image.fromarray(coarse).resize(
+        ((width // cell + 3) * cell, (height // cell + 3) * cell), Image.Resampling.BICUBIC
+    )
     return np.asarray(image)[:height, :width]
 
 
@@ -97,7 +99,7 @@ def _wall(rng: np.random.Generator, kind: str, horizon: int) -> np.ndarray:
     if kind == "glass":
         panes = np.repeat(rng.uniform(0.55, 1.15, width // 75 + 1), 75)[:width][None]
         reflection = panes + grain + 0.25 * _noise(rng, height, width, 50)
-        colour = np.asarray((0.46, 0.55, 0.60), np.float32) * reflection[..., None]
+        colour: np.ndarray = np.asarray((0.46, 0.55, 0.60), np.float32) * reflection[..., None]
         frame = np.maximum(edge_of(2.5 - x % 75, 1), edge_of(2.5 - np.abs(y - 0.35 * height), 1))
         return mixed(colour, (0.25, 0.26, 0.28), frame)
     if kind == "brick":
@@ -106,7 +108,8 @@ def _wall(rng: np.random.Generator, kind: str, horizon: int) -> np.ndarray:
         colour = np.asarray((0.56, 0.34, 0.27), np.float32) * (1 + 2 * grain)[..., None]
         return mixed(colour, (0.66, 0.60, 0.55), 0.6 * joint)
     if kind == "trees":
-        leaves = sum(weight * _noise(rng, height, width, cell) for weight, cell in ((1.0, 14), (0.8, 45), (0.6, 5)))
+        cells = ((1.0, 14), (0.8, 45), (0.6, 5))  # weight, size
+        leaves = np.asarray(sum(weight * _noise(rng, height, width, cell) for weight, cell in cells))
         colour = np.asarray((0.30, 0.42, 0.22), np.float32) * (1 + 0.45 * leaves)[..., None]
         return mixed(colour, (0.80, 0.88, 0.94), edge_of(leaves - 0.9 + y / height, 2))
     if kind == "city":
@@ -116,8 +119,8 @@ def _wall(rng: np.random.Generator, kind: str, horizon: int) -> np.ndarray:
             right = left + int(rng.integers(90, 240))
             tone = rng.uniform(0.35, 0.8, 3) * 0.4 + rng.uniform(0.35, 0.75) * 0.6
             top = int(rng.uniform(0, 0.35) * height)
-            panes = (y[top:] % 26 < 15) & ((x[:, left:right] - left) % 20 < 11)
-            colour[top:, left:right] = mixed(tone, tone * 0.55, panes.astype(np.float32))[:, : width - left]
+            windows = (y[top:] % 26 < 15) & ((x[:, left:right] - left) % 20 < 11)
+            colour[top:, left:right] = mixed(tone, tone * 0.55, windows.astype(np.float32))[:, : width - left]
             left = right
         return colour * (1 + grain)[..., None]
     if kind == "concrete":
@@ -140,7 +143,8 @@ SCENES = {  # wall, floor, horizon, how many of each object
 
 
 def shaded(colour, factor: float) -> tuple[int, int, int]:
-    return tuple(int(np.clip(255 * factor * value, 0, 255)) for value in colour)
+    red, green, blue = (int(np.clip(255 * factor * value, 0, 255)) for value in colour)
+    return red, green, blue
 
 
 def _object(draw: ImageDraw.ImageDraw, rng: np.random.Generator, kind: str, x: float, y: float, s: float) -> None:
@@ -248,9 +252,9 @@ def backdrop_of(seed: int, camid: int, view: View) -> np.ndarray:
     """What is behind the person: (H * SUPER, W * SUPER, 3) in [0, 1]."""
     width, height = WIDTH * SUPER * view.zoom, HEIGHT * SUPER * view.zoom
     window = (view.left, view.top, view.left + width, view.top + height)
-    picture = panorama(seed, camid).resize((WIDTH * SUPER, HEIGHT * SUPER), Image.BILINEAR, box=window)
+    picture = panorama(seed, camid).resize((WIDTH * SUPER, HEIGHT * SUPER), Image.Resampling.BILINEAR, box=window)
     if view.mirrored:
-        picture = picture.transpose(Image.FLIP_LEFT_RIGHT)
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(picture, np.float32) / 255
 
 

@@ -9,40 +9,20 @@ own numbers.
               cameras 3 and 6 see infrared, and camera 3 stands beside camera 2
 """
 
-import json
-import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from synthetic import people, pictures, scenes
+from synthetic.kind import Kind
 from synthetic.people import SUPER, WIDTH
 from synthetic.scenes import CAMERA_TABLE, PANORAMA, Camera, View
 
 SHORTEST, LONGEST = 8, 16  # frames of a tracklet
 INFRARED_CAMERAS = (3, 6)
 ROOMS = {3: 2}  # camera 3 looks at the scene of camera 2
-INFRARED_CAMERA = {"cast": (1.0, 1.0, 1.0), "saturation": 0.0, "noise": 7.0}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A built-in data set: `plan(seed, **sizes)` lists its jobs by camera, `draw(folder, seed, job)` writes the JPEGs
-    of one, `count(seed, job)` says how many of them go to which top folder, and `finish(folder, **sizes)` writes the
-    rest."""
-
-    name: str
-    version: int  # part of the cache folder's name: raise it whenever a pixel of the default set changes
-    sizes: dict[str, int]
-    plan: Callable[..., list[tuple]]
-    draw: Callable[[Path, int, tuple], None]
-    count: Callable[[int, tuple], tuple[str, int]]
-    finish: Callable[..., None] = lambda folder, **sizes: None
 
 
 # -------------------------------------------------------------------------------------------------------- tracklets
@@ -158,7 +138,9 @@ def infrared(pixels: np.ndarray) -> np.ndarray:
 def camera_of(camid: int) -> Camera:
     """Colour cameras are those of `synthetic`; an infrared one has no colours and more noise."""
     camera = CAMERA_TABLE[camid - 1]
-    return replace(camera, **INFRARED_CAMERA) if camid in INFRARED_CAMERAS else camera
+    if camid not in INFRARED_CAMERAS:
+        return camera
+    return replace(camera, cast=(1.0, 1.0, 1.0), saturation=0.0, noise=7.0)
 
 
 def draw_light(seed: int, pid: int, camid: int, index: int) -> tuple[Image.Image, int]:
@@ -205,66 +187,3 @@ INFRARED = Kind(
     lambda seed, job: (f"cam{job[1]}", 1),
     write_people,
 )
-KINDS = {kind.name: kind for kind in (VIDEO, INFRARED)}
-
-
-# ------------------------------------------------------------------------------------------------------- data sets
-
-
-def make(kind: Kind, root, seed: int = 0, *, processes: int | None = None, progress: bool = True, **sizes: int) -> Path:
-    """Draws the set into `root`, a new or empty folder, and returns it. `sizes` replace some of `kind.sizes`.
-
-    Raises ValueError for a folder that is not empty or impossible sizes, OSError or RuntimeError if writing fails.
-    """
-    root, sizes = Path(root), _sizes(kind, seed, sizes)
-    jobs = kind.plan(seed, **sizes)
-    root.mkdir(parents=True, exist_ok=True)
-    if any(root.iterdir()):
-        raise ValueError(f"{root} is not empty; name a new folder for the built-in data set")
-    total = sum(count for _, count in (kind.count(seed, job) for job in jobs))
-    processes = processes or pictures.default_processes(total)
-    with tqdm(total=len(jobs), desc=f"drawing {kind.name}", unit="drawing", disable=not progress or None) as bar:
-        if processes > 1 and sys.executable:
-            task = {"kind": kind.name, "seed": seed, "sizes": sizes}
-            pictures.draw_in_processes("synthetic.sets", root, task, len(jobs), processes, bar.update)
-        else:
-            _draw_jobs(kind, root, seed, jobs, bar.update)
-    kind.finish(root, **sizes)
-    return root
-
-
-def ensure(kind: Kind, root=None, seed: int = 0, *, progress: bool = True, **sizes: int) -> Path:
-    """Makes the set once and returns its folder: `root`, or one in the cache; as `pictures.ensure`."""
-    root = pictures.cache_folder(seed, f"{kind.name}-v{kind.version}") if root is None else Path(root)
-    expected: dict[str, int] = {}
-    for job in kind.plan(seed, **_sizes(kind, seed, sizes)):
-        folder, count = kind.count(seed, job)
-        expected[folder] = expected.get(folder, 0) + count
-    return pictures.make_once(root, expected, lambda folder: make(kind, folder, seed, progress=progress, **sizes))
-
-
-def _sizes(kind: Kind, seed: int, sizes: dict[str, int]) -> dict[str, int]:
-    if seed < 0:
-        raise ValueError(f"the seed of the built-in data set is {seed}, expected 0 or more")
-    sizes = {**kind.sizes, **sizes}
-    if set(sizes) != set(kind.sizes) or min(sizes.values()) < 1 or not 2 <= sizes.get("num_cameras", 2) <= 6:
-        raise ValueError(f"{kind.name} takes {', '.join(kind.sizes)} of at least 1, with 2 to 6 cameras: {sizes}")
-    return sizes
-
-
-def _draw_jobs(kind: Kind, root: Path, seed: int, jobs: list[tuple], done) -> None:
-    for job in jobs:
-        kind.draw(root, seed, job)
-        done()
-
-
-def _work(task: str) -> None:
-    """One process of `pictures.draw_in_processes`."""
-    task = json.loads(task)
-    kind = KINDS[task["kind"]]
-    jobs = kind.plan(task["seed"], **task["sizes"])[task["first"] : task["last"]]
-    _draw_jobs(kind, Path(task["root"]), task["seed"], jobs, lambda: os.write(1, b"."))
-
-
-if __name__ == "__main__":
-    _work(sys.argv[1])

@@ -549,13 +549,13 @@ def test_msmt17_errors(tmp_path):
 def test_synthetic_is_made_by_its_module(tmp_path, monkeypatch):
     asked = []
 
-    def ensure(root=None, seed=0):
-        asked.append((root, seed))
+    def ensure(kind, root=None, seed=0):
+        asked.append((kind.name, root, seed))
         return tree(tmp_path, *MARKET)
 
-    monkeypatch.setattr("synthetic.pictures.ensure", ensure)
+    monkeypatch.setattr("synthetic.kind.Kind.ensure", ensure)
     splits = load_splits("synthetic", seed=3)
-    assert asked == [(None, 3)]
+    assert asked == [("synthetic", None, 3)]
     assert splits.count("gallery") == Counts(2, 4, 3) and splits.published is None
     assert "demonstration" in str(splits)
 

@@ -9,7 +9,7 @@ from trees import error, names, tree
 
 import datasets
 from datasets import Counts, check_queries, load_splits
-from synthetic import sets
+from synthetic.kind import Kind
 
 # (camera, pid) -> images; person 6 is not in cameras 1 and 2, person 10 not in camera 5
 TEST = {(1, 10): 12, (2, 10): 3, (3, 10): 2, (4, 10): 2, (6, 10): 1, (3, 6): 2, (4, 6): 11, (5, 6): 1, (6, 6): 1}
@@ -198,11 +198,7 @@ def test_infrared_cameras_with_all_images(tmp_path, use_all):
 
 def test_built_in_infrared(tmp_path, monkeypatch):
     sizes = {"num_train_pids": 2, "num_val_pids": 1, "num_test_pids": 2, "per_camera": 2}
-    monkeypatch.setattr(
-        sets,
-        "ensure",
-        lambda kind, root, seed: sets.make(kind, root, seed, processes=1, progress=False, **sizes),
-    )
+    monkeypatch.setattr(Kind, "ensure", lambda kind, root, seed: kind.make(root, seed, progress=False, **sizes))
     splits = load_splits("synthetic_rgbir", tmp_path / "s", seed=1, search="indoor", trial=2)
     assert splits.protocol == "sysu" and splits.infrared == {3, 6} and "demonstration" in str(splits)
     assert len({s.pid for s in splits.train}) == 3 and {s.camid for s in splits.train} == {1, 2, 3, 4, 5, 6}

@@ -12,7 +12,7 @@ from trees import error, names, tree
 
 import datasets
 from datasets import Counts, check_queries, load_splits
-from synthetic import sets
+from synthetic.kind import Kind
 
 
 @pytest.fixture(autouse=True)
@@ -293,11 +293,7 @@ def test_dukevid_bad_tracklets(tmp_path):
 
 def test_built_in_video(tmp_path, monkeypatch):
     sizes = {"num_train_pids": 2, "num_test_pids": 2, "num_cameras": 3}
-    monkeypatch.setattr(
-        sets,
-        "ensure",
-        lambda kind, root, seed: sets.make(kind, root, seed, processes=1, progress=False, **sizes),
-    )
+    monkeypatch.setattr(Kind, "ensure", lambda kind, root, seed: kind.make(root, seed, progress=False, **sizes))
     splits = load_splits("synthetic_video", tmp_path / "s", seed=1)
     assert splits.is_video and "demonstration" in str(splits) and all(len(s.path) > 1 for s in splits.train)
     assert splits.count("train")[:2] == (2, 4) and splits.count("query")[:2] == (2, 2)

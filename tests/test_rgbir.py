@@ -178,7 +178,7 @@ SIZES = {"num_train_pids": 8, "num_val_pids": 2, "num_test_pids": 8, "per_camera
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("infrared") / "set"
-    return sets.make(sets.INFRARED, root, processes=1, progress=False, **SIZES)
+    return sets.INFRARED.make(root, processes=1, progress=False, **SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -234,10 +234,10 @@ def test_infrared_pictures_are_grey_and_show_dark_cloth_bright(splits):
 
 def test_a_picture_depends_on_its_own_numbers_alone(folder, tmp_path):
     sizes = SIZES | {"num_train_pids": 2, "num_val_pids": 1, "num_test_pids": 1}
-    other = sets.make(sets.INFRARED, tmp_path / "set", processes=2, progress=False, **sizes)
+    other = sets.INFRARED.make(tmp_path / "set", processes=2, progress=False, **sizes)
     names = [path.relative_to(other) for path in other.rglob("*.jpg")]
     assert len(names) == 4 * 6 * 2 and all((folder / n).read_bytes() == (other / n).read_bytes() for n in names)
-    assert sets.ensure(sets.INFRARED, other, progress=False, **sizes) == other
+    assert sets.INFRARED.ensure(other, progress=False, **sizes) == other
 
 
 def test_rgbir_through_the_command_line(folder, tmp_path):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthetic import people, pictures, scenes
+from synthetic import people, pictures, scenes, sets
+from synthetic.kind import HOME, Kind
 
 SMALL = {"num_train_pids": 3, "num_test_pids": 3, "num_cameras": 3, "num_distractors": 4, "num_junk": 3}
 
@@ -48,7 +49,7 @@ def test_same_seed_same_bytes_whatever_the_processes(small, tmp_path):
 def test_an_image_does_not_depend_on_the_others(small):
     scenes.panorama.cache_clear()
     pid, camid, index = 2, 3, 1
-    name = pictures._file_name(0, pid, camid, index)
+    name = pictures.file_name(0, pid, camid, index)
     if not (small / "bounding_box_train" / name).exists():  # the camera that misses this identity
         pytest.fail("choose another example")
     picture, _ = pictures.draw_image(0, pid, camid, index)
@@ -79,13 +80,15 @@ def test_layout_is_market(small):
 
 
 @pytest.mark.parametrize("seed", [0, 5])
-def test_published_counts_are_those_of_the_plan(seed):
-    jobs = pictures._plan(seed, **pictures._default_sizes())
+def test_counts_of_the_default_set(seed):
+    """(ids, images, cameras) as a parser finds them that drops pid -1 and keeps pid 0 as an id."""
+    jobs = pictures.plan_pictures(seed, **pictures.PICTURES.sizes)
+    expected = {"train": (150, 1650, 6), "query": (100, 500, 6), "gallery": (101, 1220, 6)}
     for split, subset in zip(("train", "query", "gallery"), pictures.SUBSETS, strict=True):
         items = [(pid, camid, "") for name, pid, camid, _ in jobs if name == subset]
-        assert counts(items) == pictures.COUNTS[split]
-    assert sum(pid == -1 for _, pid, _, _ in jobs) == pictures.JUNK
-    names = [(subset, pictures._file_name(seed, pid, camid, index)) for subset, pid, camid, index in jobs]
+        assert counts(items) == expected[split]
+    assert sum(pid == -1 for _, pid, _, _ in jobs) == 60
+    names = [(subset, pictures.file_name(seed, pid, camid, index)) for subset, pid, camid, index in jobs]
     assert len(set(names)) == len(names)
 
 
@@ -137,7 +140,7 @@ def test_ensure_makes_once_and_reuses(tmp_path, monkeypatch):
     root = pictures.ensure(seed=3, progress=False, **SMALL)
     assert root == tmp_path / "reid_suite" / f"synthetic-v{pictures.VERSION}-seed3"
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")}
-    monkeypatch.setattr(pictures, "make", lambda *_, **__: pytest.fail("drawn twice"))
+    monkeypatch.setattr(Kind, "make", lambda *_, **__: pytest.fail("drawn twice"))
     assert pictures.ensure(seed=3, progress=False, **SMALL) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")} == before
 
@@ -168,13 +171,13 @@ def test_ensure_survives_interruption(tmp_path, monkeypatch):
 
 
 def test_ensure_when_another_process_was_faster(tmp_path, monkeypatch):
-    root, make = tmp_path / "set", pictures.make
+    root, make = tmp_path / "set", Kind.make
 
-    def slower(temporary, seed, **options):
-        make(root, seed, **options)
-        return make(temporary, seed, **options)
+    def slower(kind, temporary, seed, **options):
+        make(kind, root, seed, **options)
+        return make(kind, temporary, seed, **options)
 
-    monkeypatch.setattr(pictures, "make", slower)
+    monkeypatch.setattr(Kind, "make", slower)
     assert pictures.ensure(root, progress=False, **SMALL) == root
     assert os.listdir(tmp_path) == ["set"]
 
@@ -194,11 +197,37 @@ def test_unwritable_cache_is_one_clear_error(tmp_path, monkeypatch):
         pictures.ensure(progress=False, **SMALL)
 
 
+def draw_nothing(folder, seed, job):
+    """A `Kind.draw` that fails in whatever process it is called."""
+    raise OSError(f"nobody draws job {job}")
+
+
 def test_failure_of_a_drawing_process_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "SUBSETS", ("bounding_box_train",))  # the processes will miss two folders
-    monkeypatch.setattr(pictures, "_plan", lambda *_, **__: [("query", 1, 1, 0)] * 40)
-    with pytest.raises(RuntimeError, match="No such file"):
-        pictures.make(tmp_path / "set", processes=2, progress=False, **SMALL)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the processes find this module
+    broken = replace(pictures.PICTURES, draw=draw_nothing)
+    with pytest.raises(RuntimeError, match="nobody draws job"):
+        broken.make(tmp_path / "set", processes=2, progress=False, **SMALL)
+
+
+@pytest.mark.parametrize("kind", [pictures.PICTURES, sets.VIDEO, sets.INFRARED], ids=lambda kind: kind.name)
+def test_all_kinds_are_kept_by_one_mechanism(kind, tmp_path, monkeypatch):
+    """Made once, whole or not at all, under a name that holds its version; other people's folders stay as they are."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sizes = {name: 2 if name in ("num_cameras", "num_train_pids") else 1 for name in kind.sizes}
+    root = kind.ensure(seed=2, progress=False, **sizes)
+    assert root == tmp_path / "reid_suite" / f"{kind.name}-v1-seed2" and os.listdir(root.parent) == [root.name]
+    jobs = kind.plan(2, **sizes)
+    assert len(read_tree(root)) == sum(number for _, number in (kind.count(2, job) for job in jobs)) > 0
+    monkeypatch.setattr(Kind, "make", lambda *_, **__: pytest.fail("drawn twice"))
+    assert kind.ensure(seed=2, progress=False, **sizes) == root
+    with pytest.raises(RuntimeError, match="Delete that folder"):
+        kind.ensure(root, seed=2, progress=False, **sizes | {"num_test_pids": 2})
+    (next(root.rglob("*.jpg"))).unlink()
+    with pytest.raises(RuntimeError, match="Delete that folder"):
+        kind.ensure(seed=2, progress=False, **sizes)
+    for wrong in ({"people": 3}, {"num_test_pids": 0}):
+        with pytest.raises(ValueError, match=f"{kind.name} takes"):
+            kind.ensure(tmp_path / "new", progress=False, **wrong)
 
 
 @pytest.mark.parametrize("sizes", [{"num_cameras": 1}, {"num_cameras": 7}, {"num_train_pids": 0}, {"num_junk": -1}])
@@ -218,7 +247,7 @@ def test_needs_neither_torch_nor_the_callers_main(tmp_path):
     """A script without a main guard can make the set: the drawing processes do not import it again."""
     script = tmp_path / "script.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(pictures.HOME)!r})\nfrom synthetic import pictures\nprint('once')\n"
+        f"import sys; sys.path.insert(0, {str(HOME)!r})\nfrom synthetic import pictures\nprint('once')\n"
         f"pictures.make({str(tmp_path / 'set')!r}, processes=2, progress=False, **{SMALL!r})\n"
         "assert 'torch' not in sys.modules\n"
     )

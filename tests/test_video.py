@@ -470,7 +470,7 @@ SIZES = {"num_train_pids": 12, "num_test_pids": 12, "num_cameras": 3}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("video") / "set"
-    return sets.make(sets.VIDEO, root, processes=1, progress=False, **SIZES)
+    return sets.VIDEO.make(root, processes=1, progress=False, **SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -520,21 +520,21 @@ def test_the_legs_go_on_and_the_person_stays(monkeypatch):
 
 def test_the_bytes_do_not_depend_on_the_processes_or_on_other_people(folder, tmp_path):
     sizes = SIZES | {"num_train_pids": 2, "num_test_pids": 1}
-    again = sets.make(sets.VIDEO, tmp_path / "set", processes=2, progress=False, **sizes)
+    again = sets.VIDEO.make(tmp_path / "set", processes=2, progress=False, **sizes)
     names = sorted(path.relative_to(again) for path in (again / "train").rglob("*.jpg"))
     places = {name.parts[1:3] for name in names}
     assert len(names) == sum(sets.tracklet_length(0, int(pid), int(camid)) for pid, camid in places)
     assert all((folder / name).read_bytes() == (again / name).read_bytes() for name in names)
-    assert sets.ensure(sets.VIDEO, again, progress=False, **sizes) == again
+    assert sets.VIDEO.ensure(again, progress=False, **sizes) == again
     (again / names[0]).unlink()
     with pytest.raises(RuntimeError, match="not the built-in data set"):
-        sets.ensure(sets.VIDEO, again, progress=False, **sizes)
+        sets.VIDEO.ensure(again, progress=False, **sizes)
 
 
 def test_impossible_sizes_are_refused(tmp_path):
     for sizes in ({"num_cameras": 1}, {"num_train_pids": 0}, {"people": 3}):
         with pytest.raises(ValueError, match="synthetic_video takes"):
-            sets.make(sets.VIDEO, tmp_path / "set", **sizes)
+            sets.VIDEO.make(tmp_path / "set", **sizes)
 
 
 def test_video_through_the_command_line(folder, tmp_path):
