@@ -24,11 +24,13 @@ import json
 import os
 import random
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from machine import files
+
+DEMONSTRATION = "drawn by this program: a demonstration, not a benchmark"  # note of the built-in sets
 SUBSETS = ("train", "query", "gallery")
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 FIRST_FEW = 5  # bad names quoted in an error; the rest is counted
@@ -337,6 +339,16 @@ def find_folder(entry: Entry, root: str, fits: Callable[[str], bool], looked_for
     return candidates[0]
 
 
+def find_named(entry: Entry, root: str, name: str, wrapper: str = "") -> str:
+    """The folder called `name`: `root` itself, or one in or below it. `wrapper`: what usually is around it."""
+
+    def fits(folder: str) -> bool:
+        return os.path.basename(folder) == name or has_folders(name)(folder)
+
+    folder = find_folder(entry, root, fits, f"a folder {wrapper}/ with {name}/" if wrapper else f"the folder {name}/")
+    return folder if os.path.basename(folder) == name else os.path.join(folder, name)
+
+
 def _subfolders(folder: str) -> list[str]:
     try:
         return list_folder(folder)[1]
@@ -398,7 +410,7 @@ def absent(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
 class FolderListings:
     """Is a file there? One listing per folder instead of one look-up per file, since network drives are slow."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
 
     def has(self, folder: str, name: str) -> bool:
@@ -406,6 +418,37 @@ class FolderListings:
         if folder not in self._names:
             self._names[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
         return name in self._names[folder]
+
+
+def read_list(
+    entry: Entry, path: str, folders: Sequence[str], pattern: re.Pattern, example: str, camid: int | None = None
+) -> tuple[Sample, ...]:
+    """The samples of a publisher's list, in its order. Every file is looked up: half an archive is an error.
+
+    folders: where the images may be; the first that holds one counts. pattern: fits a whole line and has the groups
+    `path`, `pid` and, unless all are of camera `camid`, `camid`; `example` is a line that it reads.
+    """
+    listings, samples, lost = FolderListings(), [], []
+    with open(path, encoding="utf-8") as lines:
+        numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    for number, line in numbered:
+        match = pattern.fullmatch(line)
+        if match is None:
+            raise ValueError(f"{entry.name}: line {number} of {path} does not read like {example!r}: {line!r}")
+        places = [os.path.join(folder, *match["path"].split("/")) for folder in folders]
+        there = [place for place in places if listings.has(*os.path.split(place))]
+        if there:
+            samples.append(Sample(there[0], int(match["pid"]), int(match["camid"]) if camid is None else camid))
+        else:
+            lost.append(match["path"])
+    if lost:
+        raise FileNotFoundError(
+            f"{entry.name}: {len(lost):,} of the {len(numbered):,} images in {path} are not below "
+            f"{os.path.commonpath(folders)}: {few(lost)}. Unpack the archive again."
+        )
+    if not samples:
+        raise ValueError(f"{entry.name}: {path} is empty. Unpack the archive again.")
+    return tuple(samples)
 
 
 def read_mat(entry: Entry, path: str, *variables: str) -> list:
@@ -446,19 +489,6 @@ def place_for(entry: Entry, folder: str, name: str) -> str:
     return cached
 
 
-def write_json(path: str, content: object) -> None:
-    """Write under a temporary name, then rename: the file is whole or absent."""
-    handle, temporary = tempfile.mkstemp(prefix=".part-", suffix=".json", dir=os.path.dirname(path))
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def kept_splits(
     entry: Entry,
     folder: str,
@@ -490,7 +520,8 @@ def kept_splits(
             raise ValueError(
                 f"{entry.name}: {made_from} does not fit the images of {folder}: it {which}. Unpack the archive again."
             )
-        write_json(path, {"data_set": entry.name, "made_from": made_from, "people": people, "splits": made})
+        with files.replace(path, "w", flag=f"--{entry.name}_path") as file:
+            json.dump({"data_set": entry.name, "made_from": made_from, "people": people, "splits": made}, file)
     try:
         with open(path, encoding="utf-8") as file:
             kept = json.load(file)
@@ -515,6 +546,20 @@ def random_halves(people: Iterable[int], count: int, num_train: int, seed: int =
         rng.shuffle(order)
         splits.append({"train": sorted(order[:num_train]), "test": sorted(order[num_train:])})
     return splits
+
+
+def ask_across(
+    entry: Entry, views: Sequence[tuple[Sample, ...]], split: Mapping[str, list], notes: Iterable[str]
+) -> Splits:
+    """The training people from both views; the test people of the first view ask for those of the second."""
+    return Splits(
+        entry.name,
+        of_people(views[0] + views[1], split["train"]),
+        of_people(views[0], split["test"]),
+        of_people(views[1], split["test"]),
+        entry.published,
+        tuple(notes),
+    )
 
 
 def of_people(samples: Iterable[Sample], pids: Iterable[int]) -> tuple[Sample, ...]:

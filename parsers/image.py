@@ -9,27 +9,8 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from parsers.base import (
-    SUBSETS,
-    Counts,
-    Entry,
-    FolderListings,
-    Sample,
-    Splits,
-    absent,
-    few,
-    find_file,
-    find_folder,
-    has_folders,
-    holds,
-    kept_splits,
-    list_folder,
-    missing,
-    of_people,
-    place_for,
-    read_folder,
-    read_mat,
-)
+from parsers import base
+from parsers.base import SUBSETS, Counts, Entry, Sample, Splits
 
 # ============ Market-1501 and those published in its layout ============
 
@@ -37,6 +18,7 @@ MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "b
 MARKET_LOOKED_FOR = "a folder with bounding_box_train/, or with query/ and bounding_box_test/"
 MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)s\d+_\d+_\d+\.")  # 0002_c1s1_000451_03.jpg, -1_c3s2_102834_01.jpg.jpg
 DUKE_NAME = re.compile(r"(\d+)_c(\d+)_f\d+\.")  # 0001_c2_f0046182.jpg
+DUKE_LINE = re.compile(r"(?P<path>(?P<pid>\d+)_c(?P<camid>\d+)_f\d+\..*)")
 CUHK03_NAME = re.compile(r"(\d+)_c(\d+)_\d+\.")  # 0001_c1_1.png
 
 
@@ -52,14 +34,14 @@ def _market_splits(entry: Entry, folder: str, pattern: re.Pattern, example: str,
     """
     there = [subset for subset in SUBSETS if os.path.isdir(os.path.join(folder, MARKET_FOLDERS[subset]))]
     if ("query" in there) != ("gallery" in there):
-        raise missing(entry, folder, "query/ and bounding_box_test/, of which one is not there")
+        raise base.missing(entry, folder, "query/ and bounding_box_test/, of which one is not there")
     samples, notes, num_junk = dict.fromkeys(SUBSETS, ()), list(fields.pop("notes", ())), 0
     for subset in there:
-        samples[subset], junk = read_folder(entry, os.path.join(folder, MARKET_FOLDERS[subset]), pattern, example)
+        samples[subset], junk = base.read_folder(entry, os.path.join(folder, MARKET_FOLDERS[subset]), pattern, example)
         num_junk += junk
     if num_junk:
         notes.append(f"{num_junk:,} junk images (pid -1) left out")
-    notes += absent(samples)
+    notes += base.absent(samples)
     return Splits(entry.name, **samples, notes=tuple(notes), **fields)
 
 
@@ -78,7 +60,7 @@ def parse_market(root: str, *, distractors: bool = False, multi_query: bool = Fa
         gt_bbox/: boxes drawn by hand, named alike; a query with all of its person's in its camera is a "multi-query".
         images/: what distractors_500k.zip unpacks to; every image of it is pid 0, whatever its name.
     """
-    folder = find_folder(MARKET, root, _market_layout, MARKET_LOOKED_FOR)
+    folder = base.find_folder(MARKET, root, _market_layout, MARKET_LOOKED_FOR)
     splits = _market_splits(
         MARKET, folder, MARKET_NAME, "0002_c1s1_000451_03.jpg", published=MARKET_PUBLISHED, distractor_pid=0
     )
@@ -105,14 +87,14 @@ def _market_distractors(root: str, folder: str) -> tuple[Sample, ...]:
     places = [os.path.join(each, "images") for each in dict.fromkeys((folder, os.path.dirname(folder), root))]
     for place in places:
         if os.path.isdir(place):
-            images = list_folder(place)[0]
+            images = base.list_folder(place)[0]
             cameras = [re.search(r"_c(\d+)", image) for image in images]
             if images:
                 return tuple(
                     Sample(os.path.join(place, image), 0, int(camera[1]) if camera else 0)
                     for image, camera in zip(images, cameras, strict=True)
                 )
-    raise missing(
+    raise base.missing(
         MARKET,
         folder,
         "images/ with the 500k distractors (distractors_500k.zip of the publisher, unpacked "
@@ -123,15 +105,15 @@ def _market_distractors(root: str, folder: str) -> tuple[Sample, ...]:
 def _market_multi_query(folder: str, query: Sequence[Sample]) -> tuple[tuple[Sample, ...], ...]:
     """For each query the hand-drawn boxes of its person in its camera, the query among them."""
     if not os.path.isdir(os.path.join(folder, "gt_bbox")):
-        raise missing(MARKET, folder, "gt_bbox/, the images of the multi-query protocol")
+        raise base.missing(MARKET, folder, "gt_bbox/, the images of the multi-query protocol")
     boxes = defaultdict(list)
-    for sample in read_folder(MARKET, os.path.join(folder, "gt_bbox"), MARKET_NAME, "0001_c1s1_001051_00.jpg")[0]:
+    for sample in base.read_folder(MARKET, os.path.join(folder, "gt_bbox"), MARKET_NAME, "0001_c1s1_001051_00.jpg")[0]:
         boxes[sample.pid, sample.camid].append(sample)
     alone = [os.path.basename(q.path) for q in query if (q.pid, q.camid) not in boxes]
     if alone:
         raise ValueError(
             f"market: gt_bbox/ has no image of the person and camera of {len(alone):,} queries: "
-            f"{few(alone)}. Unpack the archive again."
+            f"{base.few(alone)}. Unpack the archive again."
         )
     return tuple(tuple(boxes[q.pid, q.camid]) for q in query)
 
@@ -153,7 +135,7 @@ def parse_duke(root: str) -> Splits:
         1,110 identities, the 702 and 408 more that are in one camera only and serve as distractors; 8 cameras.
     Folders: as Market-1501, with `0001_c2_f0046182.jpg` (pid, camera, frame).
     """
-    folder = find_folder(DUKE, root, _market_layout, MARKET_LOOKED_FOR)
+    folder = base.find_folder(DUKE, root, _market_layout, MARKET_LOOKED_FOR)
     return _market_splits(DUKE, folder, DUKE_NAME, "0001_c2_f0046182.jpg", published=DUKE_PUBLISHED)
 
 
@@ -177,43 +159,21 @@ def parse_occluded_duke(root: str) -> Splits:
     def listed(folder: str) -> bool:
         return all(os.path.isfile(os.path.join(folder, each)) for each in OCCLUDED_DUKE_LISTS.values())
 
-    folder = find_folder(OCCLUDED_DUKE, root, lambda folder: listed(folder) or _market_layout(folder), looked_for)
+    folder = base.find_folder(OCCLUDED_DUKE, root, lambda folder: listed(folder) or _market_layout(folder), looked_for)
     if _market_layout(folder):
         return _market_splits(
             OCCLUDED_DUKE, folder, DUKE_NAME, "0001_c2_f0046182.jpg", published=OCCLUDED_DUKE_PUBLISHED
         )
-    duke = find_folder(OCCLUDED_DUKE, folder, _market_layout, f"the images of DukeMTMC-reID: {MARKET_LOOKED_FOR}")
-    samples = {subset: _read_duke_list(folder, subset, duke) for subset in SUBSETS}
-    return Splits(
-        OCCLUDED_DUKE.name,
-        **samples,
-        published=OCCLUDED_DUKE_PUBLISHED,
-        notes=("made from the publisher's lists and DukeMTMC-reID",),
-    )
+    duke = base.find_folder(OCCLUDED_DUKE, folder, _market_layout, f"the images of DukeMTMC-reID: {MARKET_LOOKED_FOR}")
 
+    def listed_samples(subset: str) -> tuple[Sample, ...]:
+        places = [os.path.join(duke, MARKET_FOLDERS[each]) for each in (subset, "gallery")]
+        path = os.path.join(folder, OCCLUDED_DUKE_LISTS[subset])
+        return base.read_list(OCCLUDED_DUKE, path, places, DUKE_LINE, "0001_c2_f0046182.jpg")
 
-def _read_duke_list(folder: str, subset: str, duke: str) -> tuple[Sample, ...]:
-    """The samples of <subset>.list, in its order, from DukeMTMC-reID's folders."""
-    path = os.path.join(folder, OCCLUDED_DUKE_LISTS[subset])
-    with open(path, encoding="utf-8") as lines:
-        names = [line.strip() for line in lines if line.strip()]
-    listings, samples, lost = FolderListings(), [], []
-    for name in names:
-        match = DUKE_NAME.match(name)
-        if match is None:
-            raise ValueError(f"occludedduke: {path} has a line that does not read like 0001_c2_f0046182.jpg: {name!r}")
-        places = (os.path.join(duke, MARKET_FOLDERS[each]) for each in (subset, "gallery"))
-        place = next((place for place in places if listings.has(place, name)), None)
-        if place is None:
-            lost.append(name)
-        else:
-            samples.append(Sample(os.path.join(place, name), int(match[1]), int(match[2])))
-    if lost:
-        raise FileNotFoundError(
-            f"occludedduke: {len(lost):,} of the {len(names):,} images in {path} are not below "
-            f"{duke}: {few(lost)}. Unpack DukeMTMC-reID again."
-        )
-    return tuple(samples)
+    train, query, gallery = (listed_samples(subset) for subset in SUBSETS)
+    notes = ("made from the publisher's lists and DukeMTMC-reID",)
+    return Splits(OCCLUDED_DUKE.name, train, query, gallery, OCCLUDED_DUKE_PUBLISHED, notes)
 
 
 def parse_synthetic(root: str | None = None, *, seed: int = 0) -> Splits:
@@ -231,7 +191,7 @@ def parse_synthetic(root: str | None = None, *, seed: int = 0) -> Splits:
         MARKET_NAME,
         "0002_c1s1_000451_03.jpg",
         distractor_pid=0,
-        notes=("drawn by this program: a demonstration, not a benchmark",),
+        notes=(base.DEMONSTRATION,),
     )
 
 
@@ -276,12 +236,12 @@ def parse_cuhk03(root: str, *, labeled: bool = False, classic: bool = False, spl
 
     looked_for = f"{CUHK03_MAT} of the release or images_{version}/ made from it"
     if classic:
-        return _cuhk03_classic(find_folder(CUHK03, root, raw_layout, looked_for), version, split)
+        return _cuhk03_classic(base.find_folder(CUHK03, root, raw_layout, looked_for), version, split)
     try:
-        folder = find_folder(CUHK03, root, new_layout, looked_for, depth=3)
+        folder = base.find_folder(CUHK03, root, new_layout, looked_for, depth=3)
     except FileNotFoundError:  # the release is the second choice: reading it takes h5py and a minute
         looked_for = f"a folder {version}/ with bounding_box_train/, or query/ and bounding_box_test/; or {looked_for}"
-        folder = find_folder(CUHK03, root, lambda each: new_layout(each) or raw_layout(each), looked_for, depth=3)
+        folder = base.find_folder(CUHK03, root, lambda each: new_layout(each) or raw_layout(each), looked_for, depth=3)
         return _cuhk03_new(folder, version)
     return _market_splits(
         CUHK03,
@@ -305,18 +265,18 @@ def _cuhk03_mat(folder: str) -> str | None:
 def _cuhk03_new(folder: str, version: str) -> Splits:
     """The new protocol from the release: the authors' file says which image is what."""
     config = f"cuhk03_new_protocol_config_{version}.mat"
-    path = find_file(folder, config)
+    path = base.find_file(folder, config)
     if path is None:
-        raise missing(
+        raise base.missing(
             CUHK03,
             folder,
             f"{config} beside the release; it comes from evaluation/data/CUHK03/ of "
             "https://github.com/zhunzhong07/person-re-ranking",
         )
     images = _cuhk03_images(folder, version)
-    columns = read_mat(CUHK03, path, "filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
+    columns = base.read_mat(CUHK03, path, "filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
     files, pids, views, *indices = (column.ravel() for column in columns)
-    here, samples, lost = set(list_folder(images)[0]), {}, set()
+    here, samples, lost = set(base.list_folder(images)[0]), {}, set()
     for subset, index in zip(SUBSETS, indices, strict=True):
         rows = [int(row) - 1 for row in index]  # MATLAB counts from 1
         names = [str(files[row][0]) for row in rows]
@@ -327,7 +287,7 @@ def _cuhk03_new(folder: str, version: str) -> Splits:
         )
     if lost:
         raise FileNotFoundError(
-            f"cuhk03: {len(lost):,} images of {path} are not in {images}: {few(lost)}. Delete that "
+            f"cuhk03: {len(lost):,} images of {path} are not in {images}: {base.few(lost)}. Delete that "
             f"folder; it is made again from {CUHK03_MAT}."
         )
     return Splits(
@@ -342,7 +302,7 @@ def _cuhk03_classic(folder: str, version: str, split: int) -> Splits:
     """One of the 20 draws of 100 people that the release holds."""
     images = _cuhk03_images(folder, version)
     samples, bad = [], []
-    for name in list_folder(images)[0]:
+    for name in base.list_folder(images)[0]:
         match = CUHK03_IMAGE.fullmatch(name)
         if match is None:
             bad.append(name)
@@ -351,8 +311,8 @@ def _cuhk03_classic(folder: str, version: str, split: int) -> Splits:
             samples.append(Sample(os.path.join(images, name), 1000 * pair + person, view))
     if bad or not samples:
         raise ValueError(
-            f"cuhk03: {len(bad):,} names in {images} do not read like 1_001_2_07.png: {few(bad)}. "
-            f"{holds(images)}. Delete that folder; it is made again from {CUHK03_MAT}."
+            f"cuhk03: {len(bad):,} names in {images} do not read like 1_001_2_07.png: {base.few(bad)}. "
+            f"{base.holds(images)}. Delete that folder; it is made again from {CUHK03_MAT}."
         )
     people = {sample.pid for sample in samples}
 
@@ -360,11 +320,11 @@ def _cuhk03_classic(folder: str, version: str, split: int) -> Splits:
         tests = _cuhk03_testsets(folder)
         return [{"train": sorted(people - set(test)), "test": test} for test in tests]
 
-    splits, source = kept_splits(CUHK03, folder, people, 20, f"testsets of {CUHK03_MAT}", publishers)
-    test = of_people(samples, splits[split]["test"])
+    splits, source = base.kept_splits(CUHK03, folder, people, 20, f"testsets of {CUHK03_MAT}", publishers)
+    test = base.of_people(samples, splits[split]["test"])
     return Splits(
         CUHK03.name,
-        of_people(samples, splits[split]["train"]),
+        base.of_people(samples, splits[split]["train"]),
         test,
         test,
         CUHK03_CLASSIC,
@@ -381,7 +341,7 @@ def _open_cuhk03(folder: str):
     """The release as an open HDF5 file."""
     path = _cuhk03_mat(folder)
     if path is None:
-        raise missing(CUHK03, folder, f"{CUHK03_MAT}, the release in one file, which is needed once")
+        raise base.missing(CUHK03, folder, f"{CUHK03_MAT}, the release in one file, which is needed once")
     try:
         import h5py  # needed for this file alone
     except ImportError:
@@ -402,7 +362,7 @@ def _cuhk03_testsets(folder: str) -> list[list[int]]:
 
 def _cuhk03_images(folder: str, version: str) -> str:
     """The folder of images, written now if they are not there: under another name first, so that it is whole."""
-    images = place_for(CUHK03, folder, f"images_{version}")
+    images = base.place_for(CUHK03, folder, f"images_{version}")
     if os.path.isdir(images):
         return images
     temporary = tempfile.mkdtemp(prefix=f"images_{version}.part-", dir=os.path.dirname(images))
@@ -441,6 +401,7 @@ def _write_cuhk03_images(mat, version: str, folder: str) -> None:
 # ============ MSMT17 ============
 
 MSMT17_FOLDERS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
+MSMT17_LINE = re.compile(r"(?P<path>(?:.*/)?\d+_\d+_(?P<camid>\d+)_[^/]+)\s+(?P<pid>\d+)")
 MSMT17_TRAIN = {False: Counts(1_041, 30_248, 15), True: Counts(1_041, 32_621, 15)}  # by use_val
 MSMT17_TEST = {"query": Counts(3_060, 11_659, 15), "gallery": Counts(3_060, 82_161, 15)}
 
@@ -467,14 +428,14 @@ def parse_msmt17(root: str, *, use_val: bool = False) -> Splits:
     def fits(folder: str) -> bool:
         return any(os.path.isfile(os.path.join(folder, f"list_{part}.txt")) for part in ("train", "query", "gallery"))
 
-    folder = find_folder(MSMT17, root, fits, looked_for)
+    folder = base.find_folder(MSMT17, root, fits, looked_for)
     versions = {
         version: there
         for version, names in MSMT17_FOLDERS.items()
         if any(there := [os.path.isdir(os.path.join(folder, name)) for name in names])
     }
     if len(versions) != 1:
-        raise missing(MSMT17, folder, f"the image folders of one version: {looked_for}")
+        raise base.missing(MSMT17, folder, f"the image folders of one version: {looked_for}")
     version, (has_train, has_test) = versions.popitem()
     train_folder, test_folder = (os.path.join(folder, name) for name in MSMT17_FOLDERS[version])
     samples = dict.fromkeys(SUBSETS, ())
@@ -485,7 +446,7 @@ def parse_msmt17(root: str, *, use_val: bool = False) -> Splits:
         for subset in ("query", "gallery"):
             samples[subset] = _read_msmt17_list(folder, subset, test_folder)
     used = "list_train and list_val (32,621 images)" if use_val else "list_train only (30,248 images)"
-    notes = [f"MSMT17 {version}; training images: {used}", *absent(samples)]
+    notes = [f"MSMT17 {version}; training images: {used}", *base.absent(samples)]
     return Splits(
         MSMT17.name,
         **samples,
@@ -500,30 +461,8 @@ def _read_msmt17_list(folder: str, part: str, image_folder: str) -> tuple[Sample
     path = os.path.join(folder, f"list_{part}.txt")
     if not os.path.isfile(path):
         advice = " (or load with use_val=False)" if part == "val" else ""
-        raise missing(MSMT17, folder, f"list_{part}.txt, which comes in the publisher's archive{advice}")
-    samples, lost, listings = [], [], FolderListings()
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            match = re.fullmatch(r"((?:(.*)/)?(\d+_\d+_(\d+)_[^/]+))\s+(\d+)", line.strip())
-            if match is None:
-                raise ValueError(
-                    f"msmt17: line {number} of {path} does not read like "
-                    f"'0000/0000_000_01_0303morning_0015_0.jpg 0': {line.strip()!r}"
-                )
-            relative, parent, image, camid, pid = match.groups(default="")
-            if not listings.has(os.path.join(image_folder, parent), image):
-                lost.append(relative)
-            samples.append(Sample(os.path.join(image_folder, relative), int(pid), int(camid)))
-    if lost:
-        raise FileNotFoundError(
-            f"msmt17: {len(lost):,} of the {len(samples):,} images in {path} are not below "
-            f"{image_folder}: {few(lost)}. Unpack the archive again."
-        )
-    if not samples:
-        raise ValueError(f"msmt17: {path} is empty. Unpack the archive again.")
-    return tuple(samples)
+        raise base.missing(MSMT17, folder, f"list_{part}.txt, which comes in the publisher's archive{advice}")
+    return base.read_list(MSMT17, path, [image_folder], MSMT17_LINE, "0000/0000_000_01_0303morning_0015_0.jpg 0")
 
 
 # ============ for testing only: SenseReID, occluded and partial people ============
@@ -540,11 +479,11 @@ def parse_sensereid(root: str) -> Splits:
     Published: 522 identities / 1,040 queries; 1,717 / 3,388 gallery images (torchreid, image/sensereid.py).
     Folders: test_probe/ and test_gallery/ with `<pid>_<camera>.jpg`.
     """
-    folder = find_folder(
-        SENSEREID, root, has_folders("test_probe", "test_gallery"), "a folder with test_probe/ and test_gallery/"
+    folder = base.find_folder(
+        SENSEREID, root, base.has_folders("test_probe", "test_gallery"), "a folder with test_probe/ and test_gallery/"
     )
     query, gallery = (
-        read_folder(SENSEREID, os.path.join(folder, each), SENSEREID_NAME, "00000_0.jpg")[0]
+        base.read_folder(SENSEREID, os.path.join(folder, each), SENSEREID_NAME, "00000_0.jpg")[0]
         for each in ("test_probe", "test_gallery")
     )
     return Splits(SENSEREID.name, (), query, gallery, SENSEREID.published, ("made for testing only",))
@@ -600,13 +539,15 @@ def _two_folders(
     set has and this one has not, and the reverse."""
 
     def fits(folder: str) -> bool:
-        there = any(has_folders(*names)(folder) for names in choices)
-        if without and has_folders(without)(folder):
+        there = any(base.has_folders(*names)(folder) for names in choices)
+        if without and base.has_folders(without)(folder):
             return False
-        return there and (beside is None or has_folders(beside)(folder))
+        return there and (beside is None or base.has_folders(beside)(folder))
 
-    folder = find_folder(entry, root, fits, "a folder with " + ", or with ".join(f"{q}/ and {g}/" for q, g in choices))
-    names = next(names for names in choices if has_folders(*names)(folder))
+    folder = base.find_folder(
+        entry, root, fits, "a folder with " + ", or with ".join(f"{q}/ and {g}/" for q, g in choices)
+    )
+    names = next(names for names in choices if base.has_folders(*names)(folder))
     query, gallery = (_read_people(entry, os.path.join(folder, name), camid) for camid, name in enumerate(names, 1))
     return Splits(
         entry.name,
@@ -620,10 +561,10 @@ def _two_folders(
 
 def _read_people(entry: Entry, folder: str, camid: int) -> tuple[Sample, ...]:
     """Images named by pid, in one folder or in one per person."""
-    images, folders = list_folder(folder)
+    images, folders = base.list_folder(folder)
     if images or not folders:
-        return read_folder(entry, folder, PID_NAME, "001_01.jpg", camid)[0]
-    parts = [read_folder(entry, os.path.join(folder, each), PID_NAME, "001_01.tif", camid)[0] for each in folders]
+        return base.read_folder(entry, folder, PID_NAME, "001_01.jpg", camid)[0]
+    parts = [base.read_folder(entry, os.path.join(folder, each), PID_NAME, "001_01.tif", camid)[0] for each in folders]
     return tuple(sample for part in parts for sample in part)
 
 

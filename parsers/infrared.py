@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Mapping, Sequence
 
-from parsers.base import (
-    Counts,
-    Entry,
-    FolderListings,
-    Sample,
-    Splits,
-    few,
-    find_file,
-    find_folder,
-    has_folders,
-    list_folder,
-    missing,
-    read_mat,
-)
+from parsers import base
+from parsers.base import Counts, Entry, Sample, Splits
 
 # ============ SYSU-MM01 ============
 
@@ -50,7 +39,7 @@ def parse_sysu(root: str, *, search: str = "all", shots: int = 1, trial: int = 0
     Folders: cam1/ to cam6/ with a folder per person, 0001/0001.jpg; exp/train_id.txt, val_id.txt and test_id.txt with
         one line `1,2,4,...`, or .mat files of the same names with variable id.
     """
-    folder = find_folder(SYSU, root, has_folders("exp", "cam3", "cam6"), SYSU_LOOKED_FOR)
+    folder = base.find_folder(SYSU, root, base.has_folders("exp", "cam3", "cam6"), SYSU_LOOKED_FOR)
     gallery = SYSU_SINGLE_SHOT[search]._replace(images=SYSU_SINGLE_SHOT[search].images * shots)
     published = {"train": SYSU_TRAIN[use_val], "query": SYSU_QUERY, "gallery": gallery}
     return _sysu_splits(SYSU, folder, search, shots, trial, use_val, published)
@@ -68,9 +57,9 @@ def _sysu_splits(
 ) -> Splits:
     """Read a folder in SYSU-MM01's layout."""
     cameras = sorted({*SYSU_GALLERY["all"], *SYSU_INFRARED})
-    lost = [f"cam{camera}/" for camera in cameras if not has_folders(f"cam{camera}")(folder)]
+    lost = [f"cam{camera}/" for camera in cameras if not base.has_folders(f"cam{camera}")(folder)]
     if lost:
-        raise missing(entry, folder, f"{SYSU_LOOKED_FOR}, of which {few(lost)} are not there")
+        raise base.missing(entry, folder, f"{SYSU_LOOKED_FOR}, of which {base.few(lost)} are not there")
     test = _sysu_people(folder, "test")
     learned = sorted({*_sysu_people(folder, "train"), *(_sysu_people(folder, "val") if use_val else ())})
     draw, source = _sysu_draw(folder, trial)
@@ -102,20 +91,20 @@ def _sysu_people(folder: str, part: str) -> list[int]:
             raise ValueError(f"sysu: {text} does not read like '1,2,4'. Unpack the archive again.")
         return sorted(int(word) for word in words)
     if os.path.isfile(mat):
-        return sorted(int(pid) for pid in read_mat(SYSU, mat, "id")[0].ravel())
-    raise missing(SYSU, os.path.join(folder, "exp"), f"{part}_id.txt or {part}_id.mat")
+        return sorted(int(pid) for pid in base.read_mat(SYSU, mat, "id")[0].ravel())
+    raise base.missing(SYSU, os.path.join(folder, "exp"), f"{part}_id.txt or {part}_id.mat")
 
 
 def _sysu_images(folder: str, camera: int, pid: int) -> list[Sample]:
     """The images of a person in a camera, by name; none if that camera did not see that person."""
     person = os.path.join(folder, f"cam{camera}", f"{pid:04d}")
-    names = list_folder(person)[0] if os.path.isdir(person) else []
+    names = base.list_folder(person)[0] if os.path.isdir(person) else []
     return [Sample(os.path.join(person, name), pid, camera) for name in names]
 
 
 def _sysu_draw(folder: str, trial: int):
     """(a function that draws up to n of a person's images in a camera, where the draw comes from)."""
-    path = find_file(folder, "rand_perm_cam.mat")
+    path = base.find_file(folder, "rand_perm_cam.mat")
     if path is None:
         rng = random.Random(trial)  # AGW draws person by person, camera by camera, as the caller here does
 
@@ -125,7 +114,7 @@ def _sysu_draw(folder: str, trial: int):
             return rng.sample(images, min(shots, len(images)))
 
         return seeded, f"drawn with seed {trial}, since there is no rand_perm_cam.mat"
-    (cameras,) = read_mat(SYSU, path, "rand_perm_cam")  # cell (6, 1) of cells (people, 1) of orders (10, images)
+    (cameras,) = base.read_mat(SYSU, path, "rand_perm_cam")  # cell (6, 1) of cells (people, 1) of orders (10, images)
 
     def published(images: Sequence[Sample], shots: int) -> list[Sample]:
         if not images:
@@ -146,6 +135,7 @@ def _sysu_draw(folder: str, trial: int):
 # ============ RegDB ============
 
 REGDB_CAMERAS = {"visible": 1, "thermal": 2}
+REGDB_LINE = re.compile(r"(?P<path>.*\S)\s+(?P<pid>\d+)")
 
 
 def parse_regdb(root: str, *, split: int = 0, query: str = "visible") -> Splits:
@@ -161,11 +151,12 @@ def parse_regdb(root: str, *, split: int = 0, query: str = "visible") -> Splits:
         person within that list, so that pid 7 of training and of the test are two people. Cameras: 1 visible,
         2 thermal.
     """
-    folder = find_folder(
+    folder = base.find_folder(
         REGDB,
         root,
         lambda folder: (
-            has_folders("idx")(folder) and (has_folders("Visible")(folder) or has_folders("Thermal")(folder))
+            base.has_folders("idx")(folder)
+            and (base.has_folders("Visible")(folder) or base.has_folders("Thermal")(folder))
         ),
         "a folder with Visible/, Thermal/ and idx/",
     )
@@ -188,31 +179,11 @@ def parse_regdb(root: str, *, split: int = 0, query: str = "visible") -> Splits:
 
 
 def _read_regdb_list(folder: str, name: str, camid: int) -> tuple[Sample, ...]:
-    """The samples of idx/<name>, in its order; every file is looked up."""
+    """The samples of idx/<name>."""
     path = os.path.join(folder, "idx", name)
     if not os.path.isfile(path):
-        raise missing(REGDB, os.path.join(folder, "idx"), name)
-    listings, samples, lost = FolderListings(), [], []
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            relative, _, pid = line.strip().rpartition(" ")
-            if not relative or not pid.isdecimal():
-                raise ValueError(
-                    f"regdb: line {number} of {path} does not read like "
-                    f"'Visible/1/male_back_v_00261_1.bmp 0': {line.strip()!r}"
-                )
-            image = os.path.join(folder, *relative.strip().split("/"))
-            if not listings.has(*os.path.split(image)):
-                lost.append(relative)
-            samples.append(Sample(image, int(pid), camid))
-    if lost:
-        raise FileNotFoundError(
-            f"regdb: {len(lost):,} of the {len(samples):,} images in {path} are not below "
-            f"{folder}: {few(lost)}. Unpack the archive again."
-        )
-    return tuple(samples)
+        raise base.missing(REGDB, os.path.join(folder, "idx"), name)
+    return base.read_list(REGDB, path, [folder], REGDB_LINE, "Visible/1/male_back_v_00261_1.bmp 0", camid)
 
 
 # ============ the built-in data set ============
@@ -237,7 +208,7 @@ def parse_synthetic_rgbir(
         trial,
         True,
         None,
-        "drawn by this program: a demonstration, not a benchmark",
+        base.DEMONSTRATION,
     )
 
 

@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from parsers.base import FIRST_FEW, SUBSETS, Entry, Sample, Splits, absent, few, holds, list_folder, missing
+from parsers import base
+from parsers.base import SUBSETS, Entry, Sample, Splits
 
 OWN_FOLDERS = {
     "train": ("bounding_box_train", "train"),
@@ -66,7 +67,7 @@ def parse_own(root: str, *, seed: int = 0, skip_bad: bool = False) -> Splits:
     elif os.path.isdir(root):
         _read_own_folder(root, own)
     else:
-        raise missing(OWN, root, OWN_LOOKED_FOR)
+        raise base.missing(OWN, root, OWN_LOOKED_FOR)
     _fill_cameras(own)
     _settle_bad(root, own, skip_bad)
     if not any(own.rows.values()):
@@ -86,16 +87,16 @@ def parse_own(root: str, *, seed: int = 0, skip_bad: bool = False) -> Splits:
     elif samples.get("query") and not samples.get("gallery"):
         raise ValueError(f"own: {root} has query images and no gallery. Add gallery/ (or test/): the images to search.")
     samples = {subset: tuple(samples.get(subset, ())) for subset in SUBSETS}
-    return Splits("own", **samples, notes=(*own.notes, *absent(samples)), protocol=protocol)
+    return Splits("own", **samples, notes=(*own.notes, *base.absent(samples)), protocol=protocol)
 
 
 def _read_own_folder(root: str, own: _Own) -> None:
     """Recognise what kind of folder it is and read it."""
-    images, folders = list_folder(root)
+    images, folders = base.list_folder(root)
     tables = [name for name in sorted(os.listdir(root)) if name.lower().endswith(".csv") and not name.startswith(".")]
     tables = [name for name in tables if {"path", "pid"} <= set(_csv_header(os.path.join(root, name)))]
     if len(tables) > 1:
-        raise ValueError(f"own: {root} holds {len(tables)} lists of images: {few(tables)}. Give the path of one.")
+        raise ValueError(f"own: {root} holds {len(tables)} lists of images: {base.few(tables)}. Give the path of one.")
     if tables:
         own.notes.append(f"read from {tables[0]}")
         return _read_own_csv(os.path.join(root, tables[0]), own)
@@ -103,13 +104,13 @@ def _read_own_folder(root: str, own: _Own) -> None:
     if any(parts.values()):
         for subset, names in parts.items():
             if len(names) > 1:
-                raise ValueError(f"own: {root} has more than one folder for {subset}: {few(names)}. Keep one.")
+                raise ValueError(f"own: {root} has more than one folder for {subset}: {base.few(names)}. Keep one.")
             if names:
                 _read_own_part(os.path.join(root, names[0]), subset, own)
         rest = sorted(set(folders) - {name for names in parts.values() for name in names})
         if rest or images:
-            own.notes.append(f"not read: {few([*(f'{name}/' for name in rest), *images])}")
-    elif not images and len(folders) == 1 and not list_folder(os.path.join(root, folders[0]))[0]:
+            own.notes.append(f"not read: {base.few([*(f'{name}/' for name in rest), *images])}")
+    elif not images and len(folders) == 1 and not base.list_folder(os.path.join(root, folders[0]))[0]:
         _read_own_folder(os.path.join(root, folders[0]), own)  # a wrapper folder around everything
     else:
         _read_own_part(root, "all", own)
@@ -118,11 +119,11 @@ def _read_own_folder(root: str, own: _Own) -> None:
 
 def _read_own_part(folder: str, subset: str, own: _Own) -> None:
     """Images with Market-style names, or, if there are none, a folder per person."""
-    images, folders = list_folder(folder)
+    images, folders = base.list_folder(folder)
     if not images and not folders:
-        raise ValueError(f"own: no images in {folder}: {holds(folder)}. Looked for {OWN_LOOKED_FOR}.")
+        raise ValueError(f"own: no images in {folder}: {base.holds(folder)}. Looked for {OWN_LOOKED_FOR}.")
     if images and folders:
-        own.notes.append(f"not read: folders beside the images in {os.path.basename(folder)}/: {few(folders)}")
+        own.notes.append(f"not read: folders beside the images in {os.path.basename(folder)}/: {base.few(folders)}")
     for image in images:
         match = OWN_NAME.match(image)
         if match is None:
@@ -133,7 +134,7 @@ def _read_own_part(folder: str, subset: str, own: _Own) -> None:
             own.rows[subset].append(_Row(os.path.join(folder, image), match[1], int(match[2])))
     for person in [] if images else folders:
         inside = os.path.join(folder, person)
-        shots, _ = list_folder(inside)
+        shots, _ = base.list_folder(inside)
         if not shots:
             own.bad.append(f"{inside}{os.sep} (a person's folder without images)")
         elif person.startswith("-") and person[1:].isdecimal():
@@ -224,7 +225,7 @@ def _settle_bad(root: str, own: _Own, skip_bad: bool) -> None:
         own.notes.append(f"{own.num_junk:,} junk images (pid -1) left out")
     if not own.bad:
         return
-    named = "; ".join(own.bad[:FIRST_FEW]) + ("; ..." if len(own.bad) > FIRST_FEW else "")
+    named = "; ".join(own.bad[: base.FIRST_FEW]) + ("; ..." if len(own.bad) > base.FIRST_FEW else "")
     if not skip_bad:
         raise ValueError(
             f"own: {len(own.bad):,} entries of {root} cannot be used: {named}. Correct them, take them "
@@ -249,7 +250,7 @@ def _number_people(own: _Own) -> dict[str, list[Sample]]:
     both = train & {sample.pid for subset in ("query", "gallery") for sample in samples.get(subset, ())}
     if both:
         own.notes.append(
-            f"{len(both):,} pids are in training and test ({few(both)}): if these are the same people, "
+            f"{len(both):,} pids are in training and test ({base.few(both)}): if these are the same people, "
             "the result will be too good"
         )
     return samples

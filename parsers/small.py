@@ -13,21 +13,8 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from parsers.base import (
-    Counts,
-    Entry,
-    Sample,
-    Splits,
-    few,
-    find_folder,
-    has_folders,
-    kept_splits,
-    missing,
-    of_people,
-    random_halves,
-    read_folder,
-    read_mat,
-)
+from parsers import base
+from parsers.base import Counts, Entry, Sample, Splits
 
 DRAWN = "drawn at random with seed 0"  # `made_from` of the splits that no publisher gives
 
@@ -47,7 +34,7 @@ def parse_viper(root: str, *, split: int = 0) -> Splits:
         image/viper.py, which also counts each half in both directions as two splits; the publisher fixes none).
     Folders: cam_a/ and cam_b/ with `000_45.bmp` (person, viewing angle).
     """
-    folder = find_folder(VIPER, root, has_folders("cam_a", "cam_b"), "a folder VIPeR/ with cam_a/ and cam_b/")
+    folder = base.find_folder(VIPER, root, base.has_folders("cam_a", "cam_b"), "a folder VIPeR/ with cam_a/ and cam_b/")
     views = _two_views(VIPER, folder, VIPER_NAME, "000_45.bmp")
     return _halves_both_ways(VIPER, folder, views, split)
 
@@ -61,13 +48,13 @@ def parse_prid450s(root: str, *, split: int = 0) -> Splits:
         torchreid 0.5 puts both cameras into query and gallery at once, so its numbers do not compare with others'.
     Folders: cam_a/ and cam_b/ with `img_001.png`; the masks beside them are passed over.
     """
-    folder = find_folder(PRID450S, root, has_folders("cam_a", "cam_b"), "a folder with cam_a/ and cam_b/")
+    folder = base.find_folder(PRID450S, root, base.has_folders("cam_a", "cam_b"), "a folder with cam_a/ and cam_b/")
     views = _two_views(PRID450S, folder, PRID450S_NAME, "img_001.png", prefix="img_")
     people = _same_people(PRID450S, folder, views)
-    splits, source = kept_splits(
-        PRID450S, folder, people, 10, DRAWN, lambda: random_halves(people, 10, len(people) // 2)
+    splits, source = base.kept_splits(
+        PRID450S, folder, people, 10, DRAWN, lambda: base.random_halves(people, 10, len(people) // 2)
     )
-    return _ask(PRID450S, views, splits[split], PRID450S.published, f"split {split} of {len(splits)}: {source}")
+    return base.ask_across(PRID450S, views, splits[split], [f"split {split} of {len(splits)}: {source}"])
 
 
 def parse_prid(root: str, *, split: int = 0) -> Splits:
@@ -78,25 +65,25 @@ def parse_prid(root: str, *, split: int = 0) -> Splits:
         (publisher's page). Random halves of the 200 (torchreid, image/prid.py); gallery of 100 + 549 people.
     Folders: single_shot/cam_a/ and single_shot/cam_b/ with `person_0001.png`.
     """
-    folder = find_folder(PRID, root, has_folders("single_shot"), "a folder prid_2011/ with single_shot/")
+    folder = base.find_folder(PRID, root, base.has_folders("single_shot"), "a folder prid_2011/ with single_shot/")
     folder = os.path.join(folder, "single_shot")
-    if not has_folders("cam_a", "cam_b")(folder):
-        raise missing(PRID, folder, "cam_a/ and cam_b/")
+    if not base.has_folders("cam_a", "cam_b")(folder):
+        raise base.missing(PRID, folder, "cam_a/ and cam_b/")
     views = _two_views(PRID, folder, PRID_NAME, "person_0001.png")
     both = [pid for pid in range(1, 201) if all(pid in {s.pid for s in view} for view in views)]
     if len(both) != 200:
         raise ValueError(
             f"prid: {200 - len(both)} of the people 1 to 200, who are in both views, are not in both "
-            f"folders of {folder}: {few(set(range(1, 201)) - set(both))}. Unpack the archive again."
+            f"folders of {folder}: {base.few(set(range(1, 201)) - set(both))}. Unpack the archive again."
         )
-    splits, source = kept_splits(PRID, folder, both, 10, DRAWN, lambda: random_halves(both, 10, 100))
+    splits, source = base.kept_splits(PRID, folder, both, 10, DRAWN, lambda: base.random_halves(both, 10, 100))
     train, test = splits[split]["train"], splits[split]["test"]
     others = {sample.pid for sample in views[1]} - set(both)
     return Splits(
         PRID.name,
-        of_people(views[0] + views[1], train),
-        of_people(views[0], test),
-        of_people(views[1], {*test, *others}),
+        base.of_people(views[0] + views[1], train),
+        base.of_people(views[0], test),
+        base.of_people(views[1], {*test, *others}),
         PRID.published,
         (f"split {split} of {len(splits)}: {source}", f"{len(others):,} people of the gallery are in camera b only"),
     )
@@ -105,7 +92,7 @@ def parse_prid(root: str, *, split: int = 0) -> Splits:
 def _two_views(entry: Entry, folder: str, pattern: re.Pattern, example: str, prefix: str = ""):
     """The images of cam_a/ (camera 1) and cam_b/ (camera 2)."""
     return tuple(
-        read_folder(entry, os.path.join(folder, view), pattern, example, camid, prefix)[0]
+        base.read_folder(entry, os.path.join(folder, view), pattern, example, camid, prefix)[0]
         for camid, view in enumerate(("cam_a", "cam_b"), 1)
     )
 
@@ -116,36 +103,21 @@ def _same_people(entry: Entry, folder: str, views: Sequence[Sequence[Sample]]) -
     if a != b:
         raise ValueError(
             f"{entry.name}: {len(a ^ b):,} people of {folder} are in one of cam_a/ and cam_b/ only: "
-            f"{few(a ^ b)}. Unpack the archive again."
+            f"{base.few(a ^ b)}. Unpack the archive again."
         )
     return sorted(a)
-
-
-def _ask(entry: Entry, views: Sequence[tuple[Sample, ...]], split: dict, published, *notes: str) -> Splits:
-    """The training people from both views; the first view of the test people asks for the second."""
-    return Splits(
-        entry.name,
-        of_people(views[0] + views[1], split["train"]),
-        of_people(views[0], split["test"]),
-        of_people(views[1], split["test"]),
-        published,
-        notes,
-    )
 
 
 def _halves_both_ways(entry: Entry, folder: str, views: Sequence[tuple[Sample, ...]], split: int) -> Splits:
     """Split 2 n asks half n from view 1 to view 2; split 2 n + 1 the other way round, with the same training."""
     people = _same_people(entry, folder, views)
-    halves, source = kept_splits(entry, folder, people, 10, DRAWN, lambda: random_halves(people, 10, len(people) // 2))
+    halves, source = base.kept_splits(
+        entry, folder, people, 10, DRAWN, lambda: base.random_halves(people, 10, len(people) // 2)
+    )
     half, turned = divmod(split, 2)
     ways = ("camera a asks for camera b", "camera b asks for camera a")
-    return _ask(
-        entry,
-        views[::-1] if turned else views,
-        halves[half],
-        entry.published,
-        f"split {split} of {2 * len(halves)}: half {half}, {ways[turned]}; {source}",
-    )
+    note = f"split {split} of {2 * len(halves)}: half {half}, {ways[turned]}; {source}"
+    return base.ask_across(entry, views[::-1] if turned else views, halves[half], [note])
 
 
 # ============ CUHK01 ============
@@ -161,14 +133,8 @@ def parse_cuhk01(root: str, *, split: int = 0) -> Splits:
         (torchreid, image/cuhk01.py, whose random halves of 485 and 486 people these are; the publisher fixes none).
     Folders: campus/ with `0001001.png` (four digits person, three digits image).
     """
-    folder = find_folder(
-        CUHK01,
-        root,
-        lambda folder: has_folders("campus")(folder) or os.path.basename(folder) == "campus",
-        "the folder campus/",
-    )
-    campus = os.path.join(folder, "campus") if os.path.basename(folder) != "campus" else folder
-    images = read_folder(CUHK01, campus, CUHK01_NAME, "0001001.png")[0]
+    campus = base.find_named(CUHK01, root, "campus")
+    images = base.read_folder(CUHK01, campus, CUHK01_NAME, "0001001.png")[0]
     views = tuple(tuple(Sample(s.path, s.pid, view) for s in images if (s.camid + 1) // 2 == view) for view in (1, 2))
     return _halves_both_ways(CUHK01, os.path.dirname(campus), views, split)
 
@@ -188,14 +154,14 @@ def parse_grid(root: str, *, split: int = 0) -> Splits:
     Folders: probe/, gallery/ with `0001_1_25008_201_113_60_155.jpeg` (person, camera, frame, box) and
         features_and_partitions.mat.
     """
-    folder = find_folder(
+    folder = base.find_folder(
         GRID,
         root,
-        has_folders("probe", "gallery"),
+        base.has_folders("probe", "gallery"),
         "a folder underground_reid/ with probe/, gallery/ and features_and_partitions.mat",
     )
     probe, gallery = (
-        read_folder(GRID, os.path.join(folder, each), GRID_NAME, "0001_1_25008_201_113_60_155.jpeg")[0]
+        base.read_folder(GRID, os.path.join(folder, each), GRID_NAME, "0001_1_25008_201_113_60_155.jpeg")[0]
         for each in ("probe", "gallery")
     )
     people = {sample.pid for sample in probe}
@@ -203,18 +169,20 @@ def parse_grid(root: str, *, split: int = 0) -> Splits:
     def publishers() -> list[dict[str, list[int]]]:
         path = os.path.join(folder, "features_and_partitions.mat")
         if not os.path.isfile(path):
-            raise missing(GRID, folder, "features_and_partitions.mat, which holds the ten splits")
-        (rows,) = read_mat(GRID, path, "trainIdxAll")  # (1, 10) cells, each a struct
+            raise base.missing(GRID, folder, "features_and_partitions.mat, which holds the ten splits")
+        (rows,) = base.read_mat(GRID, path, "trainIdxAll")  # (1, 10) cells, each a struct
         trains = [sorted(int(pid) for pid in cell["personIdx"][0, 0].ravel()) for cell in rows.ravel()]
         return [{"train": train, "test": sorted(people - set(train))} for train in trains]
 
-    splits, source = kept_splits(GRID, folder, people, 10, "trainIdxAll of features_and_partitions.mat", publishers)
+    splits, source = base.kept_splits(
+        GRID, folder, people, 10, "trainIdxAll of features_and_partitions.mat", publishers
+    )
     train, test = splits[split]["train"], splits[split]["test"]
     return Splits(
         GRID.name,
-        of_people(probe + gallery, train),
-        of_people(probe, test),
-        of_people(gallery, [*test, 0]),
+        base.of_people(probe + gallery, train),
+        base.of_people(probe, test),
+        base.of_people(gallery, [*test, 0]),
         GRID.published,
         (f"split {split} of {len(splits)}: {source}",),
         distractor_pid=0,
@@ -235,40 +203,37 @@ def parse_ilids(root: str, *, split: int = 0) -> Splits:
         the query image itself (which is not in the gallery).
     Folders: Persons/ with `0001002.jpg` (four digits person, three digits image).
     """
-    folder = find_folder(
-        ILIDS,
-        root,
-        lambda folder: has_folders("Persons")(folder) or os.path.basename(folder) == "Persons",
-        "a folder i-LIDS_Pedestrian/ with Persons/",
-    )
-    persons = os.path.join(folder, "Persons") if os.path.basename(folder) != "Persons" else folder
-    samples = read_folder(ILIDS, persons, ILIDS_NAME, "0001002.jpg", camid=1)[0]
+    persons = base.find_named(ILIDS, root, "Persons", "i-LIDS_Pedestrian")
+    samples = base.read_folder(ILIDS, persons, ILIDS_NAME, "0001002.jpg", camid=1)[0]
+    by_name = {os.path.basename(sample.frames[0]): sample for sample in samples}
     of_person = defaultdict(list)
-    for sample in samples:
-        of_person[sample.pid].append(os.path.basename(sample.path))
+    for name, sample in by_name.items():
+        of_person[sample.pid].append(name)
     alone = [pid for pid, names in of_person.items() if len(names) < 2]
     if alone:
-        raise ValueError(f"ilids: {len(alone):,} people have one image only: {few(alone)}. Unpack the archive again.")
+        raise ValueError(
+            f"ilids: {len(alone):,} people have one image only: {base.few(alone)}. Unpack the archive again."
+        )
 
     def drawn() -> list[dict[str, list]]:
-        splits, rng = random_halves(of_person, 10, len(of_person) // 2), random.Random(0)
+        splits: list[dict[str, list]] = [{**half} for half in base.random_halves(of_person, 10, len(of_person) // 2)]
+        rng = random.Random(0)
         for each in splits:
             pairs = [rng.sample(of_person[pid], 2) for pid in each["test"]]
             each["query"], each["gallery"] = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         return splits
 
-    splits, source = kept_splits(ILIDS, os.path.dirname(persons), of_person, 10, DRAWN, drawn)
-    by_name = {os.path.basename(sample.path): sample for sample in samples}
+    splits, source = base.kept_splits(ILIDS, os.path.dirname(persons), of_person, 10, DRAWN, drawn)
     lost = {name for part in ("query", "gallery") for name in splits[split][part]} - set(by_name)
     if lost:
         raise FileNotFoundError(
-            f"ilids: {len(lost):,} images of the kept split are not in {persons}: {few(lost)}. "
+            f"ilids: {len(lost):,} images of the kept split are not in {persons}: {base.few(lost)}. "
             "Unpack the archive again."
         )
     query, gallery = (tuple(by_name[name] for name in splits[split][part]) for part in ("query", "gallery"))
     return Splits(
         ILIDS.name,
-        of_people(samples, splits[split]["train"]),
+        base.of_people(samples, splits[split]["train"]),
         query,
         gallery,
         ILIDS.published,

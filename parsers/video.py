@@ -5,29 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from parsers.base import (
-    SUBSETS,
-    Counts,
-    Entry,
-    FolderListings,
-    Sample,
-    Splits,
-    absent,
-    few,
-    find_file,
-    find_folder,
-    has_folders,
-    holds,
-    kept_splits,
-    list_folder,
-    missing,
-    of_people,
-    random_halves,
-    read_mat,
-)
+from parsers import base
+from parsers.base import SUBSETS, Counts, Entry, Sample, Splits
 
 # ============ MARS ============
 
@@ -51,23 +33,31 @@ def parse_mars(root: str, *, query_in_gallery: bool = True, skip_bad: bool = Fal
         tracks_train_info.mat and tracks_test_info.mat with a row (first line, last line, pid, camera) per tracklet,
         query_IDX.mat with the rows of the queries; lines and rows count from 1.
     """
-    folder = find_folder(
+    folder = base.find_folder(
         MARS,
         root,
-        lambda folder: has_folders("bbox_train")(folder) or has_folders("bbox_test")(folder),
+        lambda folder: base.has_folders("bbox_train")(folder) or base.has_folders("bbox_test")(folder),
         "a folder with bbox_train/, bbox_test/ and info/",
     )
     info = os.path.join(folder, "info")
     lost = [name for name in MARS_INFO if not os.path.isfile(os.path.join(info, name))]
     if lost:
-        raise missing(MARS, folder, f"{few(lost)} in info/ of https://github.com/liangzheng06/MARS-evaluation")
+        raise base.missing(
+            MARS, folder, f"{base.few(lost)} in info/ of https://github.com/liangzheng06/MARS-evaluation"
+        )
     samples, notes, gone = dict.fromkeys(SUBSETS, ()), [], []
-    if has_folders("bbox_train")(folder):
-        rows = read_mat(MARS, os.path.join(info, "tracks_train_info.mat"), "track_train_info")[0].astype(int).tolist()
+    if base.has_folders("bbox_train")(folder):
+        rows = (
+            base.read_mat(MARS, os.path.join(info, "tracks_train_info.mat"), "track_train_info")[0].astype(int).tolist()
+        )
         samples["train"] = _mars_tracklets(folder, "train", rows, gone)[0]
-    if has_folders("bbox_test")(folder):
-        rows = read_mat(MARS, os.path.join(info, "tracks_test_info.mat"), "track_test_info")[0].astype(int).tolist()
-        asked = {int(row) - 1 for row in read_mat(MARS, os.path.join(info, "query_IDX.mat"), "query_IDX")[0].ravel()}
+    if base.has_folders("bbox_test")(folder):
+        rows = (
+            base.read_mat(MARS, os.path.join(info, "tracks_test_info.mat"), "track_test_info")[0].astype(int).tolist()
+        )
+        asked = {
+            int(row) - 1 for row in base.read_mat(MARS, os.path.join(info, "query_IDX.mat"), "query_IDX")[0].ravel()
+        }
         tracklets, num_junk = _mars_tracklets(folder, "test", rows, gone)
         samples["query"] = tuple(t for t, row in zip(tracklets, _not_junk(rows), strict=True) if row in asked)
         samples["gallery"] = tuple(
@@ -86,7 +76,7 @@ def parse_mars(root: str, *, query_in_gallery: bool = True, skip_bad: bool = Fal
     return Splits(
         MARS.name,
         **samples,
-        notes=(*notes, *absent(samples)),
+        notes=(*notes, *base.absent(samples)),
         distractor_pid=0,
         published={**MARS_PUBLISHED, "gallery": MARS_GALLERY[query_in_gallery]},
     )
@@ -105,7 +95,7 @@ def _mars_tracklets(
     path = os.path.join(folder, "info", f"{part}_name.txt")
     with open(path, encoding="utf-8") as lines:
         names = [line.strip() for line in lines]
-    listings, samples = FolderListings(), []
+    listings, samples = base.FolderListings(), []
     for number in _not_junk(rows):
         first, last, pid, camid = rows[number]
         frames = names[first - 1 : last]
@@ -114,7 +104,7 @@ def _mars_tracklets(
             raise ValueError(
                 f"mars: row {number + 1} of tracks_{part}_info.mat says that lines {first} to {last} of "
                 f"{part}_name.txt ({len(names):,} lines) are pid {pid} in camera {camid}, and they are "
-                f"not: {few(frames, 3)}. Take both files from one copy of info/."
+                f"not: {base.few(frames, 3)}. Take both files from one copy of info/."
             )
         person = os.path.join(folder, f"bbox_{part}", begins[:4])
         there = tuple(os.path.join(person, name) for name in frames if listings.has(person, name))
@@ -130,10 +120,10 @@ def _settle_frames(entry: Entry, gone: Sequence[str], skip_bad: bool) -> list[st
         return []
     if not skip_bad:
         raise FileNotFoundError(
-            f"{entry.name}: {len(gone):,} frames are listed and not there: {few(gone)}. Unpack the "
+            f"{entry.name}: {len(gone):,} frames are listed and not there: {base.few(gone)}. Unpack the "
             "archive again, or leave them out with skip_bad=True (--skip_bad_images)."
         )
-    return [f"{len(gone):,} frames that are listed and not there are left out: {few(gone)}"]
+    return [f"{len(gone):,} frames that are listed and not there are left out: {base.few(gone)}"]
 
 
 # ============ a folder of frames per tracklet ============
@@ -141,7 +131,7 @@ def _settle_frames(entry: Entry, gone: Sequence[str], skip_bad: bool) -> list[st
 
 def _read_tracklet(folder: str) -> tuple[str, ...]:
     """Its frames, by name."""
-    return tuple(os.path.join(folder, name) for name in list_folder(folder)[0])
+    return tuple(os.path.join(folder, name) for name in base.list_folder(folder)[0])
 
 
 def _read_views(
@@ -151,7 +141,7 @@ def _read_views(
     views, bad = [], []
     for camid, folder in enumerate(folders, 1):
         samples = []
-        for name in list_folder(folder)[1]:
+        for name in base.list_folder(folder)[1]:
             match, frames = pattern.fullmatch(name), _read_tracklet(os.path.join(folder, name))
             if match is None:
                 bad.append(f"{os.path.join(folder, name)}{os.sep} (does not read like {example})")
@@ -162,7 +152,7 @@ def _read_views(
         if not samples:
             raise ValueError(
                 f"{entry.name}: no {entry.title} tracklets in {folder} (expected folders like {example}); "
-                f"{holds(folder)}. Unpack the archive again."
+                f"{base.holds(folder)}. Unpack the archive again."
             )
         views.append(tuple(samples))
     return tuple(views), _settle_tracklets(entry, bad, skip_bad)
@@ -171,28 +161,16 @@ def _read_views(
 def _settle_tracklets(entry: Entry, bad: Sequence[str], skip_bad: bool) -> list[str]:
     if bad and not skip_bad:
         raise ValueError(
-            f"{entry.name}: {len(bad):,} tracklets cannot be used: {few(bad)}. Unpack the archive again, "
+            f"{entry.name}: {len(bad):,} tracklets cannot be used: {base.few(bad)}. Unpack the archive again, "
             "or leave them out with skip_bad=True (--skip_bad_images)."
         )
-    return [f"{len(bad):,} tracklets left out: {few(bad)}"] if bad else []
-
-
-def _ask(entry: Entry, views: Sequence[tuple[Sample, ...]], split: dict, notes: Iterable[str]) -> Splits:
-    """The training people from both cameras; camera 1 asks for the test people in camera 2."""
-    return Splits(
-        entry.name,
-        of_people(views[0] + views[1], split["train"]),
-        of_people(views[0], split["test"]),
-        of_people(views[1], split["test"]),
-        entry.published,
-        tuple(notes),
-    )
+    return [f"{len(bad):,} tracklets left out: {base.few(bad)}"] if bad else []
 
 
 def _splits_of_mat(entry: Entry, path: str, people: Sequence[int]) -> list[dict[str, list[int]]]:
     """Variable ls_set (10, people) of i-LIDS-VID's archive: each row is an order of the people, counted from 1 in the
     order of their names; the first half is for the test, the rest for training (Wang et al., ECCV 2014)."""
-    (orders,) = read_mat(entry, path, "ls_set")
+    (orders,) = base.read_mat(entry, path, "ls_set")
     if orders.ndim != 2 or sorted(orders[0].tolist()) != list(range(1, len(people) + 1)):
         raise ValueError(
             f"{entry.name}: {path} divides {orders.shape[-1]:,} people, and {len(people):,} are here. "
@@ -220,10 +198,10 @@ def parse_ilidsvid(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
     Folders: i-LIDS-VID/sequences/cam1/ and cam2/ with a folder per person, person001/, and
         `cam1_person001_00317.png`; "train-test people splits"/train_test_splits_ilidsvid.mat beside i-LIDS-VID/.
     """
-    folder = find_folder(
+    folder = base.find_folder(
         ILIDSVID,
         root,
-        lambda folder: has_folders("sequences/cam1", "sequences/cam2")(folder),
+        lambda folder: base.has_folders("sequences/cam1", "sequences/cam2")(folder),
         "a folder i-LIDS-VID/ with sequences/cam1/ and sequences/cam2/",
     )
     folders = [os.path.join(folder, "sequences", camera) for camera in ("cam1", "cam2")]
@@ -233,13 +211,13 @@ def parse_ilidsvid(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
     name = "train_test_splits_ilidsvid.mat"
 
     def publishers() -> list[dict[str, list[int]]]:
-        path = find_file(os.path.dirname(folder), name) or find_file(folder, name)
+        path = base.find_file(os.path.dirname(folder), name) or base.find_file(folder, name)
         if path is None:
-            raise missing(ILIDSVID, os.path.dirname(folder), f"'train-test people splits'/{name}")
+            raise base.missing(ILIDSVID, os.path.dirname(folder), f"'train-test people splits'/{name}")
         return _splits_of_mat(ILIDSVID, path, people)
 
-    splits, source = kept_splits(ILIDSVID, folder, people, 10, f"ls_set of {name}", publishers)
-    return _ask(ILIDSVID, views, splits[split], [f"split {split} of {len(splits)}: {source}", *notes])
+    splits, source = base.kept_splits(ILIDSVID, folder, people, 10, f"ls_set of {name}", publishers)
+    return base.ask_across(ILIDSVID, views, splits[split], [f"split {split} of {len(splits)}: {source}", *notes])
 
 
 def _in_both(views: Sequence[Sequence[Sample]]) -> list[int]:
@@ -251,7 +229,7 @@ def _refuse_halves(entry: Entry, folder: str, views, people: Sequence[int], skip
     if one_sided and not skip_bad:
         raise ValueError(
             f"{entry.name}: {len(one_sided):,} people of {folder} are in one camera only: "
-            f"{few(one_sided)}. Unpack the archive again."
+            f"{base.few(one_sided)}. Unpack the archive again."
         )
 
 
@@ -273,10 +251,10 @@ def parse_prid2011(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
     Folders: multi_shot/cam_a/ and multi_shot/cam_b/ with person_0001/0001.png; one of the files above beside them or
         one or two levels higher.
     """
-    folder = find_folder(
+    folder = base.find_folder(
         PRID2011,
         root,
-        lambda folder: has_folders("multi_shot/cam_a", "multi_shot/cam_b")(folder),
+        lambda folder: base.has_folders("multi_shot/cam_a", "multi_shot/cam_b")(folder),
         "a folder prid_2011/ with multi_shot/cam_a/ and multi_shot/cam_b/",
     )
     folders = [os.path.join(folder, "multi_shot", camera) for camera in ("cam_a", "cam_b")]
@@ -289,22 +267,22 @@ def parse_prid2011(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
             f"{os.path.join(folder, 'multi_shot')}; 178 are expected. Unpack the archive again."
         )
     made_from, make = _prid2011_source(folder, people)
-    splits, source = kept_splits(PRID2011, folder, people, 10, made_from, make)
+    splits, source = base.kept_splits(PRID2011, folder, people, 10, made_from, make)
     used = f"{len(people):,} people with at least {PRID2011_FRAMES} frames in both cameras"
-    return _ask(PRID2011, views, splits[split], [f"split {split} of {len(splits)}: {source}", used, *notes])
+    return base.ask_across(PRID2011, views, splits[split], [f"split {split} of {len(splits)}: {source}", used, *notes])
 
 
 def _prid2011_source(folder: str, people: Sequence[int]) -> tuple[str, Callable[[], list[dict[str, list[int]]]]]:
     """(where the splits come from, a function that makes them)."""
     mat, names = (
-        find_file(folder, name) or find_file(os.path.dirname(folder), name)
+        base.find_file(folder, name) or base.find_file(os.path.dirname(folder), name)
         for name in ("train_test_splits_prid.mat", "splits_prid2011.json")
     )
     if mat:
         return "ls_set of train_test_splits_prid.mat", lambda: _splits_of_mat(PRID2011, mat, people)
     if names:
         return "torchreid's splits_prid2011.json", lambda: _splits_of_names(names)
-    return "drawn at random with seed 0", lambda: random_halves(people, 10, len(people) - len(people) // 2)
+    return "drawn at random with seed 0", lambda: base.random_halves(people, 10, len(people) - len(people) // 2)
 
 
 def _splits_of_names(path: str) -> list[dict[str, list[int]]]:
@@ -334,7 +312,7 @@ def parse_dukevid(root: str, *, skip_bad: bool = False) -> Splits:
         in the tracklet, frame in the video); later copies write `0001_C6_F0099_X30823.jpg`. Some tracklets begin with
         frame 2 and some leave frames out, as published.
     """
-    folder = find_folder(
+    folder = base.find_folder(
         DUKEVID,
         root,
         lambda folder: _duke_tracklets_here(folder),
@@ -342,12 +320,12 @@ def parse_dukevid(root: str, *, skip_bad: bool = False) -> Splits:
     )
     samples, bad = dict.fromkeys(SUBSETS, ()), []
     for subset in SUBSETS:
-        if has_folders(subset)(folder):
+        if base.has_folders(subset)(folder):
             samples[subset] = _read_duke_tracklets(os.path.join(folder, subset), bad)
     if bool(samples["query"]) != bool(samples["gallery"]):
-        raise missing(DUKEVID, folder, "query/ and gallery/, of which one is not there or empty")
+        raise base.missing(DUKEVID, folder, "query/ and gallery/, of which one is not there or empty")
     notes = _settle_tracklets(DUKEVID, bad, skip_bad)
-    return Splits(DUKEVID.name, **samples, published=DUKEVID.published, notes=(*notes, *absent(samples)))
+    return Splits(DUKEVID.name, **samples, published=DUKEVID.published, notes=(*notes, *base.absent(samples)))
 
 
 def _duke_tracklets_here(folder: str) -> bool:
@@ -355,9 +333,9 @@ def _duke_tracklets_here(folder: str) -> bool:
     for subset in ("train", "query"):
         place = os.path.join(folder, subset)
         for _ in range(2):
-            inside = list_folder(place)[1] if os.path.isdir(place) else []
+            inside = base.list_folder(place)[1] if os.path.isdir(place) else []
             place = os.path.join(place, inside[0]) if inside else ""
-        if place and any(DUKE_FRAME.match(name) for name in list_folder(place)[0]):
+        if place and any(DUKE_FRAME.match(name) for name in base.list_folder(place)[0]):
             return True
     return False
 
@@ -365,8 +343,8 @@ def _duke_tracklets_here(folder: str) -> bool:
 def _read_duke_tracklets(folder: str, bad: list[str]) -> tuple[Sample, ...]:
     """The tracklets of one subset; those that cannot be used go to `bad`."""
     samples = []
-    for person in list_folder(folder)[1]:
-        for name in list_folder(os.path.join(folder, person))[1]:
+    for person in base.list_folder(folder)[1]:
+        for name in base.list_folder(os.path.join(folder, person))[1]:
             tracklet = os.path.join(folder, person, name)
             frames = _read_tracklet(tracklet)
             matches = [DUKE_FRAME.match(os.path.basename(frame)) for frame in frames]
@@ -395,7 +373,7 @@ def parse_synthetic_video(root: str | None = None, *, seed: int = 0) -> Splits:
     folder, bad = os.fspath(sets.VIDEO.ensure(root, seed)), []
     samples = {subset: _read_duke_tracklets(os.path.join(folder, subset), bad) for subset in SUBSETS}
     _settle_tracklets(SYNTHETIC_VIDEO, bad, skip_bad=False)
-    return Splits(SYNTHETIC_VIDEO.name, **samples, notes=("drawn by this program: a demonstration, not a benchmark",))
+    return Splits(SYNTHETIC_VIDEO.name, **samples, notes=(base.DEMONSTRATION,))
 
 
 # ============ the rows of the registry ============
