@@ -260,7 +260,7 @@ def check_queries(query: Sequence[Sample], gallery: Sequence[Sample], protocol: 
     for samples, subset in ((query, "query"), (gallery, "gallery")):
         if not samples:
             raise ValueError(f"the {subset} set is empty: there is nothing to measure")
-    seen = defaultdict(lambda: defaultdict(set))  # pid -> camid -> paths in the gallery
+    seen: dict[int, dict[int, set]] = defaultdict(lambda: defaultdict(set))  # pid -> camid -> paths in the gallery
     for sample in gallery:
         seen[sample.pid][sample.camid].add(sample.path)
     num_strangers = sum(sample.pid not in seen for sample in query)

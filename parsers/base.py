@@ -26,7 +26,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from machine import files
 
@@ -401,10 +401,15 @@ def read_folder(
     return tuple(samples), num_junk
 
 
-def absent(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
-    """Notes for a data set of which only one half is there."""
-    notes = [] if samples["train"] else ["no training images: good for testing only"]
-    return notes if samples["gallery"] else [*notes, "no query and gallery images: good for training only"]
+def by_subset(name: str, samples: Mapping[str, Iterable[Sample]], notes: Iterable[str] = (), **fields: Any) -> Splits:
+    """`Splits` of the samples of each subset, with a note where a half is not there. `fields`: others of `Splits`."""
+    train, query, gallery = (tuple(samples.get(subset, ())) for subset in SUBSETS)
+    remarks = [*notes]
+    if not train:
+        remarks.append("no training images: good for testing only")
+    if not gallery:
+        remarks.append("no query and gallery images: good for training only")
+    return Splits(name, train, query, gallery, notes=tuple(remarks), **fields)
 
 
 class FolderListings:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from parsers import base
 from parsers.base import SUBSETS, Counts, Entry, Sample, Splits
@@ -27,22 +29,21 @@ def _market_layout(folder: str) -> bool:
     return "train" in there or {"query", "gallery"} <= there
 
 
-def _market_splits(entry: Entry, folder: str, pattern: re.Pattern, example: str, **fields) -> Splits:
+def _market_splits(
+    entry: Entry, folder: str, pattern: re.Pattern, example: str, notes: Iterable[str] = (), **fields: Any
+) -> Splits:
     """Read a folder in Market-1501's layout. `pattern` has two groups, pid and camera; `example` is a name it reads.
 
     `fields`: further fields of `Splits`.
     """
-    there = [subset for subset in SUBSETS if os.path.isdir(os.path.join(folder, MARKET_FOLDERS[subset]))]
+    places = {subset: os.path.join(folder, name) for subset, name in MARKET_FOLDERS.items()}
+    there = [subset for subset, place in places.items() if os.path.isdir(place)]
     if ("query" in there) != ("gallery" in there):
         raise base.missing(entry, folder, "query/ and bounding_box_test/, of which one is not there")
-    samples, notes, num_junk = dict.fromkeys(SUBSETS, ()), list(fields.pop("notes", ())), 0
-    for subset in there:
-        samples[subset], junk = base.read_folder(entry, os.path.join(folder, MARKET_FOLDERS[subset]), pattern, example)
-        num_junk += junk
-    if num_junk:
-        notes.append(f"{num_junk:,} junk images (pid -1) left out")
-    notes += base.absent(samples)
-    return Splits(entry.name, **samples, notes=tuple(notes), **fields)
+    read = {subset: base.read_folder(entry, places[subset], pattern, example) for subset in there}
+    num_junk = sum(junk for _, junk in read.values())
+    notes = [*notes, *([f"{num_junk:,} junk images (pid -1) left out"] if num_junk else [])]
+    return base.by_subset(entry.name, {subset: samples for subset, (samples, _) in read.items()}, notes, **fields)
 
 
 MARKET_PUBLISHED = {"train": Counts(751, 12_936, 6), "query": Counts(750, 3_368, 6), "gallery": Counts(750, 15_913, 6)}
@@ -64,42 +65,31 @@ def parse_market(root: str, *, distractors: bool = False, multi_query: bool = Fa
     splits = _market_splits(
         MARKET, folder, MARKET_NAME, "0002_c1s1_000451_03.jpg", published=MARKET_PUBLISHED, distractor_pid=0
     )
-    more, notes, published = (), splits.notes, dict(MARKET_PUBLISHED)
-    if distractors:
-        more = _market_distractors(root, folder)
-        notes = (*notes, f"with {len(more):,} images of distractors_500k in the gallery")
-        published["gallery"] = Counts(750, None, None)
-    groups = _market_multi_query(folder, splits.query) if multi_query else ()
-    return Splits(
-        MARKET.name,
-        splits.train,
-        splits.query,
-        splits.gallery + more,
-        published,
-        notes,
-        distractor_pid=0,
-        multi_query=groups,
+    if multi_query:
+        splits = dataclasses.replace(splits, multi_query=_market_multi_query(folder, splits.query))
+    if not distractors:
+        return splits
+    more = _market_distractors(root, folder)
+    return dataclasses.replace(
+        splits,
+        gallery=splits.gallery + more,
+        published={**MARKET_PUBLISHED, "gallery": Counts(750, None, None)},
+        notes=(*splits.notes, f"with {len(more):,} images of distractors_500k in the gallery"),
     )
 
 
 def _market_distractors(root: str, folder: str) -> tuple[Sample, ...]:
     """Images of the folder images/, in or beside Market-1501, as pid 0; the camera only if the name gives one."""
-    places = [os.path.join(each, "images") for each in dict.fromkeys((folder, os.path.dirname(folder), root))]
-    for place in places:
-        if os.path.isdir(place):
-            images = base.list_folder(place)[0]
+    for place in dict.fromkeys(os.path.join(each, "images") for each in (folder, os.path.dirname(folder), root)):
+        images = base.list_folder(place)[0] if os.path.isdir(place) else []
+        if images:
             cameras = [re.search(r"_c(\d+)", image) for image in images]
-            if images:
-                return tuple(
-                    Sample(os.path.join(place, image), 0, int(camera[1]) if camera else 0)
-                    for image, camera in zip(images, cameras, strict=True)
-                )
-    raise base.missing(
-        MARKET,
-        folder,
-        "images/ with the 500k distractors (distractors_500k.zip of the publisher, unpacked "
-        "here), since they were asked for",
-    )
+            return tuple(
+                Sample(os.path.join(place, image), 0, int(camera[1]) if camera else 0)
+                for image, camera in zip(images, cameras, strict=True)
+            )
+    looked_for = "images/ with the 500k distractors (distractors_500k.zip of the publisher, unpacked here)"
+    raise base.missing(MARKET, folder, f"{looked_for}, since they were asked for")
 
 
 def _market_multi_query(folder: str, query: Sequence[Sample]) -> tuple[tuple[Sample, ...], ...]:
@@ -109,7 +99,7 @@ def _market_multi_query(folder: str, query: Sequence[Sample]) -> tuple[tuple[Sam
     boxes = defaultdict(list)
     for sample in base.read_folder(MARKET, os.path.join(folder, "gt_bbox"), MARKET_NAME, "0001_c1s1_001051_00.jpg")[0]:
         boxes[sample.pid, sample.camid].append(sample)
-    alone = [os.path.basename(q.path) for q in query if (q.pid, q.camid) not in boxes]
+    alone = [os.path.basename(q.frames[0]) for q in query if (q.pid, q.camid) not in boxes]
     if alone:
         raise ValueError(
             f"market: gt_bbox/ has no image of the person and camera of {len(alone):,} queries: "
@@ -267,35 +257,26 @@ def _cuhk03_new(folder: str, version: str) -> Splits:
     config = f"cuhk03_new_protocol_config_{version}.mat"
     path = base.find_file(folder, config)
     if path is None:
-        raise base.missing(
-            CUHK03,
-            folder,
-            f"{config} beside the release; it comes from evaluation/data/CUHK03/ of "
-            "https://github.com/zhunzhong07/person-re-ranking",
-        )
+        where = "evaluation/data/CUHK03/ of https://github.com/zhunzhong07/person-re-ranking"
+        raise base.missing(CUHK03, folder, f"{config} beside the release; it comes from {where}")
     images = _cuhk03_images(folder, version)
     columns = base.read_mat(CUHK03, path, "filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
     files, pids, views, *indices = (column.ravel() for column in columns)
-    here, samples, lost = set(base.list_folder(images)[0]), {}, set()
+    here = set(base.list_folder(images)[0])
+    samples: dict[str, list[Sample]] = {subset: [] for subset in SUBSETS}
+    lost = set()
     for subset, index in zip(SUBSETS, indices, strict=True):
-        rows = [int(row) - 1 for row in index]  # MATLAB counts from 1
-        names = [str(files[row][0]) for row in rows]
-        lost |= set(names) - here
-        samples[subset] = tuple(
-            Sample(os.path.join(images, name), int(pids[row]), int(views[row]))
-            for name, row in zip(names, rows, strict=True)
-        )
+        for row in (int(number) - 1 for number in index):  # MATLAB counts from 1
+            name = str(files[row][0])
+            lost |= {name} - here
+            samples[subset].append(Sample(os.path.join(images, name), int(pids[row]), int(views[row])))
     if lost:
         raise FileNotFoundError(
             f"cuhk03: {len(lost):,} images of {path} are not in {images}: {base.few(lost)}. Delete that "
             f"folder; it is made again from {CUHK03_MAT}."
         )
-    return Splits(
-        CUHK03.name,
-        **samples,
-        published=CUHK03_PUBLISHED[version],
-        notes=(f"{version} boxes, new protocol (767/700 identities), from {CUHK03_MAT}",),
-    )
+    note = f"{version} boxes, new protocol (767/700 identities), from {CUHK03_MAT}"
+    return base.by_subset(CUHK03.name, samples, [note], published=CUHK03_PUBLISHED[version])
 
 
 def _cuhk03_classic(folder: str, version: str, split: int) -> Splits:
@@ -438,29 +419,23 @@ def parse_msmt17(root: str, *, use_val: bool = False) -> Splits:
         raise base.missing(MSMT17, folder, f"the image folders of one version: {looked_for}")
     version, (has_train, has_test) = versions.popitem()
     train_folder, test_folder = (os.path.join(folder, name) for name in MSMT17_FOLDERS[version])
-    samples = dict.fromkeys(SUBSETS, ())
+    samples = {}
     if has_train:
-        for part in ("train", "val") if use_val else ("train",):
-            samples["train"] += _read_msmt17_list(folder, part, train_folder)
+        samples["train"] = _read_msmt17_list(folder, "train", train_folder)
+        samples["train"] += _read_msmt17_list(folder, "val", train_folder) if use_val else ()
     if has_test:
-        for subset in ("query", "gallery"):
-            samples[subset] = _read_msmt17_list(folder, subset, test_folder)
+        samples |= {subset: _read_msmt17_list(folder, subset, test_folder) for subset in ("query", "gallery")}
     used = "list_train and list_val (32,621 images)" if use_val else "list_train only (30,248 images)"
-    notes = [f"MSMT17 {version}; training images: {used}", *base.absent(samples)]
-    return Splits(
-        MSMT17.name,
-        **samples,
-        notes=tuple(notes),
-        shared_pids=False,
-        published={"train": MSMT17_TRAIN[use_val], **MSMT17_TEST},
-    )
+    note = f"MSMT17 {version}; training images: {used}"
+    published = {"train": MSMT17_TRAIN[use_val], **MSMT17_TEST}
+    return base.by_subset(MSMT17.name, samples, [note], shared_pids=False, published=published)
 
 
 def _read_msmt17_list(folder: str, part: str, image_folder: str) -> tuple[Sample, ...]:
     """The samples of list_<part>.txt, in its order. Every file is looked up: an archive half unpacked is an error."""
     path = os.path.join(folder, f"list_{part}.txt")
     if not os.path.isfile(path):
-        advice = " (or load with use_val=False)" if part == "val" else ""
+        advice = " (or load without --msmt17_use_val)" if part == "val" else ""
         raise base.missing(MSMT17, folder, f"list_{part}.txt, which comes in the publisher's archive{advice}")
     return base.read_list(MSMT17, path, [image_folder], MSMT17_LINE, "0000/0000_000_01_0303morning_0015_0.jpg 0")
 

@@ -16,7 +16,7 @@ SYSU_INFRARED = (3, 6)
 SYSU_GALLERY = {"all": (1, 2, 4, 5), "indoor": (1, 2)}  # by search
 SYSU_TRAIN = {True: Counts(395, 34_167, 6), False: Counts(296, 30_213, 6)}  # by use_val
 SYSU_QUERY = Counts(96, 3_803, 2)
-SYSU_SINGLE_SHOT = {"all": Counts(96, 301, 4), "indoor": Counts(56, 112, 2)}
+SYSU_SINGLE_SHOT = {"all": (96, 301, 4), "indoor": (56, 112, 2)}  # ids, images, cameras
 SYSU_TRIALS = 10
 SYSU_CHOICES = {"search": tuple(SYSU_GALLERY), "shots": (1, 10)}
 SYSU_LOOKED_FOR = "a folder SYSU-MM01/ with cam1/ to cam6/ and exp/"
@@ -40,7 +40,8 @@ def parse_sysu(root: str, *, search: str = "all", shots: int = 1, trial: int = 0
         one line `1,2,4,...`, or .mat files of the same names with variable id.
     """
     folder = base.find_folder(SYSU, root, base.has_folders("exp", "cam3", "cam6"), SYSU_LOOKED_FOR)
-    gallery = SYSU_SINGLE_SHOT[search]._replace(images=SYSU_SINGLE_SHOT[search].images * shots)
+    ids, images, cameras = SYSU_SINGLE_SHOT[search]
+    gallery = Counts(ids, images * shots, cameras)
     published = {"train": SYSU_TRAIN[use_val], "query": SYSU_QUERY, "gallery": gallery}
     return _sysu_splits(SYSU, folder, search, shots, trial, use_val, published)
 
@@ -120,11 +121,11 @@ def _sysu_draw(folder: str, trial: int):
         if not images:
             return []
         people = cameras[images[0].camid - 1, 0]
-        orders = people[images[0].pid - 1, 0] if images[0].pid <= len(people) else ()
+        orders: Sequence = people[images[0].pid - 1, 0] if images[0].pid <= len(people) else ()
         if len(orders) != SYSU_TRIALS or len(orders[trial]) != len(images):
             expected = len(orders[0]) if len(orders) else 0
             raise ValueError(
-                f"sysu: {os.path.dirname(images[0].path)} holds {len(images)} images, and {path} is for "
+                f"sysu: {os.path.dirname(images[0].frames[0])} holds {len(images)} images, and {path} is for "
                 f"{expected}. Unpack the archive again."
             )
         return [images[int(number) - 1] for number in orders[trial][:shots]]  # MATLAB counts from 1
@@ -244,7 +245,7 @@ SYSU = Entry(
     site="https://github.com/wuancong/SYSU-MM01",
     terms="on request, with a signed agreement",
     parse=parse_sysu,
-    published={"train": SYSU_TRAIN[True], "query": SYSU_QUERY, "gallery": SYSU_SINGLE_SHOT["all"]},
+    published={"train": SYSU_TRAIN[True], "query": SYSU_QUERY, "gallery": Counts(*SYSU_SINGLE_SHOT["all"])},
     aliases=("sysumm", "sysumm01"),
     choices=SYSU_CHOICES,
     num_trials=SYSU_TRIALS,

@@ -39,7 +39,7 @@ class _Row(NamedTuple):
 class _Own:
     """What reading the user's images gathers: rows by subset (`all`: not yet split), bad ones, remarks."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rows: dict[str, list[_Row]] = defaultdict(list)
         self.bad: list[str] = []
         self.notes: list[str] = []
@@ -86,8 +86,7 @@ def parse_own(root: str, *, seed: int = 0, skip_bad: bool = False) -> Splits:
         own.notes.append(f"no queries given: drawn from the gallery, one image per person and camera (seed {seed})")
     elif samples.get("query") and not samples.get("gallery"):
         raise ValueError(f"own: {root} has query images and no gallery. Add gallery/ (or test/): the images to search.")
-    samples = {subset: tuple(samples.get(subset, ())) for subset in SUBSETS}
-    return Splits("own", **samples, notes=(*own.notes, *base.absent(samples)), protocol=protocol)
+    return base.by_subset("own", samples, own.notes, protocol=protocol)
 
 
 def _read_own_folder(root: str, own: _Own) -> None:
@@ -166,7 +165,7 @@ def _read_own_csv(path: str, own: _Own) -> None:
             f"own: line 1 of {path} has columns {', '.join(header) or 'none'}; expected path,pid,camid "
             "or path,pid,camid,split (commas, UTF-8). If there is one camera, write 1 for every camid."
         )
-    lines_of = {}  # (path, split) -> line, to find images listed twice
+    lines_of: dict[tuple[str, str], int] = {}  # (path, split) -> line, to find images listed twice
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -229,7 +228,7 @@ def _settle_bad(root: str, own: _Own, skip_bad: bool) -> None:
     if not skip_bad:
         raise ValueError(
             f"own: {len(own.bad):,} entries of {root} cannot be used: {named}. Correct them, take them "
-            f"out, or load with skip_bad=True. Expected {OWN_LOOKED_FOR}."
+            f"out, or leave them out with --skip_bad_images. Expected {OWN_LOOKED_FOR}."
         )
     own.notes.append(f"{len(own.bad):,} entries left out: {named}")
 
@@ -244,7 +243,8 @@ def _number_people(own: _Own) -> dict[str, list[Sample]]:
         first = ", ".join(f"{index} = {person}" for index, person in enumerate(people[:3]))
         own.notes.append(f"people numbered in sorted order: {first}" + (", ..." if len(people) > 3 else ""))
     samples = {
-        subset: [Sample(row.path, number[row.person], row.camid) for row in part] for subset, part in own.rows.items()
+        subset: [Sample(row.path, number[row.person], row.camid or 0) for row in part]
+        for subset, part in own.rows.items()
     }
     train = {sample.pid for sample in samples.get("train", ())}
     both = train & {sample.pid for subset in ("query", "gallery") for sample in samples.get(subset, ())}
@@ -304,13 +304,13 @@ def _split_people(samples: Sequence[Sample], protocol: str, seed: int, own: _Own
 def draw_queries(samples: Sequence[Sample], protocol: str, rng: random.Random) -> tuple[list[Sample], list[Sample]]:
     """(query, gallery): of each person one image per camera (protocol `none`: one image) becomes a query, provided that
     every query of that person keeps a match in the gallery."""
-    by_person = defaultdict(lambda: defaultdict(list))
+    by_person: dict[int, dict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in samples:
         by_person[sample.pid][sample.camid if protocol != "none" else 0].append(sample)
     drawn = set()
     for pid in sorted(by_person):
         left = {camid: len(images) for camid, images in by_person[pid].items()}  # images that stay in the gallery
-        asked = []  # cameras from which this person is asked for
+        asked: list[int] = []  # cameras from which this person is asked for
         for camid in sorted(left):
             left[camid] -= 1
             if all(

@@ -6,10 +6,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
 from parsers import base
 from parsers.base import SUBSETS, Counts, Entry, Sample, Splits
+
+UNUSABLE = "tracklets cannot be used"
 
 # ============ MARS ============
 
@@ -42,62 +43,40 @@ def parse_mars(root: str, *, query_in_gallery: bool = True, skip_bad: bool = Fal
     info = os.path.join(folder, "info")
     lost = [name for name in MARS_INFO if not os.path.isfile(os.path.join(info, name))]
     if lost:
-        raise base.missing(
-            MARS, folder, f"{base.few(lost)} in info/ of https://github.com/liangzheng06/MARS-evaluation"
-        )
-    samples, notes, gone = dict.fromkeys(SUBSETS, ()), [], []
+        where = "info/ of https://github.com/liangzheng06/MARS-evaluation"
+        raise base.missing(MARS, folder, f"{base.few(lost)} in {where}")
+    samples: dict[str, tuple[Sample, ...]] = {}
+    notes: list[str] = []
+    gone: list[str] = []
     if base.has_folders("bbox_train")(folder):
-        rows = (
-            base.read_mat(MARS, os.path.join(info, "tracks_train_info.mat"), "track_train_info")[0].astype(int).tolist()
-        )
-        samples["train"] = _mars_tracklets(folder, "train", rows, gone)[0]
+        samples["train"] = tuple(_mars_tracklets(folder, "train", gone)[0].values())
     if base.has_folders("bbox_test")(folder):
-        rows = (
-            base.read_mat(MARS, os.path.join(info, "tracks_test_info.mat"), "track_test_info")[0].astype(int).tolist()
-        )
-        asked = {
-            int(row) - 1 for row in base.read_mat(MARS, os.path.join(info, "query_IDX.mat"), "query_IDX")[0].ravel()
-        }
-        tracklets, num_junk = _mars_tracklets(folder, "test", rows, gone)
-        samples["query"] = tuple(t for t, row in zip(tracklets, _not_junk(rows), strict=True) if row in asked)
-        samples["gallery"] = tuple(
-            t for t, row in zip(tracklets, _not_junk(rows), strict=True) if query_in_gallery or row not in asked
-        )
-        notes.append(
-            f"{num_junk:,} junk tracklets (pid -1) left out; queries are "
-            + (
-                "in the gallery, as in the publisher's test"
-                if query_in_gallery
-                else "not in the gallery, as in torchreid"
-            )
-        )
-    samples = {subset: tuple(t for t in part if t.path) for subset, part in samples.items()}
-    notes += _settle_frames(MARS, gone, skip_bad)
-    return Splits(
-        MARS.name,
-        **samples,
-        notes=(*notes, *base.absent(samples)),
-        distractor_pid=0,
-        published={**MARS_PUBLISHED, "gallery": MARS_GALLERY[query_in_gallery]},
-    )
+        asked = {int(row) - 1 for row in base.read_mat(MARS, os.path.join(info, "query_IDX.mat"), "query_IDX")[0].flat}
+        tracklets, num_junk = _mars_tracklets(folder, "test", gone)
+        samples["query"] = tuple(each for row, each in tracklets.items() if row in asked)
+        samples["gallery"] = tuple(each for row, each in tracklets.items() if query_in_gallery or row not in asked)
+        place = "in" if query_in_gallery else "not in"
+        source = "the publisher's test" if query_in_gallery else "torchreid"
+        notes.append(f"{num_junk:,} junk tracklets (pid -1) left out; queries are {place} the gallery, as in {source}")
+    samples = {subset: tuple(each for each in part if each.path) for subset, part in samples.items()}
+    notes += _settle(MARS, gone, "frames are listed and not there", skip_bad)
+    published = {**MARS_PUBLISHED, "gallery": MARS_GALLERY[query_in_gallery]}
+    return base.by_subset(MARS.name, samples, notes, distractor_pid=0, published=published)
 
 
-def _not_junk(rows: Sequence[Sequence[int]]) -> list[int]:
-    """Numbers of the rows whose pid is not -1, which are those that `_mars_tracklets` returns."""
-    return [number for number, (_, _, pid, _) in enumerate(rows) if pid != -1]
+def _mars_tracklets(folder: str, part: str, gone: list[str]) -> tuple[dict[int, Sample], int]:
+    """(the tracklets of info/tracks_<part>_info.mat but for junk, by row; how many were junk).
 
-
-def _mars_tracklets(
-    folder: str, part: str, rows: Sequence[Sequence[int]], gone: list[str]
-) -> tuple[tuple[Sample, ...], int]:
-    """The tracklets of info/tracks_<part>_info.mat but for junk, and how many were junk. Frames that are not there go
-    to `gone` and are left out."""
-    path = os.path.join(folder, "info", f"{part}_name.txt")
-    with open(path, encoding="utf-8") as lines:
+    Frames that are not there go to `gone` and are left out.
+    """
+    info = os.path.join(folder, "info")
+    (rows,) = base.read_mat(MARS, os.path.join(info, f"tracks_{part}_info.mat"), f"track_{part}_info")
+    with open(os.path.join(info, f"{part}_name.txt"), encoding="utf-8") as lines:
         names = [line.strip() for line in lines]
-    listings, samples = base.FolderListings(), []
-    for number in _not_junk(rows):
-        first, last, pid, camid = rows[number]
+    listings, tracklets = base.FolderListings(), {}
+    for number, (first, last, pid, camid) in enumerate(rows.astype(int).tolist()):
+        if pid == -1:
+            continue
         frames = names[first - 1 : last]
         begins = f"{pid:04d}C{camid}"
         if not 1 <= first <= last <= len(names) or not all(name.startswith(begins) for name in frames):
@@ -110,20 +89,19 @@ def _mars_tracklets(
         there = tuple(os.path.join(person, name) for name in frames if listings.has(person, name))
         if len(there) < len(frames):
             gone += [os.path.join(person, name) for name in frames if not listings.has(person, name)]
-        samples.append(Sample(there, pid, camid))
-    return tuple(samples), len(rows) - len(samples)
+        tracklets[number] = Sample(there, pid, camid)
+    return tracklets, len(rows) - len(tracklets)
 
 
-def _settle_frames(entry: Entry, gone: Sequence[str], skip_bad: bool) -> list[str]:
-    """Stop at frames that are not there, or note what is left out."""
-    if not gone:
-        return []
-    if not skip_bad:
-        raise FileNotFoundError(
-            f"{entry.name}: {len(gone):,} frames are listed and not there: {base.few(gone)}. Unpack the "
-            "archive again, or leave them out with skip_bad=True (--skip_bad_images)."
+def _settle(entry: Entry, bad: Sequence[str], what: str, skip_bad: bool) -> list[str]:
+    """Stop at what cannot be used, or note that it is left out. `what`: a noun, and what is wrong with it."""
+    noun, why = what.split(" ", 1)
+    if bad and not skip_bad:
+        raise ValueError(
+            f"{entry.name}: {len(bad):,} {noun} {why}: {base.few(bad)}. Unpack the archive again, or leave them out "
+            "with --skip_bad_images."
         )
-    return [f"{len(gone):,} frames that are listed and not there are left out: {base.few(gone)}"]
+    return [f"{len(bad):,} {noun} left out, which {why}: {base.few(bad)}"] if bad else []
 
 
 # ============ a folder of frames per tracklet ============
@@ -138,7 +116,8 @@ def _read_views(
     entry: Entry, folders: Sequence[str], pattern: re.Pattern, example: str, skip_bad: bool
 ) -> tuple[tuple[tuple[Sample, ...], ...], list[str]]:
     """((tracklets of camera 1, of camera 2), notes): each folder holds one folder of frames per person."""
-    views, bad = [], []
+    views: list[tuple[Sample, ...]] = []
+    bad: list[str] = []
     for camid, folder in enumerate(folders, 1):
         samples = []
         for name in base.list_folder(folder)[1]:
@@ -155,16 +134,7 @@ def _read_views(
                 f"{base.holds(folder)}. Unpack the archive again."
             )
         views.append(tuple(samples))
-    return tuple(views), _settle_tracklets(entry, bad, skip_bad)
-
-
-def _settle_tracklets(entry: Entry, bad: Sequence[str], skip_bad: bool) -> list[str]:
-    if bad and not skip_bad:
-        raise ValueError(
-            f"{entry.name}: {len(bad):,} tracklets cannot be used: {base.few(bad)}. Unpack the archive again, "
-            "or leave them out with skip_bad=True (--skip_bad_images)."
-        )
-    return [f"{len(bad):,} tracklets left out: {base.few(bad)}"] if bad else []
+    return tuple(views), _settle(entry, bad, UNUSABLE, skip_bad)
 
 
 def _splits_of_mat(entry: Entry, path: str, people: Sequence[int]) -> list[dict[str, list[int]]]:
@@ -201,7 +171,7 @@ def parse_ilidsvid(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
     folder = base.find_folder(
         ILIDSVID,
         root,
-        lambda folder: base.has_folders("sequences/cam1", "sequences/cam2")(folder),
+        base.has_folders("sequences/cam1", "sequences/cam2"),
         "a folder i-LIDS-VID/ with sequences/cam1/ and sequences/cam2/",
     )
     folders = [os.path.join(folder, "sequences", camera) for camera in ("cam1", "cam2")]
@@ -254,7 +224,7 @@ def parse_prid2011(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
     folder = base.find_folder(
         PRID2011,
         root,
-        lambda folder: base.has_folders("multi_shot/cam_a", "multi_shot/cam_b")(folder),
+        base.has_folders("multi_shot/cam_a", "multi_shot/cam_b"),
         "a folder prid_2011/ with multi_shot/cam_a/ and multi_shot/cam_b/",
     )
     folders = [os.path.join(folder, "multi_shot", camera) for camera in ("cam_a", "cam_b")]
@@ -315,17 +285,13 @@ def parse_dukevid(root: str, *, skip_bad: bool = False) -> Splits:
     folder = base.find_folder(
         DUKEVID,
         root,
-        lambda folder: _duke_tracklets_here(folder),
+        _duke_tracklets_here,
         "a folder DukeMTMC-VideoReID/ with train/, or with query/ and gallery/, each person/tracklet/",
     )
-    samples, bad = dict.fromkeys(SUBSETS, ()), []
-    for subset in SUBSETS:
-        if base.has_folders(subset)(folder):
-            samples[subset] = _read_duke_tracklets(os.path.join(folder, subset), bad)
+    samples, bad = _read_duke_tracklets(folder)
     if bool(samples["query"]) != bool(samples["gallery"]):
         raise base.missing(DUKEVID, folder, "query/ and gallery/, of which one is not there or empty")
-    notes = _settle_tracklets(DUKEVID, bad, skip_bad)
-    return Splits(DUKEVID.name, **samples, published=DUKEVID.published, notes=(*notes, *base.absent(samples)))
+    return base.by_subset(DUKEVID.name, samples, _settle(DUKEVID, bad, UNUSABLE, skip_bad), published=DUKEVID.published)
 
 
 def _duke_tracklets_here(folder: str) -> bool:
@@ -340,23 +306,32 @@ def _duke_tracklets_here(folder: str) -> bool:
     return False
 
 
-def _read_duke_tracklets(folder: str, bad: list[str]) -> tuple[Sample, ...]:
-    """The tracklets of one subset; those that cannot be used go to `bad`."""
-    samples = []
-    for person in base.list_folder(folder)[1]:
-        for name in base.list_folder(os.path.join(folder, person))[1]:
-            tracklet = os.path.join(folder, person, name)
+def _read_duke_tracklets(folder: str) -> tuple[dict[str, list[Sample]], list[str]]:
+    """The tracklets of each subset, and those that cannot be used, with the reason."""
+    samples: dict[str, list[Sample]] = {subset: [] for subset in SUBSETS}
+    bad: list[str] = []
+    tops = {subset: os.path.join(folder, subset) for subset in SUBSETS if base.has_folders(subset)(folder)}
+    people = [
+        (subset, person, os.path.join(top, person))
+        for subset, top in tops.items()
+        for person in base.list_folder(top)[1]
+    ]
+    for subset, person, place in people:
+        for name in base.list_folder(place)[1]:
+            tracklet = os.path.join(place, name)
             frames = _read_tracklet(tracklet)
             matches = [DUKE_FRAME.match(os.path.basename(frame)) for frame in frames]
+            found = {(int(match[1]), int(match[2])) for match in matches if match}
             if not frames:
                 bad.append(f"{tracklet}{os.sep} (no frames)")
             elif not all(matches):
                 bad.append(f"{tracklet}{os.sep} (frames do not read like 0001C6F0099X30823.jpg)")
-            elif len(list(groupby((match[1], match[2]) for match in matches))) > 1 or int(matches[0][1]) != int(person):
+            elif len(found) > 1 or {str(pid) for pid, _ in found} != {person.lstrip("0") or "0"}:
                 bad.append(f"{tracklet}{os.sep} (frames of several people or cameras)")
             else:
-                samples.append(Sample(frames, int(matches[0][1]), int(matches[0][2])))
-    return tuple(samples)
+                ((pid, camid),) = found
+                samples[subset].append(Sample(frames, pid, camid))
+    return samples, bad
 
 
 # ============ the built-in data set ============
@@ -370,10 +345,9 @@ def parse_synthetic_video(root: str | None = None, *, seed: int = 0) -> Splits:
     """
     from synthetic import sets  # draws with Pillow and numpy, which the other parsers do not need
 
-    folder, bad = os.fspath(sets.VIDEO.ensure(root, seed)), []
-    samples = {subset: _read_duke_tracklets(os.path.join(folder, subset), bad) for subset in SUBSETS}
-    _settle_tracklets(SYNTHETIC_VIDEO, bad, skip_bad=False)
-    return Splits(SYNTHETIC_VIDEO.name, **samples, notes=(base.DEMONSTRATION,))
+    samples, bad = _read_duke_tracklets(os.fspath(sets.VIDEO.ensure(root, seed)))
+    _settle(SYNTHETIC_VIDEO, bad, UNUSABLE, skip_bad=False)
+    return base.by_subset(SYNTHETIC_VIDEO.name, samples, [base.DEMONSTRATION])
 
 
 # ============ the rows of the registry ============

@@ -505,7 +505,7 @@ def test_msmt17_without_validation_images(tmp_path):
     splits = load_splits("msmt17", msmt17(tmp_path, lists=("train", "query", "gallery")))
     assert len(splits.train) == 3 and splits.published["train"] == Counts(1041, 30248, 15)
     assert "list_train only" in splits.notes[0]
-    with error(FileNotFoundError, "list_val.txt", "use_val=False"):
+    with error(FileNotFoundError, "list_val.txt", "without --msmt17_use_val"):
         load_splits("msmt17", tmp_path, use_val=True)
 
 

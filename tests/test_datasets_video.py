@@ -88,13 +88,13 @@ def test_mars_frame_that_is_not_there(tmp_path):
     (tmp_path / "bbox_test/0002/0002C4T0004F002.jpg").unlink()
     (tmp_path / "bbox_train/0001/0001C2T0001F001.jpg").unlink()
     (tmp_path / "bbox_test/00-1/00-1C1T0000F001.jpg").unlink()  # junk is not looked for
-    with error(FileNotFoundError, "2 frames are listed and not there", "0002C4T0004F002.jpg", "0001C2T0001F001.jpg",
+    with error(ValueError, "2 frames are listed and not there", "0002C4T0004F002.jpg", "0001C2T0001F001.jpg",
                "--skip_bad_images"):  # fmt: skip
         load_splits("mars", tmp_path)
     splits = load_splits("mars", tmp_path, skip_bad=True)
     assert [len(s.path) for s in splits.query] == [2, 2, 1]
     assert [s.pid for s in splits.train] == [1, 3]  # its only frame gone, the tracklet is gone
-    assert "2 frames that are listed and not there are left out" in str(splits)
+    assert "2 frames left out, which are listed and not there" in str(splits)
 
 
 def test_mars_info_that_does_not_fit(tmp_path):
