@@ -31,8 +31,8 @@ from parsers import own
 from parsers.base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, few, missing, plain
 
 __all__ = ["ALIASES", "DATASETS", "IMAGE_SUFFIXES", "SUBSETS", "Counts", "Entry", "QueryCheck", "Sample", "Splits",
-           "canonical", "check_queries", "combine", "infrared_cameras", "load_splits", "matchable", "num_splits",
-           "num_trials", "relabel"]  # fmt: skip
+           "canonical", "check_queries", "combine", "load_splits", "matchable", "num_splits",
+           "num_trials", "camera_label", "TrainingSet"]  # fmt: skip
 
 # ============ the registry ============
 
@@ -175,45 +175,58 @@ def hold_out(splits: Splits, num_pids: int, seed: int = 0) -> tuple[Splits, Spli
     return dataclasses.replace(splits, train=rest, notes=(*splits.notes, note)), validation
 
 
-def relabel(samples: Sequence[Sample]) -> tuple[list[int], int]:
-    """Contiguous training labels 0..num_pids-1, in the order of the sorted pids: (label of each sample, num_pids)."""
-    label = {pid: index for index, pid in enumerate(sorted({sample.pid for sample in samples}))}
-    return [label[sample.pid] for sample in samples], len(label)
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+    """The N images (or tracklets) of one data set or of several, to train on; labels and cameras are contiguous.
+
+    samples: each with the pid and camid of its own set. labels (N,): identities 0 .. num_pids - 1, those of the first
+    set first, each set's in the order of its own numbers. cameras (N,): likewise. infrared: which of these camera
+    numbers see infrared. numbering: data set -> its own cameras, in the order of their numbers here.
+    """
+
+    samples: tuple[Sample, ...]
+    labels: tuple[int, ...]
+    num_pids: int
+    cameras: tuple[int, ...]
+    infrared: frozenset[int]
+    numbering: dict[str, list[int]]
 
 
-def combine(parts: Sequence[Splits], use_all: bool = False) -> tuple[Sample, ...]:
-    """The training images of several data sets as one: pids and cameras are numbered anew, so that none coincide.
-
-    The people of the first set come first, each set's in the order of its own numbers. One set alone keeps its numbers,
-    unless `use_all` makes two people of one (see below).
+def combine(parts: Sequence[Splits], use_all: bool = False) -> TrainingSet:
+    """The training images of several data sets as one; no two people and no two cameras of them coincide.
 
     use_all: train on query and gallery images too (torchreid's `combineall`), each image once and without distractors.
         A pid of the test is the same person in training, or another where the set numbers both anew (`shared_pids`).
         Such a model cannot be tested on these sets.
     Raises ValueError if a set has no training images.
     """
-    pools = [_pool(splits, use_all) for splits in parts]
-    if len(parts) == 1 and not (use_all and not parts[0].shared_pids):
-        return tuple(sample for sample, _ in pools[0])
-    samples, num_pids = [], 0
-    for pool, cameras in zip(pools, _camera_numbers(pools), strict=True):
-        people = {person: num_pids + index for index, person in enumerate(sorted({person for _, person in pool}))}
-        samples += [Sample(s.path, people[person], cameras[s.camid]) for s, person in pool]
-        num_pids += len(people)
-    return tuple(samples)
+    samples: list[Sample] = []
+    labels: list[int] = []
+    cameras: list[int] = []
+    infrared: set[int] = set()
+    numbering: dict[str, list[int]] = {}
+    num_pids = num_cameras = 0
+    for splits in parts:
+        pool = _pool(splits, use_all)
+        people = {person: num_pids + i for i, person in enumerate(sorted({person for _, person in pool}))}
+        numbering[splits.name] = sorted({sample.camid for sample, _ in pool})
+        number = {camid: num_cameras + i for i, camid in enumerate(numbering[splits.name])}
+        samples += [sample for sample, _ in pool]
+        labels += [people[person] for _, person in pool]
+        cameras += [number[sample.camid] for sample, _ in pool]
+        infrared |= {number[camid] for camid in splits.infrared if camid in number}
+        num_pids, num_cameras = num_pids + len(people), num_cameras + len(number)
+    return TrainingSet(tuple(samples), tuple(labels), num_pids, tuple(cameras), frozenset(infrared), numbering)
 
 
-def infrared_cameras(parts: Sequence[Splits], use_all: bool = False) -> frozenset[int]:
-    """The infrared cameras among those of `combine(parts, use_all)`, in its numbers."""
-    if len(parts) == 1 and not (use_all and not parts[0].shared_pids):
-        return parts[0].infrared
-    numbers = _camera_numbers([_pool(splits, use_all) for splits in parts])
-    return frozenset(
-        cameras[camid]
-        for splits, cameras in zip(parts, numbers, strict=True)
-        for camid in splits.infrared
-        if camid in cameras
-    )
+def camera_label(numbering: Mapping[str, Sequence[int]], name: str, camid: int) -> int:
+    """Number of camera `camid` of set `name` in a training set of this `numbering`; -1 if it was not trained on."""
+    first = 0
+    for known, camids in numbering.items():
+        if known == name:
+            return first + list(camids).index(camid) if camid in camids else -1
+        first += len(camids)
+    return -1
 
 
 def _pool(splits: Splits, use_all: bool) -> list[tuple[Sample, tuple[int, int]]]:
@@ -226,15 +239,6 @@ def _pool(splits: Splits, use_all: bool) -> list[tuple[Sample, tuple[int, int]]]
     if not pool:
         raise ValueError(f"{splits.name} has no training images: train on another set, or give all of this one")
     return pool
-
-
-def _camera_numbers(pools: Sequence[Sequence[tuple[Sample, tuple[int, int]]]]) -> list[dict[int, int]]:
-    """Number of each camera of each set in their union."""
-    numbers, count = [], 0
-    for pool in pools:
-        numbers.append({camid: count + index for index, camid in enumerate(sorted({s.camid for s, _ in pool}))})
-        count += len(numbers[-1])
-    return numbers
 
 
 # ============ will the evaluation find anything? ============

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -41,6 +42,7 @@ import train
 import visualize
 from cli import customised, dataset_options, named_recipe, overrides, parse
 from config import applies, check_test_distance
+from loading import samplers
 from machine import files, memory, processes
 from machine.device import pick_amp, pick_device
 from networks import mobile
@@ -61,7 +63,7 @@ class Run:
     amp: str
     channels_last: bool
     output: Path
-    cameras: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # see `cameras_of`
+    cameras: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # `TrainingSet.numbering`, where it is used
 
     def autocast(self):
         """The context of the forward pass in training."""
@@ -163,30 +165,10 @@ def description_of(recipe: Recipe, given: dict, num_pids: int, trains: list[str]
     }
 
 
-def cameras_of(parts: list[datasets.Splits]) -> dict[str, list[int]]:
-    """Training cameras of each set, in the order of their labels: those of the first set from 0 on, then the next's."""
-    return {splits.name: sorted({sample.camid for sample in splits.train}) for splits in parts}
-
-
-def num_cameras(cameras: dict[str, list[int]]) -> int:
-    """Cameras of all training sets together."""
-    return sum(len(camids) for camids in cameras.values())
-
-
-def camera_labels(cameras: dict[str, list[int]], name: str) -> dict[int, int]:
-    """Camera of set `name` -> its label in training; empty for a set that was not trained on."""
-    first = 0
-    for known, camids in cameras.items():
-        if known == name:
-            return {camid: first + index for index, camid in enumerate(camids)}
-        first += len(camids)
-    return {}
-
-
 def build_network(recipe: Recipe, num_pids: int, run: Run, seed: int) -> torch.nn.Module:
     """The network, drawn from `seed`, with the weights that `recipe.pretrained` names."""
     torch.manual_seed(seed)
-    model = recipe.model(num_pids, recipe.pretrained == "imagenet", num_cameras(run.cameras))
+    model = recipe.model(num_pids, recipe.pretrained == "imagenet", sum(map(len, run.cameras.values())))
     if recipe.pretrained not in ("imagenet", "none"):
         print(importing.import_weights(model, Path(recipe.pretrained)))
     return run.place(model)
@@ -218,7 +200,7 @@ def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None
         stored = {n: tuple(v) if isinstance(v, list) else v for n, v in state["overrides"].items()}
         recipe = customised(named_recipe(state["recipe"]), stored | given)
         run.cameras = state.get("cameras", {})
-        model = recipe.model(state["num_pids"], num_cameras=num_cameras(run.cameras))
+        model = recipe.model(state["num_pids"], num_cameras=sum(map(len, run.cameras.values())))
         checkpoints.load_into(model, state["model"], path)
         print(f"{path}: recipe {recipe.name}, epoch {state['epoch']}, trained on {'+'.join(state['trained_on'])}")
         held = {"validation_ids": state.get("validation_ids", 0), "seed": state["seed"]}
@@ -315,9 +297,10 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     recipe = customised(recipe, given)
     check_test_distance(recipe)
     run = make_run(args, recipe, trains)
+    data = datasets.combine([found[name] for name in trains], args.use_all_images)
     if recipe.uses_cameras:
-        run.cameras = cameras_of([found[name] for name in trains])
-    loader, num_pids = training_data(args, recipe, run, [found[name] for name in trains])
+        run.cameras = data.numbering
+    loader, num_pids = training_data(args, recipe, run, data), data.num_pids
     description = description_of(recipe, given, num_pids, trains, args, run)
     print_settings(recipe, given, run, num_pids, loader.num_images)
     print(f"Training images: {loader.store.description}")
@@ -374,57 +357,50 @@ def prepared(model: torch.nn.Module, args, loader: loaders.TrainLoader) -> torch
     return model
 
 
-def training_data(args, recipe: Recipe, run: Run, parts, cache: str | None = None) -> tuple[loaders.TrainLoader, int]:
-    """(batches of the union of the training sets `parts`, number of identities)."""
-    samples = datasets.combine(parts, args.use_all_images)
-    labels, num_pids = datasets.relabel(samples)
-    if recipe.uses_cameras and len(parts) == 1:  # several sets are numbered anew by `combine`
-        known = camera_labels(cameras_of(parts), parts[0].name)
-        samples = tuple(dataclasses.replace(sample, camid=known[sample.camid]) for sample in samples)
-    infrared = datasets.infrared_cameras(parts, args.use_all_images) if recipe.infrared else ()
-    if recipe.infrared and not infrared:
-        raise ValueError(
-            f"recipe {recipe.name} trains on colour and infrared images, but {', '.join(p.name for p in parts)} has no "
-            "infrared cameras; train on sysu, regdb or syntheticrgbir, or set --infrared no"
-        )
+def training_data(args, recipe: Recipe, run: Run, data: datasets.TrainingSet, cache: str | None = None):
+    """The training loader of `data`, as the recipe augments and batches it."""
+    decoding = decoding_of(args, recipe)
+    cached = loaders.Cache(cache or args.cache, args.cache_path or run.output / "cache")
+    if not recipe.infrared:  # then the network is not told of the light
+        data = dataclasses.replace(data, infrared=frozenset())
     loader = loaders.TrainLoader(
-        samples,
-        labels,
-        infrared=infrared,
-        seq_len=recipe.seq_len,
-        sample_method=recipe.sample_method,
-        frame_by_frame=recipe.frame_by_frame,
-        same_augmentation=recipe.same_augmentation,
-        image_size=recipe.image_size,
-        interpolation=recipe.interpolation,
-        mean=recipe.mean,
-        std=recipe.std,
-        p=recipe.p or None,
-        k=recipe.k or None,
-        batch_size=None if recipe.p else recipe.batch_size,
-        steps=recipe.steps,
-        alternate="random" if recipe.alternate else None,
-        flip=recipe.flip,
-        pad=recipe.pad,
-        translate=recipe.translate,
-        erase=recipe.erase,
-        erase_fill=recipe.erase_fill,
-        color_jitter=recipe.color_jitter,
-        random_patch=recipe.random_patch,
-        device=run.device,
-        channels_last=run.channels_last,
+        data,
+        loaders.make_store(data.samples, decoding, cached, run.device),
+        batches_of(recipe, data),
+        augmentation_of(recipe),
+        clips=loaders.Clips(recipe.seq_len, recipe.sample_method, recipe.frame_by_frame, recipe.same_augmentation),
+        delivery=loaders.Delivery(run.device, run.channels_last, processes.rank(), processes.world_size()),
         seed=args.seed,
-        cache=cache or args.cache,
-        cache_dir=args.cache_path or run.output / "cache",
-        workers=args.workers or None,
-        skip_bad=args.skip_bad_images,
-        progress=processes.is_main(),
-        rank=processes.rank(),
-        world_size=processes.world_size(),
     )
     for path in loader.store.skipped[:5]:
         print(f"left out: {path}")
-    return loader, num_pids
+    return loader
+
+
+def decoding_of(args, recipe: Recipe) -> loaders.Decoding:
+    """How the recipe reads image files, with the flags of this machine."""
+    return loaders.Decoding(
+        recipe.image_size, recipe.interpolation, args.workers or None, args.skip_bad_images, processes.is_main()
+    )
+
+
+def augmentation_of(recipe: Recipe) -> loaders.Augmentation:
+    """What happens to training images of the recipe, whose fields have the names of the augmentation's."""
+    names = [field.name for field in dataclasses.fields(loaders.Augmentation) if hasattr(recipe, field.name)]
+    return loaders.Augmentation(**{name: getattr(recipe, name) for name in names})
+
+
+def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
+    """What makes a batch of the recipe."""
+    if recipe.infrared and not data.infrared:
+        raise ValueError(
+            f"recipe {recipe.name} trains on colour and infrared images, but {', '.join(data.numbering)} has no "
+            "infrared cameras; train on sysu, regdb or syntheticrgbir, or set --infrared no"
+        )
+    if not recipe.p:
+        return samplers.Shuffled(recipe.batch_size, recipe.steps)
+    kind = samplers.BothLights if recipe.infrared else samplers.Alternating if recipe.alternate else samplers.PK
+    return kind(recipe.p, recipe.k, recipe.steps)
 
 
 def mode_test(args, recipe: Recipe) -> None:
@@ -474,7 +450,7 @@ def make_tester(args, recipe: Recipe, run: Run, splits, share: bool = False) -> 
         options,
         device=run.device,
         channels_last=run.channels_last,
-        camera_label=(lambda name, camid: camera_labels(run.cameras, name).get(camid, -1)) if run.cameras else None,
+        camera_label=functools.partial(datasets.camera_label, run.cameras) if run.cameras else None,
         group=processes.group() if share else None,
     )
 
@@ -536,7 +512,8 @@ def mode_visualize(args, recipe: Recipe) -> None:
     log = [json.loads(line) for line in log_file.read_text(encoding="utf-8").splitlines()] if log_file.exists() else []
     loader = None
     if "batch" in args.vis and trains:
-        loader, _ = training_data(args, recipe, run, [found[name] for name in trains], cache="none")
+        data = datasets.combine([found[name] for name in trains], args.use_all_images)
+        loader = training_data(args, recipe, run, data, cache="none")
     drawn = make_tester(args, recipe, run, {name: found[name] for name in tests})
     pictures = draw(args, recipe, run, model, drawn, log, args.vis, loader)
     print("\n" + "\n".join(f"{'pictures':<14}{path}" for path in pictures))

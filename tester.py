@@ -123,21 +123,18 @@ class Tester:
 
     def loader(self, samples: Sequence[datasets.Sample], name: str = "") -> loaders.EvalLoader:
         """`samples` of set `name` in order, prepared as the recipe tests; an empty `name` is no set of this tester."""
-        tells_light = self.recipe.infrared and name in self.splits
+        recipe, tells_light = self.recipe, self.recipe.infrared and name in self.splits
+        decoding = loaders.Decoding(
+            recipe.image_size, recipe.interpolation, self.options.workers, self.options.skip_bad, processes.is_main()
+        )
         return loaders.EvalLoader(
             samples,
-            image_size=self.recipe.image_size,
+            loaders.make_store(samples, decoding, loaders.Cache("none"), self.device),
+            (recipe.mean, recipe.std),
             batch_size=self.options.batch_size,
-            device=self.device,
-            interpolation=self.recipe.interpolation,
-            mean=self.recipe.mean,
-            std=self.recipe.std,
-            workers=self.options.workers,
-            channels_last=self.channels_last,
-            skip_bad=self.options.skip_bad,
-            test_frames=self.recipe.test_frames,
-            seq_len=self.recipe.seq_len,
             infrared=self.splits[name].infrared if tells_light else (),
+            clips=loaders.TestClips(recipe.test_frames, recipe.seq_len),
+            delivery=loaders.Delivery(self.device, self.channels_last),
         )
 
     def batches(self, loader: loaders.EvalLoader, name: str, stop=None):

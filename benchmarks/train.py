@@ -35,7 +35,6 @@ import datasets  # noqa: E402
 import loaders  # noqa: E402
 import main as suite  # noqa: E402
 import train  # noqa: E402
-from loading.store import ImageStore  # noqa: E402
 from machine import processes  # noqa: E402
 from machine.device import pick_amp, pick_device  # noqa: E402
 from recipes import RECIPES  # noqa: E402
@@ -86,16 +85,15 @@ class Case:
         self.device = pick_device(args.device)
         self.amp = pick_amp(args.amp, self.device)
         self.run = suite.Run(self.device, self.amp, True, Path())
-        labels, num_pids = datasets.relabel(samples)
-        recipe, self.num_pids = self.recipe, num_pids
+        data = datasets.combine([datasets.Splits("market", tuple(samples), (), ())])
+        recipe, self.num_pids = self.recipe, data.num_pids
         self.loader = loaders.TrainLoader(
-            samples, labels, image_size=recipe.image_size, interpolation=recipe.interpolation, mean=recipe.mean,
-            std=recipe.std, p=recipe.p or None, k=recipe.k or None, batch_size=None if recipe.p else recipe.batch_size,
-            steps=recipe.steps, flip=recipe.flip, pad=recipe.pad, translate=recipe.translate, erase=recipe.erase,
-            erase_fill=recipe.erase_fill, color_jitter=recipe.color_jitter, random_patch=recipe.random_patch,
-            device=self.device, channels_last=True, cache="auto", store=store_of(recipe.image_size, self.device),
-            rank=processes.rank(), world_size=processes.world_size(),
-        )  # fmt: skip
+            data,
+            store_of(recipe.image_size, self.device),
+            suite.batches_of(recipe, data),
+            suite.augmentation_of(recipe),
+            delivery=loaders.Delivery(self.device, True, processes.rank(), processes.world_size()),
+        )
         self.batch = self.loader.batch_size
         self.clock = time.process_time if args.cpu_time else time.perf_counter
         self.model, self.criterion, self.optimizers = self.fresh(self.run)
@@ -258,7 +256,7 @@ def stores(samples):
     def store_of(image_size, device):
         key = tuple(image_size), str(device)
         if key not in kept:
-            kept[key] = ImageStore([s.path for s in samples], image_size, device=device, progress=False)
+            kept[key] = loaders.make_store(samples, loaders.Decoding(image_size, progress=False), device=device)
         return kept[key]
 
     return store_of

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,23 +15,20 @@ def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.random(n).argsort(kind="stable")
 
 
-def shuffled(
-    num_images: int, batch_size: int, seed: int, epoch: int, drop_last: bool = True, steps: int | None = None
-) -> Tensor:
+def shuffled(num_images: int, batch_size: int, seed: int, epoch: int, steps: int | None = None) -> Tensor:
     """Batches of a shuffled data set: (steps, batch_size) int64.
 
-    drop_last: leave out the images that do not fill a batch; otherwise the last batch is completed from a second
-        shuffle, so that all batches have one size.
-    steps: exactly that many batches, reshuffling whenever all images have been seen; None for one pass.
+    steps: exactly that many batches, reshuffling whenever all images have been seen; None for one pass, without the
+        images that do not fill a batch.
     Raises: ValueError if there is no full batch.
     """
-    if num_images < 1 or (steps is None and drop_last and num_images < batch_size):
+    if num_images < 1 or (steps is None and num_images < batch_size):
         raise ValueError(
             f"{num_images:,} training images do not fill one batch of {batch_size}: "
             f"lower --batch_size to at most {num_images}, or set --steps"
         )
     if steps is None:
-        steps = num_images // batch_size if drop_last else math.ceil(num_images / batch_size)
+        steps = num_images // batch_size
     rng = random_generator("sampler", seed, epoch)
     passes = [_permutation(rng, num_images) for _ in range(math.ceil(steps * batch_size / num_images))]
     return torch.from_numpy(np.concatenate(passes)[: steps * batch_size].reshape(steps, batch_size))
@@ -142,6 +140,96 @@ class _Cycle:
         taken, self.queue = self.queue[:rest], self.queue[rest:]
         return np.concatenate([*(self._shuffle() for _ in range(whole)), taken])
 
+
+# What a loader is handed: each knows the size of a batch and plans an epoch, (steps, choices, B) int64. There is one
+# choice but for `Alternating`.
+
+
+def _positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"--{name} must be at least 1, found {number}")
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Batches of shuffled images, see `shuffled`."""
+
+    batch_size: int
+    steps: int | None = None
+    choices: int = field(default=1, init=False)
+
+    def __post_init__(self):
+        _positive(batch_size=self.batch_size)
+
+    def plan(self, labels: Tensor, groups: Tensor | None, seed: int, epoch: int) -> Tensor:
+        """labels (N,), groups (N,) or None -> (steps, 1, B)."""
+        return shuffled(len(labels), self.batch_size, seed, epoch, self.steps)[:, None]
+
+    def words(self, what: str) -> str:
+        """What a batch holds, of `what` (images, tracklets)."""
+        return f"{self.batch_size} {what}"
+
+
+@dataclass(frozen=True)
+class PK:
+    """Batches of p identities with k images each, see `pk_batches`."""
+
+    p: int
+    k: int
+    steps: int | None = None
+    choices: int = field(default=1, init=False)
+
+    def __post_init__(self):
+        _positive(p=self.p, k=self.k)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch."""
+        return self.p * self.k
+
+    def plan(self, labels: Tensor, groups: Tensor | None, seed: int, epoch: int) -> Tensor:
+        """labels (N,), groups (N,) or None -> (steps, 1, B)."""
+        return pk_batches(labels, self.p, self.k, seed, epoch, self.steps)[:, None]
+
+    def words(self, what: str) -> str:
+        """What a batch holds, of `what` (images, tracklets)."""
+        return f"{self.p} identities x {self.k} {what}"
+
+
+class BothLights(PK):
+    """Batches of p identities with k images in colour and k in infrared each, see `balanced_batches`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch."""
+        return 2 * self.p * self.k
+
+    def plan(self, labels: Tensor, groups: Tensor | None, seed: int, epoch: int) -> Tensor:
+        """labels (N,), groups (N,) bool: in infrared -> (steps, 1, B)."""
+        lights = torch.zeros(len(labels), dtype=torch.bool) if groups is None else groups
+        return balanced_batches(labels, lights, self.p, self.k, seed, epoch, self.steps)[:, None]
+
+    def words(self, what: str) -> str:
+        """What a batch holds, of `what` (images, tracklets)."""
+        return f"{super().words(what)} of each light"
+
+
+@dataclass(frozen=True)
+class Alternating(PK):
+    """p x k batches, or shuffled ones of the same size where training asks for them (Pyramid: Zheng et al., CVPR 2019,
+    Sec. 3.3)."""
+
+    choices: int = field(default=2, init=False)
+
+    def plan(self, labels: Tensor, groups: Tensor | None, seed: int, epoch: int) -> Tensor:
+        """labels (N,), groups (N,) or None -> (steps, 2, B)."""
+        balanced = pk_batches(labels, self.p, self.k, seed, epoch, self.steps)
+        random = shuffled(len(labels), self.batch_size, seed, epoch, len(balanced))
+        return torch.stack([balanced, random], dim=1)
+
+
+Batches = Shuffled | PK  # and what is made of PK
 
 SAMPLE_METHODS = ("evenly", "random", "all", "frames")  # frames of a tracklet in training
 

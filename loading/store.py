@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -100,6 +101,37 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How image files become pixels."""
+
+    image_size: tuple[int, int]  # (H, W) in pixels
+    interpolation: str = "bilinear"  # or bicubic
+    workers: int | None = None  # decoding threads; None for one per core
+    skip_bad: bool = False  # leave out files that cannot be read instead of raising; they are named in `skipped`
+    progress: bool = True  # show a bar while decoding
+
+    def __post_init__(self):
+        check_one_of("interpolation", self.interpolation, FILTERS)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where decoded pixels live.
+
+    kind: "ram": host memory. "gpu": on the device. "disk": a memory-mapped file in `folder`, named by a fingerprint of
+        paths, sizes, modification times, image size and filter. "none": decoded each time they are asked for. "auto":
+        on the device if that is a GPU and the pixels take at most a third of its free memory; else "ram" if they take
+        at most half of the free host memory; else "disk" if there is a `folder`; else "none".
+    """
+
+    kind: str = "auto"
+    folder: str | os.PathLike | None = None
+
+    def __post_init__(self):
+        check_one_of("cache", self.kind, CACHES)
+
+
 class ImageStore:
     """Decoded and resized images of a list of files, as uint8 (N, H, W, 3).
 
@@ -108,21 +140,12 @@ class ImageStore:
 
     Args:
         paths: N image files.
-        image_size: (H, W) in pixels.
-        interpolation: "bilinear" or "bicubic".
-        cache: where the pixels live. "ram": host memory. "gpu": on `device`. "disk": a memory-mapped file in
-            `cache_dir`, named by a fingerprint of paths, sizes, modification times, image_size and filter.
-            "none": decoded each time they are asked for. "auto": on the device if that is a GPU and the pixels take
-            at most a third of its free memory; else "ram" if they take at most half of the free host memory; else
-            "disk" if there is a `cache_dir`; else "none".
+        decoding: how they become pixels.
+        cache: where the pixels live.
         device: where `stream` delivers batches.
-        workers: decoding threads; None for one per core.
-        cache_dir: folder of the disk cache.
-        skip_bad: leave out files that cannot be read instead of raising; they are named in `skipped`.
-        progress: show a bar while decoding.
 
     Attributes: `kept` (n,) int64, the positions in `paths` that the rows stand for; `skipped`, the files left out;
-        `cache`, the mode in use; `description`, one sentence for the log.
+        `cache`, the kind in use; `description`, one sentence for the log.
     Raises: UnreadableImages (for "none" only when the image is reached, unless `skip_bad`), ValueError for
         impossible arguments, RuntimeError if the pixels do not fit where they were asked to be.
     """
@@ -130,33 +153,20 @@ class ImageStore:
     VERSION = 1  # of the pixels and the file layout of the disk cache
 
     def __init__(
-        self,
-        paths: Sequence[str],
-        image_size: tuple[int, int],
-        *,
-        interpolation: str = "bilinear",
-        cache: str = "auto",
-        device: torch.device | str = "cpu",
-        workers: int | None = None,
-        cache_dir: str | os.PathLike | None = None,
-        skip_bad: bool = False,
-        progress: bool = True,
+        self, paths: Sequence[str], decoding: Decoding, cache: Cache | None = None, device: torch.device | str = "cpu"
     ):
-        check_one_of("cache", cache, CACHES)
-        check_one_of("interpolation", interpolation, FILTERS)
+        cache = cache or Cache()
         if any(not isinstance(path, (str, os.PathLike)) for path in paths):
             raise ValueError("the loaders take one image per sample, and found a tracklet of several frames")
         self.paths = [os.fspath(path) for path in paths]
-        self.image_size = (int(image_size[0]), int(image_size[1]))
-        self.interpolation = interpolation
+        self.image_size = (int(decoding.image_size[0]), int(decoding.image_size[1]))
+        self.interpolation, self.skip_bad, self.progress = decoding.interpolation, decoding.skip_bad, decoding.progress
+        self.workers = max(1, decoding.workers or default_workers())
         self.device = torch.device(device)
-        self.workers = max(1, workers or default_workers())
-        self.progress = progress
-        self.skip_bad = skip_bad
-        self.cache = self._choose(cache, cache_dir)
+        self.cache = self._choose(cache)
         self.kept = torch.arange(len(self.paths))
         self.skipped: list[str] = []
-        self.data = self._fill(cache_dir)
+        self.data = self._fill(cache)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -204,29 +214,29 @@ class ImageStore:
 
     # filling ------------------------------------------------------------------------------------------------
 
-    def _choose(self, cache: str, cache_dir) -> str:
+    def _choose(self, cache: Cache) -> str:
         on_gpu = self.device.type == "cuda"
-        if cache == "gpu" and not on_gpu:
+        if cache.kind == "gpu" and not on_gpu:
             raise ValueError("cache 'gpu' needs --device cuda: use --cache ram on the CPU")
-        if cache == "disk" and cache_dir is None:
+        if cache.kind == "disk" and cache.folder is None:
             raise ValueError("cache 'disk' needs a folder for its file: give --cache_path")
-        if cache == "ram" and self.num_bytes > free_memory():
+        if cache.kind == "ram" and self.num_bytes > free_memory():
             raise RuntimeError(
                 f"{len(self.paths):,} images of {self.image_size[0]}x{self.image_size[1]} take "
                 f"{_size(self.num_bytes)} and {_size(free_memory())} of memory are free: "
                 "use --cache disk or --cache none"
             )
-        if cache != "auto":
-            return cache
+        if cache.kind != "auto":
+            return cache.kind
         if on_gpu and self.num_bytes <= torch.cuda.mem_get_info(self.device)[0] // 3:
             return "gpu"
         if self.num_bytes <= free_memory() // 2:
             return "ram"
-        return "disk" if cache_dir is not None else "none"
+        return "disk" if cache.folder is not None else "none"
 
-    def _fill(self, cache_dir) -> Tensor | None:
+    def _fill(self, cache: Cache) -> Tensor | None:
         if self.cache == "disk":
-            return self._fill_disk(Path(cache_dir))
+            return self._fill_disk(Path(cache.folder))
         if self.cache == "none":
             if self.skip_bad:  # which files are bad must be known before the first index is drawn
                 deque(self._decode_all("checking images"), maxlen=0)

@@ -3,7 +3,7 @@
 The parsers (`image.py`, `small.py`, `video.py`, `infrared.py`, `own.py`)
 build on this file, and `datasets.py` on them. Rules for every parser:
 - `pid` and `camid` are the publisher's own numbers, as they stand in the file name (Market-1501's cameras are 1 to 6).
-  They are only ever compared for equality; contiguous training labels are made once, by `datasets.relabel`.
+  They are only ever compared for equality; contiguous training labels are made once, by `datasets.combine`.
 - What comes from a folder is sorted by name, so that the order is the same on every machine.
 - Hidden files (`._0002_c1s1_000451_03.jpg` of macOS archives) and files that are no images (`Thumbs.db`) are passed
   over. An image whose name cannot be read is an error that names it: a silently smaller gallery is a better result.

@@ -496,7 +496,7 @@ def test_msmt17_by_hand(tmp_path, wrapper, train, test, version):
     assert [(s.pid, s.camid) for s in splits.gallery] == [(2, 15), (0, 11)]
     assert splits.count("gallery") == Counts(2, 2, 2)  # pid 0 is a person here
     assert not splits.shared_pids  # and another person than pid 0 of training
-    assert len({s.pid for s in datasets.combine([splits], use_all=True)}) == 4
+    assert datasets.combine([splits], use_all=True).num_pids == 4
     assert splits.published["train"] == Counts(1041, 32621, 15)
     assert version in splits.notes[0] and "list_val" in splits.notes[0]
 
@@ -828,35 +828,51 @@ def test_own_csv_in_a_folder(tmp_path):
 # ---- labels and checks ----
 
 
-def test_relabel():
-    samples = [Sample("a", 30, 1), Sample("b", -2, 1), Sample("c", 30, 2), Sample("d", 7, 1)]
-    assert datasets.relabel(samples) == ([2, 0, 2, 1], 3)
-    assert datasets.relabel([]) == ([], 0)
+def numbered(data):
+    """(path, identity, camera) of each image of a training set, in its numbers."""
+    return [(s.path, *numbers) for s, *numbers in zip(data.samples, data.labels, data.cameras, strict=True)]
 
 
 def test_combine():
-    one = Splits("market", (Sample("a", 7, 6), Sample("b", 2, 1)), (), ())
-    two = Splits("duke", (Sample("c", 2, 1), Sample("d", 7, 6), Sample("e", 2, 8)), (), ())
-    assert datasets.combine([one]) == one.train
-    assert [(s.path, s.pid, s.camid) for s in datasets.combine([one, two])] == [
-        ("a", 1, 1), ("b", 0, 0), ("c", 2, 2), ("d", 3, 3), ("e", 2, 4)]  # fmt: skip
+    one = Splits("market", (Sample("a", 7, 6), Sample("b", -2, 1)), (), ())
+    two = Splits("duke", (Sample("c", 2, 1), Sample("d", 7, 6), Sample("e", 2, 8)), (), (), infrared=frozenset({6, 9}))
+    alone = datasets.combine([one])
+    assert alone.samples == one.train and numbered(alone) == [("a", 1, 1), ("b", 0, 0)] and alone.num_pids == 2
+    both = datasets.combine([one, two])
+    assert both.samples == (*one.train, *two.train) and both.num_pids == 4
+    assert numbered(both) == [("a", 1, 1), ("b", 0, 0), ("c", 2, 2), ("d", 3, 3), ("e", 2, 4)]
+    assert both.infrared == {3} and both.numbering == {"market": [1, 6], "duke": [1, 6, 8]}
     with error(ValueError, "duke has no training images"):
         datasets.combine([one, Splits("duke", (), (), ())])
+
+
+def test_a_camera_of_a_test_set_has_the_number_it_was_trained_with():
+    one = Splits("market", (Sample("a", 7, 6), Sample("b", 2, 1)), (), ())
+    two = Splits("duke", (Sample("c", 2, 1), Sample("d", 7, 6), Sample("e", 2, 8)), (), ())
+    both = datasets.combine([one, two])
+    for splits in (one, two):
+        for sample in splits.train:
+            label = both.cameras[both.samples.index(sample)]
+            assert datasets.camera_label(both.numbering, splits.name, sample.camid) == label
+    assert datasets.camera_label(both.numbering, "market", 8) == -1
+    assert datasets.camera_label(both.numbering, "msmt17", 1) == -1
 
 
 def test_combine_all_images():
     """Each image once, no distractors; a pid of the test is the same person in training only where it is."""
     query, gallery = (Sample("q", 2, 1), Sample("c", 9, 3)), (Sample("q", 2, 1), Sample("g", 9, 6), Sample("d", 0, 1))
     shared = Splits("own", (Sample("a", 7, 6), Sample("b", 2, 1)), query, gallery, distractor_pid=0)
-    assert datasets.combine([shared], use_all=True) == (*shared.train, query[0], query[1], gallery[1])
+    every = datasets.combine([shared], use_all=True)
+    assert every.samples == (*shared.train, query[0], query[1], gallery[1])
+    assert numbered(every) == [("a", 1, 2), ("b", 0, 0), ("q", 0, 0), ("c", 2, 1), ("g", 2, 2)]
     apart = dataclasses.replace(shared, name="msmt17", shared_pids=False)
-    assert [(s.path, s.pid, s.camid) for s in datasets.combine([apart], use_all=True)] == [
+    assert numbered(datasets.combine([apart], use_all=True)) == [
         ("a", 1, 2), ("b", 0, 0), ("q", 2, 0), ("c", 3, 1), ("g", 3, 2)]  # fmt: skip
-    assert datasets.combine([apart]) == apart.train
+    assert datasets.combine([apart]).samples == apart.train
     both = datasets.combine([shared, apart], use_all=True)
-    assert [s.pid for s in both] == [1, 0, 0, 2, 2, 4, 3, 5, 6, 6] and {s.camid for s in both} == {0, 1, 2, 3, 4, 5}
+    assert both.labels == (1, 0, 0, 2, 2, 4, 3, 5, 6, 6) and set(both.cameras) == {0, 1, 2, 3, 4, 5}
     test_only = dataclasses.replace(shared, train=())
-    assert len(datasets.combine([test_only], use_all=True)) == 3
+    assert len(datasets.combine([test_only], use_all=True).samples) == 3
     with error(ValueError, "has no training images"):
         datasets.combine([test_only])
 

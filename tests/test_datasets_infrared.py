@@ -179,21 +179,23 @@ def test_regdb_errors(tmp_path):
         load_splits("regdb", root)
 
 
+def thermal(data):
+    """Camera numbers of the thermal images of a training set."""
+    return {camera for s, camera in zip(data.samples, data.cameras, strict=True) if "Thermal" in s.path}
+
+
 def test_infrared_cameras_of_a_union(tmp_path):
     tree(tmp_path / "m", "bounding_box_train/0002_c1s1_000451_03.jpg", "bounding_box_train/0002_c3s1_000551_01.jpg")
     parts = [load_splits("market", tmp_path / "m"), load_splits("regdb", regdb(tmp_path / "r"))]
-    assert datasets.infrared_cameras(parts) == {3}  # Market's two cameras are 0 and 1, RegDB's 2 and 3
-    lights = {s.camid: "Thermal" in s.path for s in datasets.combine(parts)}
-    assert {camid for camid, thermal in lights.items() if thermal} == {3}
-    assert datasets.infrared_cameras(parts[1:]) == {2} and datasets.infrared_cameras(parts[:1]) == frozenset()
+    both = datasets.combine(parts)
+    assert both.infrared == thermal(both) == {3}  # Market's two cameras are 0 and 1, RegDB's 2 and 3
+    assert datasets.combine(parts[1:]).infrared == {1} and datasets.combine(parts[:1]).infrared == frozenset()
 
 
 @pytest.mark.parametrize("use_all", [False, True])
 def test_infrared_cameras_with_all_images(tmp_path, use_all):
-    splits = load_splits("regdb", regdb(tmp_path))
-    infrared = datasets.infrared_cameras([splits], use_all)
-    assert all((s.camid in infrared) == ("Thermal" in s.path) for s in datasets.combine([splits], use_all))
-    assert len({s.pid for s in datasets.combine([splits], use_all)}) == (4 if use_all else 2)
+    data = datasets.combine([load_splits("regdb", regdb(tmp_path))], use_all)
+    assert data.infrared == thermal(data) and data.num_pids == (4 if use_all else 2)
 
 
 def test_built_in_infrared(tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ import json
 
 import pytest
 import torch
+import trees
 
 import datasets
 import evaluate
-import loaders
 import main
 import train
 from loading.views import Views
@@ -72,13 +72,13 @@ def samples(folder):
 
 
 def loader_of(recipe, samples):
-    labels, num_pids = datasets.relabel(samples)
+    data = datasets.combine([datasets.Splits("market", tuple(samples), (), ())])
     shape = {"p": recipe.p, "k": recipe.k} if recipe.p else {"batch_size": recipe.batch_size}
-    loader = loaders.TrainLoader(
-        samples, labels, image_size=recipe.image_size, **shape, steps=recipe.steps, pad=0, erase=0.0, mean=recipe.mean,
-        std=recipe.std, progress=False, workers=1, infrared={3} if recipe.infrared else (),
+    loader = trees.train_loader(
+        samples, data.labels, image_size=recipe.image_size, **shape, steps=recipe.steps, pad=0, erase=0.0,
+        mean=recipe.mean, std=recipe.std, progress=False, workers=1, infrared={3} if recipe.infrared else (),
     )  # fmt: skip
-    return loader, num_pids
+    return loader, data.num_pids
 
 
 def reached(*modules):
@@ -161,7 +161,7 @@ QUICK = {
 def mean_average_precision(recipe, model, samples):
     """Of every image against all others of the training set, by what the recipe compares."""
     model.eval()
-    loader = loaders.EvalLoader(samples, image_size=recipe.image_size, batch_size=60, mean=recipe.mean, std=recipe.std)
+    loader = trees.eval_loader(samples, image_size=recipe.image_size, batch_size=60, mean=recipe.mean, std=recipe.std)
     embeddings, parts = evaluate.extract(model, loader)
     both = embeddings if recipe.distance is None else (embeddings, parts)
     pids, camids = zip(*((sample.pid, sample.camid) for sample in samples), strict=True)
@@ -240,5 +240,6 @@ def test_transreid_keeps_the_cameras_it_was_trained_on(folder, tmp_path):
         {name: metrics["mAP"] for name, metrics in first.items()}
     )
     assert first["own"]["mAP"] != first["market"]["mAP"]
-    assert main.camera_labels({"duke": [1, 2], "market": [3, 4, 6]}, "market") == {3: 2, 4: 3, 6: 4}
-    assert main.camera_labels({"duke": [1, 2]}, "market") == {}
+    numbering = {"duke": [1, 2], "market": [3, 4, 6]}
+    assert [datasets.camera_label(numbering, "market", camid) for camid in (3, 4, 6, 1)] == [2, 3, 4, -1]
+    assert datasets.camera_label({"duke": [1, 2]}, "market", 1) == -1

@@ -8,6 +8,7 @@ from collections import Counter, namedtuple
 import numpy as np
 import pytest
 import torch
+import trees
 from PIL import Image
 from torch import nn
 from trees import tensors
@@ -53,12 +54,12 @@ PLAIN = {"flip": 0.0, "pad": 0, "erase": 0.0}
 
 def train_loader(samples, **options) -> loaders.TrainLoader:
     defaults = {"image_size": SIZE, "batch_size": 4, "seq_len": 4, "progress": False, "seed": 3, "workers": 1}
-    return loaders.TrainLoader(samples, labels_of(samples), **(defaults | options))
+    return trees.train_loader(samples, labels_of(samples), **(defaults | options))
 
 
 def eval_loader(samples, **options) -> loaders.EvalLoader:
     defaults = {"image_size": SIZE, "batch_size": 3, "seq_len": 4, "progress": False, "workers": 1}
-    return loaders.EvalLoader(samples, **(defaults | options))
+    return trees.eval_loader(samples, **(defaults | options))
 
 
 def which(images: torch.Tensor) -> list[tuple[int, int]]:
@@ -559,10 +560,10 @@ def test_video_trains_and_tests_end_to_end(splits):
     (Thirty steps from random weights say nothing reliable about new people: their mAP differs between processors.)
     """
     torch.manual_seed(0)
-    labels, num_pids = datasets.relabel(splits.train)
-    loader = loaders.TrainLoader(
-        splits.train,
-        labels,
+    data = datasets.combine([splits])
+    loader = trees.train_loader(
+        data.samples,
+        data.labels,
         image_size=(64, 32),
         p=6,
         k=2,
@@ -573,8 +574,8 @@ def test_video_trains_and_tests_end_to_end(splits):
         erase=0.0,
         progress=False,
     )
-    model = models.Tracklet(models.BagOfTricks(num_pids=num_pids, backbone="resnet18"))
-    shown = loaders.EvalLoader(
+    model = models.Tracklet(models.BagOfTricks(num_pids=data.num_pids, backbone="resnet18"))
+    shown = trees.eval_loader(
         splits.train, image_size=(64, 32), batch_size=5, max_frames=32, progress=False, cache="ram"
     )
 

@@ -1,9 +1,14 @@
-"""What the tests of the data sets share: small trees of empty files with real names, and one-line error messages."""
+"""What tests share: trees of empty files with real names, one-line error messages, loaders from flat options."""
 
 import os
 import re
+from dataclasses import fields
 
 import pytest
+
+import datasets
+import loaders
+from loading import samplers
 
 
 def tree(root, *names):
@@ -43,3 +48,44 @@ def oddities(folder):
     (folder / "0001_c1.jpg").mkdir()
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "0002_c1.jpg")
+
+
+def taken(kind, options):
+    """`kind`, a dataclass, made of those of `options` that are its fields, which are taken out."""
+    return kind(
+        **{field.name: options.pop(field.name) for field in fields(kind) if field.init and field.name in options}
+    )
+
+
+def store_of(samples, options):
+    """The store among the options, or the pixels of `samples` by options of Decoding, cache, cache_dir and device."""
+    if "store" in options:
+        for name in ("image_size", "cache", "progress"):
+            options.pop(name, None)
+        return options.pop("store")
+    cache = loaders.Cache(options.pop("cache", "auto"), options.pop("cache_dir", None))
+    return loaders.make_store(samples, taken(loaders.Decoding, options), cache, options.get("device", "cpu"))
+
+
+def train_loader(samples, labels, *, camids=None, infrared=(), **options):
+    """A TrainLoader from flat options, each named like a field of one of its parts."""
+    camids = [sample.camid for sample in samples] if camids is None else camids
+    data = datasets.TrainingSet(tuple(samples), tuple(labels), 0, tuple(camids), frozenset(infrared), {})
+    store = store_of(samples, options)
+    kind = samplers.Shuffled
+    if "p" in options:
+        kind = samplers.Alternating if options.pop("alternate", False) else samplers.PK
+        kind = samplers.BothLights if infrared else kind
+        options.pop("batch_size", None)
+    batches, seed = taken(kind, options), options.pop("seed", 0)
+    clips, delivery = taken(loaders.Clips, options), taken(loaders.Delivery, options)
+    augmentation = loaders.Augmentation(**options)
+    return loaders.TrainLoader(data, store, batches, augmentation, clips=clips, delivery=delivery, seed=seed)
+
+
+def eval_loader(samples, **options):
+    """An EvalLoader from flat options."""
+    store = store_of(samples, options := {"cache": "none"} | options)
+    norm = options.pop("mean", loaders.IMAGENET_MEAN), options.pop("std", loaders.IMAGENET_STD)
+    clips, delivery = taken(loaders.TestClips, options), taken(loaders.Delivery, options)
+    return loaders.EvalLoader(samples, store, norm, clips=clips, delivery=delivery, **options)
