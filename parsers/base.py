@@ -18,6 +18,7 @@ Sources named in short in the parsers:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -413,15 +414,19 @@ def by_subset(name: str, samples: Mapping[str, Iterable[Sample]], notes: Iterabl
 
 
 class FolderListings:
-    """Is a file there? One listing per folder instead of one look-up per file, since network drives are slow."""
+    """Is a file there? One listing per folder instead of one look-up per file, since network drives are slow.
+
+    Folders and pipes are no files; nor is a link to nothing.
+    """
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
 
     def has(self, folder: str, name: str) -> bool:
-        """Whether `folder` holds an entry `name`; False where there is no such folder."""
+        """Whether `folder` holds a file `name`; False where there is no such folder."""
         if folder not in self._names:
-            self._names[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
+            with os.scandir(folder) if os.path.isdir(folder) else contextlib.nullcontext(()) as entries:
+                self._names[folder] = frozenset(entry.name for entry in entries if entry.is_file())
         return name in self._names[folder]
 
 

@@ -130,7 +130,10 @@ def parse_duke(root: str) -> Splits:
 
 
 OCCLUDED_DUKE_PUBLISHED = {
-    "train": Counts(702, 15_618, 8), "query": Counts(519, 2_210, 8), "gallery": Counts(1_110, 17_661, 8)}  # fmt: skip
+    "train": Counts(702, 15_618, 8),
+    "query": Counts(519, 2_210, 8),
+    "gallery": Counts(1_110, 17_661, 8),
+}
 OCCLUDED_DUKE_LISTS = {subset: f"{subset}.list" for subset in SUBSETS}
 
 
@@ -192,7 +195,10 @@ CUHK03_PUBLISHED = {
     "labeled": {"train": Counts(767, 7_368, 2), "query": Counts(700, 1_400, 2), "gallery": Counts(700, 5_328, 2)},
 }
 CUHK03_CLASSIC = {  # the number of images differs from split to split
-    "train": Counts(1_367, None, 2), "query": Counts(100, None, 2), "gallery": Counts(100, None, 2)}  # fmt: skip
+    "train": Counts(1_367, None, 2),
+    "query": Counts(100, None, 2),
+    "gallery": Counts(100, None, 2),
+}
 CUHK03_IMAGE = re.compile(r"(\d)_(\d{3})_(\d)_(\d{2})\.png")  # 1_001_2_07.png: camera pair, person, view, image
 CUHK03_MAT = "cuhk-03.mat"
 

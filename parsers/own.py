@@ -93,6 +93,7 @@ def _read_own_folder(root: str, own: _Own) -> None:
     """Recognise what kind of folder it is and read it."""
     images, folders = base.list_folder(root)
     tables = [name for name in sorted(os.listdir(root)) if name.lower().endswith(".csv") and not name.startswith(".")]
+    tables = [name for name in tables if os.path.isfile(os.path.join(root, name))]
     tables = [name for name in tables if {"path", "pid"} <= set(_csv_header(os.path.join(root, name)))]
     if len(tables) > 1:
         raise ValueError(f"own: {root} holds {len(tables)} lists of images: {base.few(tables)}. Give the path of one.")

@@ -32,7 +32,6 @@ from synthetic.people import (
     SUPER,
     WIDTH,
     Canvas,
-    Person,
     Pose,
     draw_person,
     make_person,
@@ -49,7 +48,8 @@ SUBSETS = ("bounding_box_train", "query", "bounding_box_test")
 # -------------------------------------------------------------------------------------------------- one picture
 
 
-def pose_of(rng: np.random.Generator, camera: Camera, person: Person, misalignment: float) -> Pose:
+def pose_of(rng: np.random.Generator, camera: Camera, misalignment: float = 1.0) -> Pose:
+    """How somebody stands or walks before a camera; `misalignment`: how badly the detector's box fits, 1 as usual."""
     yaw = np.deg2rad(pick(rng, camera.yaws) + rng.normal(0, 16))
     standing = rng.random() < 0.15
     arms = [0.25 + abs(rng.normal(0, 0.25)) for _ in range(2)]
@@ -106,7 +106,7 @@ def draw_image(seed: int, pid: int, camid: int, index: int) -> tuple[Image.Image
         person = person_of(seed, pid)
     else:  # relatives of real identities, one per image: confusable, never the same
         person = make_person(seed, int(rng.integers(1, 50)), 100 + int(rng.integers(1 << 30)))
-    pose = pose_of(rng, camera, person, 1.0 if pid >= 0 else 7.0)
+    pose = pose_of(rng, camera, 1.0 if pid >= 0 else 7.0)
     canvas = canvas_of(rng, backdrop_of(seed, camid, view_of(rng, pose.ground)), pose)
     draw_person(canvas, person, pose)
     if rng.random() < 0.25:

@@ -53,7 +53,7 @@ def draw_tracklet(seed: int, pid: int, camid: int, length: int) -> tuple[list[Im
     """
     rng = people.random_of(seed, 10, pid, camid)
     camera, person = CAMERA_TABLE[camid - 1], people.person_of(seed, pid)
-    first = pictures.pose_of(rng, camera, person, 1.0)
+    first = pictures.pose_of(rng, camera)
     first = replace(first, swing=float(rng.uniform(0.28, 0.42)))  # whoever moves does not stand
     view = scenes.view_of(rng, first.ground)
     stride = float(rng.uniform(0.7, 1.0))  # radians of the gait per frame
@@ -147,7 +147,7 @@ def draw_light(seed: int, pid: int, camid: int, index: int) -> tuple[Image.Image
     """The picture of one detection by a colour or an infrared camera, 64 x 128, and its JPEG quality."""
     rng = people.random_of(seed, 11, pid, camid, index)
     camera, person = camera_of(camid), people.person_of(seed, pid)
-    pose = pictures.pose_of(rng, camera, person, 1.0)
+    pose = pictures.pose_of(rng, camera)
     pixels = scenes.backdrop_of(seed, ROOMS.get(camid, camid), scenes.view_of(rng, pose.ground))
     canvas = pictures.canvas_of(rng, pixels, pose)
     people.draw_person(canvas, person, pose)

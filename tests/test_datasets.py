@@ -11,7 +11,7 @@ import time
 
 import pytest
 from PIL import Image
-from trees import error, names, tree
+from trees import error, names, oddities, tree
 
 import datasets
 import main
@@ -576,6 +576,31 @@ def test_own_flat_folder(tmp_path):
     assert splits.count("train") == Counts(2, 4, 2) and len(splits.query) == len(splits.gallery) == 2
     assert splits.protocol == "market1501" and splits.published is None
     assert any("seed 0" in note and "2 people for training and 2 others" in note for note in splits.notes)
+
+
+def test_what_only_looks_like_an_image_is_none(tmp_path):
+    """Every way in which images are read passes over the same things; a file that a list names is missed."""
+    tree(tmp_path / "flat", *OWN_FLAT)
+    tree(tmp_path / "people", *(f"{person}/{camera}_c{camera}.jpg" for person in "abc" for camera in (1, 2)))
+    tree(tmp_path / "video", *(f"{part}/0001/000{n}/0001C{n}F0001X00001.jpg" for n, part in
+                               enumerate(("train", "query", "gallery"), 1)))  # fmt: skip
+    roots = {"flat": "own", "people": "own", "video": "dukevid"}
+    before = {root: load_splits(name, tmp_path / root) for root, name in roots.items()}
+    for folder in (tmp_path / "flat", tmp_path / "people" / "a", tmp_path / "video/train/0001/0001"):
+        oddities(folder)
+        (folder / "table.csv").mkdir()
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(folder / "list.csv")
+    for root, name in roots.items():
+        after = load_splits(name, tmp_path / root)
+        assert root != "flat" or "not read: folders beside the images in flat/: 0001_c1.jpg, table.csv" in after.notes
+        assert dataclasses.replace(after, notes=()) == dataclasses.replace(before[root], notes=())
+    root = msmt17(tmp_path / "listed")
+    image = min((root / "train").rglob("*_045_*.jpg"))
+    image.unlink()
+    image.mkdir()
+    with error(FileNotFoundError, "1 of the", image.name):
+        load_splits("msmt17", root)
 
 
 def test_own_market_folders(tmp_path):
