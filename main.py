@@ -667,7 +667,7 @@ def message_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror and text.startswith("[Errno"):
         return f"{error.filename}: {error.strerror}"
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    ours = Path(raised_in).parent == Path(__file__).parent
+    ours = Path(__file__).parent in Path(raised_in).parents[:2]  # the top floor, or a folder behind it
     return text if ours else f"{type(error).__name__}: {text}\n(--debug shows where it comes from)"
 
 

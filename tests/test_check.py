@@ -145,6 +145,13 @@ def test_the_command_line_leaves_out_bad_images(tmp_path, capsys):
     assert "WARNING: 1 of 9 images cannot be read; they are left out" in text and "--skip_bad" not in text
 
 
+def test_a_parsers_message_is_the_answer(tmp_path, capsys):
+    """Our own words, also those from a folder behind the top floor, need no type and no traceback."""
+    assert main.main(["--mode", "train", "--market_path", str(tmp_path / "nowhere")]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("\nerror: market: Market-1501 not found") and "--debug" not in text
+
+
 def test_what_is_an_image_is_one_rule(tmp_path):
     """Data sets, the doctor and folders of images see the same files in the same odd folder."""
     real = market(tmp_path, False) / "query" / "deep"
