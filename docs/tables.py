@@ -7,7 +7,6 @@ pages with what this file makes, so that no number stands in two places by hand.
 from __future__ import annotations
 
 import csv
-import inspect
 import re
 import sys
 from pathlib import Path
@@ -128,8 +127,8 @@ def dataset_table() -> str:
     """One row per data set; what to put where is the parser's own docstring, from "Folders:" on."""
     rows = []
     for name, entry in datasets.DATASETS.items():
-        layout = (inspect.getdoc(entry.parse) or "").partition("Folders:")[2].strip() or "see below"
-        rows.append((f"`--{name}_path`", entry.description, layout, entry.offer or "made or kept by you"))
+        layout, offer = entry.layout or "see below", entry.offer or "made or kept by you"
+        rows.append((f"`--{name}_path`", entry.description, layout, offer))
     return grid(("flag", "data set", "what to put where", "where it is offered, on what terms"), rows)
 
 

@@ -230,8 +230,9 @@ OF_OTHERS = {"--nproc_per_node", "--upgrade", "--check"}  # torchrun, pip, ruff
 
 @pytest.fixture(scope="module")
 def flags() -> set[str]:
-    """Every flag of main.py, with those of the recipes' own fields, and of the scripts in benchmarks/."""
-    known = {flag for action in cli.build_parser(RECIPES["bot"])._actions for flag in action.option_strings}
+    """Every flag of main.py, whatever the recipe, and of the scripts in benchmarks/."""
+    actions = [action for recipe in RECIPES.values() for action in cli.build_parser(recipe)._actions]
+    known = {flag for action in actions for flag in action.option_strings}
     for script in sorted((ROOT / "benchmarks").glob("*.py")):
         shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
         known |= set(FLAG.findall(shown.stdout))
