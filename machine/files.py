@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -33,28 +34,27 @@ def replace(path: str | os.PathLike, mode: str = "wb", *, needed: int = 0, flag:
     forced onto the disk, and are then renamed. After an error, Ctrl-C included, the file that was there before is
     intact and no temporary file stays behind; after a kill one may stay (`abandoned` finds it).
     needed: bytes that will be written, for the message of a full disk; flag: the one that names the folder.
-    Raises RuntimeError where the operating system refuses, with the reason and what to do.
+    Raises RuntimeError where the operating system refuses, with the reason and what to do. What the block itself raises
+    of other files passes as it is.
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    temporary = None
+    temporary = path.parent / f"{_start(path)}{secrets.token_hex(8)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's are readable by their owner only
-        with os.fdopen(handle, mode, **text) as file:
+        new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(temporary, new, 0o666), mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync(path.parent)
     except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         cause = _os_error(error)
-        if cause is None:
-            raise
+        if cause is None or (cause.filename and Path(cause.filename) not in (temporary, path, *path.parents)):
+            raise  # of something else that the block did
         raise RuntimeError(_failure(path, cause, needed, flag)) from error
 
 
@@ -71,7 +71,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 def abandoned(path: Path) -> list[Path]:
     """Temporary files that killed processes left of `path`."""
-    return sorted(path.parent.glob(f".{path.name[:80]}.*.part"))
+    return sorted(path.parent.glob(f"{glob.escape(_start(path))}*.part"))
 
 
 def size_text(num_bytes: float) -> str:
@@ -83,10 +83,9 @@ def size_text(num_bytes: float) -> str:
     return f"{num_bytes:.1f} GB"
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _start(path: Path) -> str:
+    """What the names of temporary files of `path` begin with; short enough for 255 bytes in any script."""
+    return f".{path.name[:48]}."
 
 
 def _os_error(error: BaseException) -> OSError | None:
@@ -111,8 +110,8 @@ def _failure(path: Path, cause: OSError, needed: int, flag: str) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """Make the rename itself durable. Windows cannot open a folder, and needs no such call."""
-    if os.name == "posix":
+    """Make the rename itself durable, where the file system can: the file is complete and in its place by then."""
+    with contextlib.suppress(OSError):  # Windows and some network drives cannot
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -117,6 +117,32 @@ def test_a_refusal_says_what_refused_and_what_to_do(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
+def test_an_error_of_another_file_is_not_called_one_of_writing(tmp_path):
+    """Such as an image that is gone, decoded into the file that is being written."""
+    with pytest.raises(FileNotFoundError, match="image"):
+        with files.replace(tmp_path / "cache"):
+            open(tmp_path / "image.jpg")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a[1]*.pt", "\u4eba" * 80, "x" * 250])
+def test_any_name_that_the_disk_takes(tmp_path, name):
+    with files.replace(tmp_path / name, "w"):
+        [temporary] = files.abandoned(tmp_path / name)
+        assert files.abandoned(tmp_path / "b") == [] and temporary.exists()
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_file_is_as_readable_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_text(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_what_a_killed_writer_leaves_can_be_found(tmp_path):
     script = "import sys, os, signal; from machine import files\n"
