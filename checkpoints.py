@@ -10,6 +10,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from machine import files
 from machine.files import size_text
+from machine.version import VERSION
 from weights.importing import few_names
 from weights.reading import FORMAT, existing_file, first_line
 
@@ -42,11 +44,13 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = existing_file(path, "checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"checksum of {damaged} does not match")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"checksum of {damaged} does not match")
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:
@@ -93,9 +97,21 @@ def load_into(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLik
     model.load_state_dict(state)
 
 
-def is_ours(state: Any) -> bool:
-    """Whether `state`, as `load` returns it, is a checkpoint of this suite."""
-    return isinstance(state, dict) and state.get("format") == FORMAT
+def header(description: dict[str, Any], epoch: int) -> dict[str, Any]:
+    """What every checkpoint begins with: that it is ours, of which version, of which run, after how many epochs."""
+    return {"format": FORMAT, "version": VERSION, **description, "epoch": epoch}
+
+
+def of_run(folder: Path, epoch: int | None = None) -> Path:
+    """The weights that a run left in `folder`, its newest or those after `epoch` epochs; FileNotFoundError without."""
+    path = folder / ("model.pt" if epoch is None else f"model_{epoch}.pt")
+    if not path.exists():
+        have = ", ".join(sorted(p.name for p in folder.glob("model*.pt"))) or "no model*.pt"
+        raise FileNotFoundError(
+            f"{path} does not exist; {folder} holds {have}. Give --weights FILE, the --output_path of a run, "
+            "or train first with --mode train."
+        )
+    return path
 
 
 def _plain(value: Any, key: str) -> Any:

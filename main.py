@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 try:
     import torch
@@ -48,7 +49,7 @@ from machine.device import pick_amp, pick_device
 from networks import mobile
 from parsers.base import images_below
 from recipes import RECIPES, Recipe
-from weights import importing, recognising
+from weights import importing, reading, recognising
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What a run needs
@@ -63,7 +64,6 @@ class Run:
     amp: str
     channels_last: bool
     output: Path
-    cameras: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # `TrainingSet.numbering`, where it is used
 
     def autocast(self):
         """The context of the forward pass in training."""
@@ -149,7 +149,9 @@ def output_folder(args, recipe: Recipe, trains: list[str]) -> Path:
     return args.output_path or Path("runs") / f"{recipe.name}_{'+'.join(trains or ['none'])}"
 
 
-def description_of(recipe: Recipe, given: dict, num_pids: int, trains: list[str], args, run: Run) -> dict:
+def description_of(
+    recipe: Recipe, given: dict, num_pids: int, trains: list[str], cameras: dict[str, list[int]], args, run: Run
+) -> dict:
     """Plain values that rebuild the network and identify the run; kept in every checkpoint."""
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in sorted(given.items())}
     return {
@@ -159,79 +161,91 @@ def description_of(recipe: Recipe, given: dict, num_pids: int, trains: list[str]
         "trained_on": trains,
         "seed": args.seed,
         "amp": run.amp,
-        **({"cameras": run.cameras} if run.cameras else {}),
+        **({"cameras": cameras} if cameras else {}),
         **({"validation_ids": args.validation_ids} if args.validation_ids else {}),
         **({"use_all_images": True} if args.use_all_images else {}),
     }
 
 
-def build_network(recipe: Recipe, num_pids: int, run: Run, seed: int) -> torch.nn.Module:
+def build_network(recipe: Recipe, num_pids: int, cameras: int, run: Run, seed: int) -> torch.nn.Module:
     """The network, drawn from `seed`, with the weights that `recipe.pretrained` names."""
     torch.manual_seed(seed)
-    model = recipe.model(num_pids, recipe.pretrained == "imagenet", sum(map(len, run.cameras.values())))
+    model = recipe.model(num_pids, recipe.pretrained == "imagenet", cameras)
     if recipe.pretrained not in ("imagenet", "none"):
         print(importing.import_weights(model, Path(recipe.pretrained)))
     return run.place(model)
 
 
-def own_checkpoint(path: Path) -> dict | None:
-    """The checkpoint at `path` if this suite wrote it, else None: then ``import_weights`` says what it is."""
-    try:
-        state = checkpoints.load(path)
-    except ValueError:
-        return None
-    return state if checkpoints.is_ours(state) else None
+class Loaded(NamedTuple):
+    """A network for testing, and what its weight file says of it."""
+
+    model: torch.nn.Module  # in eval mode, where the run computes
+    recipe: Recipe
+    trained_on: str
+    said: str  # for the user: what was read, and how
+    cameras: dict[str, list[int]] = {}  # `TrainingSet.numbering`; empty where the file does not name them
+    epoch: int | None = None
 
 
-def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None):
-    """(model in eval mode, recipe, what it was trained on) from --weights, or from the output folder."""
-    path = args.weights
-    if path is None:
-        name = "model.pt" if epoch is None else f"model_{epoch}.pt"
-        path = run.output / name
-        if not path.exists():
-            have = ", ".join(sorted(p.name for p in run.output.glob("model*.pt"))) or "no model*.pt"
-            raise FileNotFoundError(
-                f"{path} does not exist; {run.output} holds {have}. Give --weights FILE, the --output_path of a run, "
-                "or train first with --mode train."
-            )
-    state = own_checkpoint(path)
-    if state is not None:
-        stored = {n: tuple(v) if isinstance(v, list) else v for n, v in state["overrides"].items()}
-        recipe = customised(named_recipe(state["recipe"]), stored | given)
-        run.cameras = state.get("cameras", {})
-        model = recipe.model(state["num_pids"], num_cameras=sum(map(len, run.cameras.values())))
-        checkpoints.load_into(model, state["model"], path)
-        print(f"{path}: recipe {recipe.name}, epoch {state['epoch']}, trained on {'+'.join(state['trained_on'])}")
-        held = {"validation_ids": state.get("validation_ids", 0), "seed": state["seed"]}
-        if args.validation_ids and held != {"validation_ids": args.validation_ids, "seed": args.seed}:
-            raise ValueError(
-                f"{path} was trained with --validation_ids {held['validation_ids']} --seed {held['seed']}: it has seen "
-                "people whom these flags would hold out; give the same flags as in training"
-            )
-        return run.place(model).eval(), recipe, "+".join(state["trained_on"])
-    hints = recognising.recognise(path) or {}
-    if args.recipe_given:
+def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None) -> Loaded:
+    """The network of --weights, or of the output folder's newest weights or those after `epoch`; prints nothing."""
+    file = reading.read(args.weights or checkpoints.of_run(run.output, epoch))
+    if file.ours is not None:
+        check_held_out(file.path, file.ours, args)
+        loaded = network_of_ours(file, given)
+    else:
+        loaded = network_of_anybody(file, recipe if args.recipe_given else None, given)
+    return loaded._replace(model=run.place(loaded.model).eval())
+
+
+def check_held_out(path: Path, state: dict, args) -> None:
+    """ValueError if the network saw people in training whom --validation_ids would now hold out."""
+    held = {"validation_ids": state.get("validation_ids", 0), "seed": state["seed"]}
+    if args.validation_ids and held != {"validation_ids": args.validation_ids, "seed": args.seed}:
+        raise ValueError(
+            f"{path} was trained with --validation_ids {held['validation_ids']} --seed {held['seed']}: it has seen "
+            "people whom these flags would hold out; give the same flags as in training"
+        )
+
+
+def network_of_ours(file: reading.WeightFile, given: dict) -> Loaded:
+    """The network of a checkpoint of this suite, with the options it was trained with and those `given` now."""
+    state = file.ours or {}
+    stored = {name: tuple(value) if isinstance(value, list) else value for name, value in state["overrides"].items()}
+    recipe = customised(named_recipe(state["recipe"]), stored | given)
+    cameras = state.get("cameras", {})
+    model = recipe.model(state["num_pids"], num_cameras=sum(map(len, cameras.values())))
+    checkpoints.load_into(model, state["model"], file.path)
+    trained_on, epoch = "+".join(state["trained_on"]), state["epoch"]
+    said = f"{file.path}: recipe {recipe.name}, epoch {epoch}, trained on {trained_on}"
+    return Loaded(model, recipe, trained_on, said, cameras, epoch)
+
+
+def network_of_anybody(file: reading.WeightFile, recipe: Recipe | None, given: dict) -> Loaded:
+    """The network of a foreign file: `recipe`'s, or the one that the names and shapes of its tensors show."""
+    hints = recognising.recognise(file) or {}
+    if recipe is not None:
         hints = {name: value for name, value in hints.items() if name in ("stem_relu", "stem_ceil")}
     elif not hints:
-        raise ValueError(f"{path} does not say which network it belongs to; name it with --recipe and --backbone")
+        raise ValueError(f"{file.path} does not say which network it belongs to; name it with --recipe and --backbone")
     else:
         recipe = named_recipe(hints.pop("recipe"))
     if "options" in hints:
         recipe = recipe.with_(options=recipe.options | hints.pop("options"))
-    hints = {name: value for name, value in hints.items() if applies(recipe, name)}
-    recipe = customised(recipe, hints | given)
+    recipe = customised(recipe, {name: value for name, value in hints.items() if applies(recipe, name)} | given)
     backbone = f", backbone {recipe.backbone}" if applies(recipe, "backbone") else ""
-    print(f"{path}: recipe {recipe.name}{backbone}")
-    num = recognising.num_cameras(path) if recipe.uses_cameras else 0
-    if num:
-        print(f"{path}: the mean of its {num} camera embeddings is used, since it does not say whose they are")
-    model = recipe.model(0, num_cameras=num)
-    report = importing.import_weights(model, path)
-    print(report)
+    said = [f"{file.path}: recipe {recipe.name}{backbone}"]
+    cameras = recognising.num_cameras(file) if recipe.uses_cameras else 0
+    if cameras:
+        mean = f"the mean of its {cameras} camera embeddings is used, since it does not say whose they are"
+        said.append(f"{file.path}: {mean}")
+    model = recipe.model(0, num_cameras=cameras)
+    report = importing.import_weights(model, file)
     if not report.complete:
-        raise ValueError(f"{path} leaves a part of the network as it was drawn (missing, above): nothing to measure")
-    return run.place(model).eval(), recipe, path.stem
+        raise ValueError(
+            f"{file.path} leaves a part of the network as it was drawn, so there is nothing to measure:\n{report}"
+        )
+    return Loaded(model, recipe, file.path.stem, "\n".join([*said, str(report)]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -298,20 +312,19 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     check_test_distance(recipe)
     run = make_run(args, recipe, trains)
     data = datasets.combine([found[name] for name in trains], args.use_all_images)
-    if recipe.uses_cameras:
-        run.cameras = data.numbering
+    cameras = data.numbering if recipe.uses_cameras else {}
     loader, num_pids = training_data(args, recipe, run, data), data.num_pids
-    description = description_of(recipe, given, num_pids, trains, args, run)
+    description = description_of(recipe, given, num_pids, trains, cameras, args, run)
     print_settings(recipe, given, run, num_pids, loader.num_images)
     print(f"Training images: {loader.store.description}")
     with processes.main_first():  # which may download weights
-        model = build_network(recipe, num_pids, run, args.seed)
+        model = build_network(recipe, num_pids, sum(map(len, cameras.values())), run, args.seed)
         if loader.tracklets:
             model = models.for_tracklets(model, recipe.temporal_pooling)
     model = prepared(model, args, loader)
     torch.manual_seed(args.seed)  # the criterion's own weights do not depend on how the network drew its own
     criterion = recipe.losses(num_pids).to(run.device)
-    evaluated = make_tester(args, recipe, run, {name: found[name] for name in tests}, share=True)
+    evaluated = make_tester(args, recipe, run, {name: found[name] for name in tests}, cameras, share=True)
     conditions = train.Conditions(
         seed=args.seed,
         autocast=run.autocast,
@@ -414,20 +427,22 @@ def mode_test(args, recipe: Recipe) -> None:
     given = overrides(args)
     recipe = customised(recipe, given)
     run = make_run(args, recipe, trains)
-    model, recipe, trained_on = load_for_test(args, recipe, given, run, args.resume_test_epoch)
-    check_test_distance(recipe)
-    results = make_tester(args, recipe, run, {name: found[name] for name in tests}, share=True)(model)
+    loaded = load_for_test(args, recipe, given, run, args.resume_test_epoch)
+    print(loaded.said)
+    check_test_distance(loaded.recipe)
+    sets = {name: found[name] for name in tests}
+    results = make_tester(args, loaded.recipe, run, sets, loaded.cameras, share=True)(loaded.model)
     if not processes.is_main():
         return
     path = run.output / ("metrics.json" if args.weights is None else f"metrics_{args.weights.stem}.json")
     files.write_json(path, results)
-    print("\n" + tester.table(results, trained_on, recipe) + f"\n\nresults       {path}")
+    print("\n" + tester.table(results, loaded.trained_on, loaded.recipe) + f"\n\nresults       {path}")
     for name, metrics in results.items():
         if "search" in metrics:
             print(f"pictures      {tester.search_heatmap(metrics['search'], run.output / f'search_{name}.png')}")
 
 
-def make_tester(args, recipe: Recipe, run: Run, splits, share: bool = False) -> tester.Tester:
+def make_tester(args, recipe: Recipe, run: Run, splits, cameras: dict, share: bool = False) -> tester.Tester:
     """The flags of testing as `tester.Options`; `share`: each process of torchrun takes a part of the work."""
     reranking = {"k1": args.rerank_k1, "k2": args.rerank_k2, "lambda_value": args.rerank_lambda}
     options = tester.Options(
@@ -450,7 +465,7 @@ def make_tester(args, recipe: Recipe, run: Run, splits, share: bool = False) -> 
         options,
         device=run.device,
         channels_last=run.channels_last,
-        camera_label=functools.partial(datasets.camera_label, run.cameras) if run.cameras else None,
+        camera_label=functools.partial(datasets.camera_label, cameras) if cameras else None,
         group=processes.group() if share else None,
     )
 
@@ -507,15 +522,15 @@ def mode_visualize(args, recipe: Recipe) -> None:
     found, trains, tests = load_data(args)
     recipe = customised(recipe, given)
     run = make_run(args, recipe, trains)
-    model, recipe, _ = load_for_test(args, recipe, given, run, args.resume_visualize_epoch)
+    loaded = load_for_test(args, recipe, given, run, args.resume_visualize_epoch)
+    print(loaded.said)
     log_file = run.output / "log.jsonl"
     log = [json.loads(line) for line in log_file.read_text(encoding="utf-8").splitlines()] if log_file.exists() else []
     loader = None
     if "batch" in args.vis and trains:
-        data = datasets.combine([found[name] for name in trains], args.use_all_images)
-        loader = training_data(args, recipe, run, data, cache="none")
-    drawn = make_tester(args, recipe, run, {name: found[name] for name in tests})
-    pictures = draw(args, recipe, run, model, drawn, log, args.vis, loader)
+        loader, _ = training_data(args, loaded.recipe, run, [found[name] for name in trains], cache="none")
+    drawn = make_tester(args, loaded.recipe, run, {name: found[name] for name in tests}, loaded.cameras)
+    pictures = draw(args, loaded.recipe, run, loaded.model, drawn, log, args.vis, loader)
     print("\n" + "\n".join(f"{'pictures':<14}{path}" for path in pictures))
 
 
@@ -554,8 +569,10 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
         raise ValueError("--query_image needs --gallery_path, the folder of images to rank")
     recipe = customised(recipe, given)
     run = make_run(args, recipe, list(data_paths(args)))
-    model, recipe, _ = load_for_test(args, recipe, given, run, args.resume_visualize_epoch)
-    plain = make_tester(args, recipe, run, {})
+    loaded = load_for_test(args, recipe, given, run, args.resume_visualize_epoch)
+    print(loaded.said)
+    model, recipe = loaded.model, loaded.recipe
+    plain = make_tester(args, recipe, run, {}, loaded.cameras)
     query = plain.features(model, [datasets.Sample(str(args.query_image), 0, 0)], "query")
     gallery = plain.features(model, folder_of_images(args.gallery_path), "gallery")
     distances = query.distances_to(gallery, recipe, 0)[None]
@@ -582,14 +599,15 @@ def mode_extract(args, recipe: Recipe) -> None:
     samples = folder_of_images(args.gallery_path)
     given = overrides(args)
     run = make_run(args, recipe, list(data_paths(args)))
-    model, recipe, _ = load_for_test(args, customised(recipe, given), given, run, None)
-    features = make_tester(args, recipe, run, {}).features(model, samples, "features")
+    loaded = load_for_test(args, customised(recipe, given), given, run, None)
+    print(loaded.said)
+    features = make_tester(args, loaded.recipe, run, {}, loaded.cameras).features(loaded.model, samples, "features")
     run.output.mkdir(parents=True, exist_ok=True)
     numpy.save(run.output / "features.npy", features.embeddings.cpu().numpy())
     (run.output / "paths.txt").write_text("".join(f"{path}\n" for path in features.paths), encoding="utf-8")
     print(
         f"\n{len(features.samples):,} embeddings of {features.embeddings.shape[1]} numbers, "
-        f"to be compared with {recipe.metric} distance\n"
+        f"to be compared with {loaded.recipe.metric} distance\n"
         f"features      {run.output / 'features.npy'}\npaths         {run.output / 'paths.txt'}"
     )
 
@@ -667,7 +685,7 @@ def message_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror and text.startswith("[Errno"):
         return f"{error.filename}: {error.strerror}"
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    ours = Path(__file__).parent in Path(raised_in).parents[:2]  # the top floor, or a folder behind it
+    ours = Path(__file__).parent in Path(raised_in).parents and "site-packages" not in raised_in
     return text if ours else f"{type(error).__name__}: {text}\n(--debug shows where it comes from)"
 
 

@@ -26,7 +26,6 @@ from tqdm import tqdm
 import checkpoints
 from loading.views import Views
 from machine import files, processes
-from machine.version import VERSION
 
 HEARTBEAT = 20  # iterations between looks at the loss values
 
@@ -517,8 +516,7 @@ class Training:
 
     def everything(self, partial: dict | None = None) -> dict:
         """All that a run needs to go on as if it had never stopped; `partial` as in Interrupted."""
-        state = {"format": checkpoints.FORMAT, "version": VERSION, **self.folder.description, "epoch": len(self.log)}
-        state |= {"log": self.log, "partial": partial}
+        state = checkpoints.header(self.folder.description, len(self.log)) | {"log": self.log, "partial": partial}
         state |= {name: part.state_dict() for name, part in self.parts.items() if hasattr(part, "state_dict")}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         return state
@@ -536,13 +534,7 @@ def epoch_line(line: dict, epochs: int) -> str:
 
 def weights(model: nn.Module, description: dict, epoch: int) -> dict:
     """What a test needs: the network's weights and what rebuilds the network."""
-    return {
-        "format": checkpoints.FORMAT,
-        "version": VERSION,
-        **description,
-        "epoch": epoch,
-        "model": model.state_dict(),
-    }
+    return checkpoints.header(description, epoch) | {"model": model.state_dict()}
 
 
 def check_same_run(state: dict, path: Path, description: dict) -> None:

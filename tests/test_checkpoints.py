@@ -1,6 +1,7 @@
 """Checkpoints: atomic writing, and the import of each foreign format from files made here."""
 
 import builtins
+import copy
 import errno
 import json
 import os
@@ -17,13 +18,17 @@ from functools import partial
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 import architectures
 import checkpoints
+import cli
+import main as suite
 import models
 import recipes
+from machine import version
 from weights import formats, importing, reading, recognising
 
 
@@ -88,7 +93,6 @@ def test_round_trip_of_everything_plain(tmp_path):
     }
     checkpoints.save(tmp_path / "new_folder" / "last.pt", state)
     back = checkpoints.load(tmp_path / "new_folder" / "last.pt")
-    assert checkpoints.is_ours(back) and not checkpoints.is_ours({"model": {}}) and not checkpoints.is_ours(3)
     assert back["nested"] == state["nested"] and back["optimizer"]["state"][0]["step"] == 2
     assert torch.equal(back["model"]["a"], state["model"]["a"]) and type(back["model"]["a"]) is torch.Tensor
     assert os.listdir(tmp_path / "new_folder") == ["last.pt"]
@@ -355,21 +359,34 @@ def test_half_precision_and_non_contiguous_tensors(tmp_path):
 
 
 def test_safetensors(tmp_path):
-    source, model = Net(seed=1), Net(seed=2)
-    codes = {torch.float32: "F32", torch.int64: "I64"}
-    header, data = {"__metadata__": {"format": "pt"}}, b""
-    for key, value in source.state_dict().items():
-        raw = value.numpy().tobytes()
-        offsets = [len(data), len(data) + len(raw)]
-        header[key] = {"dtype": codes[value.dtype], "shape": list(value.shape), "data_offsets": offsets}
-        data += raw
-    text = json.dumps(header).encode()
-    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
-    assert importing.import_weights(model, tmp_path / "w.safetensors").format.endswith("safetensors")
+    source, model, path = Net(seed=1), Net(seed=2), tmp_path / "w.safetensors"
+    safetensors.torch.save_file(source.state_dict(), path, {"format": "pt"})
+    assert importing.import_weights(model, path).format.endswith("safetensors")
     assert_equal_states(model, source)
-    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data[:-9])
-    with pytest.raises(ValueError, match="truncated"):
-        importing.import_weights(model, tmp_path / "w.safetensors")
+    good = path.read_bytes()
+    (length,) = struct.unpack("<Q", good[:8])
+    header, data = json.loads(good[8 : 8 + length]), good[8 + length :]
+
+    def with_header(size=None, **changed) -> bytes:
+        text = json.dumps(header | changed).encode()
+        return struct.pack("<Q", len(text) if size is None else size) + text + data
+
+    name = "base.conv1.weight"
+    damaged = {
+        "ends within a tensor": good[:-9],
+        "ends within the header": good[: length // 2],
+        "header of another size": with_header(size=length - 5),
+        "header larger than any memory": with_header(size=2**62),
+        "no JSON": good[:8] + b"x" * length + data,
+        "another shape than bytes": with_header(**{name: header[name] | {"shape": [9, 9]}}),
+        "outside of the file": with_header(**{name: header[name] | {"data_offsets": [0, 2**40]}}),
+        "an unknown type": with_header(**{name: header[name] | {"dtype": "F3"}}),
+    }
+    for what, content in damaged.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"w\.safetensors is truncated, damaged or no weight file") as found:
+            importing.import_weights(model, path)
+        assert "\n" not in str(found.value), what
 
 
 def test_plain_pickle_of_arrays(tmp_path):
@@ -405,6 +422,101 @@ def test_python_2_pickle(tmp_path):
     assert b"\xe9" in (tmp_path / "w.pth.tar").read_bytes()
     importing.import_weights(model, tmp_path / "w.pth.tar")
     assert_equal_states(model, source)
+
+
+# ============ opened once ============
+
+OPENED: list[str] = []
+sys.addaudithook(lambda event, arguments: OPENED.append(str(arguments[0])) if event == "open" else None)
+
+
+def own_checkpoint(path, **changed):
+    """A checkpoint of this suite at `path`; changed: entries of its own, None for those to leave out."""
+    description = {"recipe": "osnet_x0_25", "overrides": {"image_size": [64, 32]}, "num_pids": 5, "trained_on": ["own"]}
+    model = recipes.RECIPES["osnet_x0_25"].model(5)
+    state = checkpoints.header(description | {"seed": 0, "amp": "none"}, 3) | {"model": model.state_dict()} | changed
+    checkpoints.save(path, {name: value for name, value in state.items() if value is not None})
+    return model
+
+
+def loaded(path, *words):
+    """What --mode test makes of the weights at `path`."""
+    args, recipe = cli.parse(["--mode", "test", "--weights", str(path), *words])
+    run = suite.Run(torch.device("cpu"), "none", False, path.parent)
+    before, given = copy.copy(run), cli.overrides(args)
+    found = suite.load_for_test(args, recipe, given, run, None)
+    assert run == before
+    return found
+
+
+@pytest.mark.parametrize("kind", ["ours", "foreign", "safetensors"])
+def test_a_weight_file_is_opened_once_and_reading_it_touches_nothing_else(tmp_path, capsys, kind):
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pt")
+    source = own_checkpoint(path)
+    if kind == "foreign":
+        torch.save({"state_dict": source.state_dict()}, path)
+    elif kind == "safetensors":
+        safetensors.torch.save_file(source.state_dict(), path)
+    OPENED.clear()
+    found = loaded(path)
+    assert OPENED.count(str(path)) == 1
+    assert capsys.readouterr() == ("", "") and str(path) in found.said and "osnet_x0_25" in found.said
+    assert (found.epoch, found.trained_on) == ((3, "own") if kind == "ours" else (None, "w"))
+    assert not found.model.training
+    theirs = source.state_dict()
+    for name, value in found.model.state_dict().items():
+        assert name.startswith("classifier") or torch.equal(value, theirs[name]), name
+
+
+def test_what_was_read_is_not_opened_again(tmp_path):
+    source, model = Net(seed=1), Net(seed=2)
+    torch.save({"model": source.state_dict()}, tmp_path / "w.pth")
+    file = reading.read(tmp_path / "w.pth")
+    (tmp_path / "w.pth").unlink()
+    assert reading.read(file) is file and recognising.num_cameras(file) == 0
+    assert recognising.recognise(file) == recognising.recognise_tensors(file.tensors)
+    importing.import_weights(model, file)
+    assert_equal_states(model, source)
+
+
+def test_a_checkpoint_of_ours_is_read_as_torch_reads_it(tmp_path):
+    nested = {"log": [{"loss": 0.5, "on": True}], "partial": None, "pair": (1, "two"), 3: {"step": torch.tensor(2.0)}}
+    own_checkpoint(tmp_path / "w.pt", state=nested)
+
+    def equal(a, b):
+        if isinstance(a, dict):
+            return list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
+        if isinstance(a, (list, tuple)):
+            return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+        return (
+            torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) else a == b and type(a) is type(b)
+        )
+
+    assert equal(reading.read(tmp_path / "w.pt").ours, checkpoints.load(tmp_path / "w.pt"))
+
+
+def test_a_checkpoint_of_ours_holds_plain_values_only(tmp_path):
+    torch.save({"format": reading.FORMAT, "model": Net().state_dict(), "extra": Counter(a=1)}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"w\.pt.*Counter"):
+        reading.read(tmp_path / "w.pt")
+
+
+def test_a_checkpoint_names_its_version_and_those_from_before_versions_are_read(tmp_path):
+    own_checkpoint(tmp_path / "new.pt")
+    assert checkpoints.load(tmp_path / "new.pt")["version"] == version.VERSION
+    own_checkpoint(tmp_path / "old.pt", version=None)
+    assert "version" not in checkpoints.load(tmp_path / "old.pt")
+    assert loaded(tmp_path / "old.pt").recipe == loaded(tmp_path / "new.pt").recipe
+
+
+def test_a_network_that_would_stay_half_drawn_is_refused_with_what_is_missing(tmp_path):
+    state = recipes.RECIPES["osnet_x0_25"].model(5).state_dict()
+    del state["fc.1.weight"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(
+        ValueError, match=r"w\.pth leaves a part of the network as it was drawn(.|\n)*missing  fc\.1\.weight"
+    ):
+        loaded(tmp_path / "w.pth", "--recipe", "osnet_x0_25")
 
 
 # ============ whole pickled modules, never executed ============
@@ -528,9 +640,9 @@ def test_a_file_cannot_change_what_the_next_one_meets(tmp_path):
     raw = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}(X\x0c\x00\x00\x00__defaults__N" + b"ub."
     (tmp_path / "w.pth").write_bytes(raw)
     with pytest.raises(ValueError, match=r"w\.pth"):
-        reading.read_weights(tmp_path / "w.pth")
+        reading.read(tmp_path / "w.pth")
     torch.save(Net().state_dict(), tmp_path / "good.pth")
-    assert reading.read_weights(tmp_path / "good.pth").tensors
+    assert reading.read(tmp_path / "good.pth").tensors
 
 
 def test_a_tensor_may_not_reach_outside_of_its_storage(tmp_path):
@@ -542,7 +654,7 @@ def test_a_tensor_may_not_reach_outside_of_its_storage(tmp_path):
     with pytest.warns(UserWarning, match="TypedStorage"):
         torch.save({"x": Far()}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="outside of its storage"):
-        reading.read_weights(tmp_path / "w.pth")
+        reading.read(tmp_path / "w.pth")
 
 
 # ============ what is refused ============
@@ -581,11 +693,11 @@ def test_archives_ask_to_be_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.write(tmp_path / "readme", "model/weights.pth")
     with pytest.raises(ValueError, match=r"model/weights\.pth.*unpack"):
-        reading.read_weights(tmp_path / "a.pth")
+        reading.read(tmp_path / "a.pth")
     with tarfile.open(tmp_path / "a.pth.tar", "w") as archive:
         archive.add(tmp_path / "readme")
     with pytest.raises(ValueError, match="tar archive"):
-        reading.read_weights(tmp_path / "a.pth.tar")
+        reading.read(tmp_path / "a.pth.tar")
 
 
 @pytest.mark.parametrize(

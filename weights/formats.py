@@ -1,6 +1,6 @@
 """The naming schemes of released weight files, brought to one vocabulary.
 
-What `reading.read_weights` finds in a file is renamed by the table `FORMATS` and matched by `importing` with a model's
+What `reading.read` finds in a file is renamed by the table `FORMATS` and matched by `importing` with a model's
 own state dict, by name and shape.
 """
 

@@ -30,7 +30,7 @@ from weights.formats import (
     stripped,
     unused_names,
 )
-from weights.reading import OURS, read_weights
+from weights.reading import OURS, WeightFile, read
 from weights.recognising import architecture_of, recognise_tensors
 
 REQUIRED_SHARE = 0.9  # of the backbone's tensors, of the model and of the file, that have to find each other
@@ -76,8 +76,8 @@ def few_names(names: list[str], most: int = 4) -> str:
     return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
-def import_weights(model: nn.Module, path: str | os.PathLike) -> Report:
-    """Load anybody's weight file into `model`, as far as it fits, and say what was done.
+def import_weights(model: nn.Module, source: str | os.PathLike | WeightFile) -> Report:
+    """Load anybody's weight file (its path, or as it was `read`) into `model`, as far as it fits; say what was done.
 
     A tensor is loaded where name and shape agree, after the renaming of `FORMATS` that lets most tensors agree and that
     of the model's class (`renames`: pairs of their prefix and ours). An
@@ -86,21 +86,21 @@ def import_weights(model: nn.Module, path: str | os.PathLike) -> Report:
     another architecture, that is when fewer than 90 % of the tensors of the model's backbone are in the file, or of
     the file's in the model. On an error the model is unchanged.
     """
-    weights = read_weights(path)
-    target = model.state_dict()
-    stored = stripped(weights.tensors)
-    source = completed(stored, target)
-    match = best_match(source, target, _renames_of(model))
+    file = read(source)
+    path, target = file.path, model.state_dict()
+    stored = stripped(file.tensors)
+    offered = completed(stored, target)
+    match = best_match(offered, target, _renames_of(model))
 
     loaded, resized, skipped = dict(match.loaded), [], []
     for name, (key, reason) in match.refused.items():
-        tensor = source[name]
+        tensor = offered[name]
         if key.endswith(("pos_embed", "pos_embedding")) and tensor.shape[-1] == target[key].shape[-1]:
             loaded[key], change = _resize_position_embedding(model, key, tensor, target[key])
             resized.append((key, change))
         else:
             skipped.append((name, reason))
-    _require_same_architecture(Path(path), stored, source, target, loaded, match)
+    _require_same_architecture(path, stored, offered, target, loaded, match)
     broken = [key for key, t in loaded.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if broken:
         raise ValueError(f"{path} holds NaN or infinity in {few_names(broken)}: its training failed; use another file.")
@@ -109,14 +109,14 @@ def import_weights(model: nn.Module, path: str | os.PathLike) -> Report:
     missing = [key for key in target if key not in loaded and not BATCH_COUNT.search(key)]
     form, network = format_of(list(stored)), architecture_of(stored)
     name = " ".join(filter(None, (form.name, network)))
-    if weights.container == OURS:
+    if file.ours is not None:
         return Report(str(path), OURS, list(loaded), skipped, missing, resized, ())
-    notes = weights.notes
+    notes = file.notes
     if re.fullmatch(form.no_stem_relu, network):
         notes = (*notes, "this format's network has no ReLU after the stem (--stem_relu no)")
     if re.fullmatch(form.stem_ceil, network):
         notes = (*notes, "this format's network pools its stem without padding (--stem_ceil yes)")
-    return Report(str(path), f"{name}; {weights.container}", list(loaded), skipped, missing, resized, notes)
+    return Report(str(path), f"{name}; {file.container}", list(loaded), skipped, missing, resized, notes)
 
 
 class _Match(NamedTuple):

@@ -1,13 +1,13 @@
 """Reading a weight file of anybody's without running any of it.
 
-Whatever it is (zip or legacy ``torch.save``, a plain pickle, safetensors, a whole pickled ``nn.Module``), it becomes a
-mapping from name to tensor. A pickle can only call the few functions defined here that rebuild tensors; every other
-class it names becomes an inert stand-in.
+Whatever it is (zip or legacy ``torch.save``, a plain pickle, safetensors, a whole pickled ``nn.Module``), `read` opens
+it once and it becomes a mapping from name to tensor; the rest of `weights/` works on that. A pickle can only call the
+few functions defined here that rebuild tensors; every other class it names becomes an inert stand-in.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import math
 import os
 import pickle
@@ -18,9 +18,10 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -68,20 +69,6 @@ STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
     "UntypedStorage": torch.uint8,
-}
-
-# https://github.com/huggingface/safetensors#format
-SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
 }
 
 
@@ -144,12 +131,13 @@ class _Lazy:
 
     def tensor(self, buffer: Callable[[_Storage], bytes]) -> Tensor:
         """Its values, copied from the storage's bytes; ValueError if it reaches outside of them."""
-        flat = torch.frombuffer(bytearray(buffer(self.storage)) or bytearray(8), dtype=self.dtype)
+        flat = torch.frombuffer(bytearray(buffer(self.storage)) or bytearray(8), dtype=self.dtype)  # its own copy
         start = self.storage.start + self.offset
         last = start + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         if min((*self.shape, *self.stride, start), default=0) < 0 or (math.prod(self.shape) and last >= flat.numel()):
             raise ValueError("a tensor reaches outside of its storage")
-        return torch.as_strided(flat, self.shape, self.stride, start).clone()
+        values = torch.as_strided(flat, self.shape, self.stride, start)
+        return values if values.is_contiguous() and values.numel() == flat.numel() else values.clone()
 
 
 class _NumpyDtype:
@@ -172,12 +160,7 @@ class _NumpyArray:
     def __setstate__(self, state):  # (version, shape, dtype, Fortran order, bytes)
         self.state = state
 
-    @property
-    def shape(self) -> tuple:
-        """Its shape, without reading a value."""
-        return tuple(self.state[1])
-
-    def tensor(self) -> Tensor:
+    def tensor(self, buffer: Callable[[_Storage], bytes]) -> Tensor:
         """A copy in native byte order; ValueError for other types than numbers and bool."""
         _, shape, dtype, fortran, raw = self.state
         if not re.fullmatch(r"[fiu][1248]|b1", dtype.code):
@@ -239,29 +222,33 @@ FORMAT = "reid-suite-1"  # value of the key "format" in every checkpoint of ours
 OURS = "checkpoint of this suite"
 
 
-class Weights(NamedTuple):
-    """What a weight file holds: `tensors` by the file's own names, and in words what `container` they came in."""
+class WeightFile(NamedTuple):
+    """A weight file that was read: what it holds, on the CPU."""
 
-    tensors: dict[str, Tensor]
-    container: str
+    path: Path
+    tensors: dict[str, Tensor]  # by the file's own names
+    container: str  # what they came in, in words
     notes: tuple[str, ...] = ()
+    ours: dict[str, Any] | None = None  # all that is in a checkpoint of this suite
 
 
-def read_weights(path: str | os.PathLike, values: bool = True) -> Weights:
-    """Read any weight file into a mapping from name to CPU tensor. Nothing in the file is executed.
+def read(source: str | os.PathLike | WeightFile) -> WeightFile:
+    """Read any weight file, opening it once and executing nothing in it. (What was read already comes back as it is.)
 
     Reads ``torch.save`` files of every age (zip and legacy), whole pickled ``nn.Module``s, plain pickles of arrays and
-    safetensors. With ``values=False`` the tensors are on the meta device: shapes, but no numbers.
-    Raises FileNotFoundError, and ValueError for a file that is damaged or holds no weights.
+    safetensors. Raises FileNotFoundError, and ValueError for a file that is damaged or holds no weights.
     """
-    path = existing_file(path, "weight")
-    _refuse_other_files(path)
+    if isinstance(source, WeightFile):
+        return source
+    path = existing_file(source, "weight")
     try:
-        reader = _read_safetensors if path.suffix == ".safetensors" else _read_torch
-        return reader(path, values)
-    except _NotWeights as error:
-        raise ValueError(str(error)) from None
-    except MemoryError:
+        with open(path, "rb") as file:
+            _refuse_other_files(path, file)
+            file.seek(0)
+            if path.suffix == ".safetensors":
+                return WeightFile(path, safetensors.torch.load(file.read()), "safetensors")
+            return _read_torch(path, file)
+    except (_NotWeights, MemoryError):
         raise
     except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(
@@ -274,30 +261,32 @@ class _NotWeights(ValueError):
     """A readable file without weights in it; its message is complete."""
 
 
-def _refuse_other_files(path: Path) -> None:
+def _refuse_other_files(path: Path, file: IO[bytes]) -> None:
     """The three things that users really have in place of weights: a web page, a git-lfs pointer, an archive."""
-    with open(path, "rb") as file:
-        head = file.read(512).lstrip().lower()
+    head = file.read(512).lstrip().lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError(f"{path} is a web page, not weights: the download failed; fetch the file in a browser.")
+        raise _NotWeights(f"{path} is a web page, not weights: the download failed; fetch the file in a browser.")
     if head.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} is a git-lfs pointer, not weights: run 'git lfs pull' where it came from.")
-    if tarfile.is_tarfile(path):
-        raise ValueError(f"{path} is a tar archive: unpack it and name the weight file inside.")
+        raise _NotWeights(f"{path} is a git-lfs pointer, not weights: run 'git lfs pull' where it came from.")
+    file.seek(0)
+    if tarfile.is_tarfile(file):
+        raise _NotWeights(f"{path} is a tar archive: unpack it and name the weight file inside.")
 
 
-def _read_torch(path: Path, values: bool) -> Weights:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return _read_zip(path, archive, values)
-    with open(path, "rb") as file:
-        first = _SafeUnpickler(file).load()
-        if first != LEGACY_MAGIC:
-            return _collect(path, first, None, values, "plain pickle")
-        return _read_legacy(path, file, values)
+def _read_torch(path: Path, file: IO[bytes]) -> WeightFile:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            return _read_zip(path, archive)
+    file.seek(0)
+    first = _SafeUnpickler(file).load()
+    return _read_legacy(path, file) if first == LEGACY_MAGIC else _collect(path, first, _no_storage, "plain pickle")
 
 
-def _read_zip(path: Path, archive: zipfile.ZipFile, values: bool) -> Weights:
+def _no_storage(storage: _Storage) -> bytes:
+    raise ValueError("a plain pickle that refers to a tensor of another file")
+
+
+def _read_zip(path: Path, archive: zipfile.ZipFile) -> WeightFile:
     names = archive.namelist()
     root = next((name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")), None)
     if root is None:
@@ -311,10 +300,10 @@ def _read_zip(path: Path, archive: zipfile.ZipFile, values: bool) -> Weights:
     def buffer(storage: _Storage) -> bytes:
         return archive.read(f"{root}data/{storage.key}")  # zipfile compares the CRC-32
 
-    return _collect(path, value, buffer, values, "torch.save")
+    return _collect(path, value, buffer, "torch.save")
 
 
-def _read_legacy(path: Path, file, values: bool) -> Weights:
+def _read_legacy(path: Path, file: IO[bytes]) -> WeightFile:
     protocol, system = _SafeUnpickler(file).load(), _SafeUnpickler(file).load()
     if protocol != LEGACY_PROTOCOL or system.get("little_endian") is not (sys.byteorder == "little"):
         raise _NotWeights(f"{path} was written by an unknown version of torch (protocol {protocol}): save it again.")
@@ -327,23 +316,7 @@ def _read_legacy(path: Path, file, values: bool) -> Weights:
         buffers[key] = file.read(length)
         if len(buffers[key]) != length:
             raise EOFError("the file ends within a tensor")
-    return _collect(path, value, lambda storage: buffers[storage.key], values, "torch.save, legacy format")
-
-
-def _read_safetensors(path: Path, values: bool) -> Weights:
-    """8 bytes: length of the header; the header: JSON of name -> dtype, shape, [begin, end); then the bytes."""
-    with open(path, "rb") as file:
-        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        data = file.read()
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        if not 0 <= begin <= end <= len(data):
-            raise EOFError("the file ends within a tensor")
-        dtype = SAFETENSORS_DTYPES[entry["dtype"]]
-        tensors[name] = torch.frombuffer(bytearray(data[begin:end]), dtype=dtype).reshape(entry["shape"])
-    return Weights(tensors if values else {k: v.to("meta") for k, v in tensors.items()}, "safetensors")
+    return _collect(path, value, lambda storage: buffers[storage.key], "torch.save, legacy format")
 
 
 # ------------ from the structure to one mapping ------------
@@ -354,28 +327,33 @@ WRAPPERS_EMA = ("ema_state_dict", "model_ema", "state_dict_ema", "ema")
 NOT_WEIGHTS = re.compile(r"optim|sched|scaler|hyper|loss|meter|criterion|center", re.IGNORECASE)
 
 
-def _collect(
-    path: Path, value: Any, buffer: Callable[[_Storage], bytes] | None, values: bool, container: str
-) -> Weights:
-    """Find the weights within `value` and read their numbers (or, without `values`, only their shapes)."""
+def _collect(path: Path, value: Any, buffer: Callable[[_Storage], bytes], container: str) -> WeightFile:
+    """Find the weights within `value` and read their numbers."""
     found, trail = _unwrap(value, ())
     if not found:
         what = f"a dict of {', '.join(map(str, list(value)[:6]))}" if isinstance(value, dict) else type(value).__name__
         raise _NotWeights(f"{path} holds no weights, only {what}: expected a state dict or a network.")
-    tensors: dict[str, Tensor] = {}
-    for name, lazy in found.items():
-        if not values:
-            tensors[name] = torch.empty(lazy.shape, device="meta")
-        elif isinstance(lazy, _Lazy):
-            tensors[name] = lazy.tensor(buffer)
-        else:
-            tensors[name] = lazy.tensor()
+    tensor = functools.cache(lambda unread: unread.tensor(buffer))
+    tensors = {name: tensor(unread) for name, unread in found.items()}
     keys = value if isinstance(value, dict) else {}
     if keys.get("format") == FORMAT:
-        return Weights(tensors, OURS)
+        return WeightFile(path, tensors, OURS, ours=_plain(value, tensor))
     ema = [key for key in WRAPPERS_EMA if key in keys and key not in trail]
     notes = (f"averaged weights under {ema[0]!r} were not used",) if ema else ()
-    return Weights(tensors, ", ".join((container, *trail)), notes)
+    return WeightFile(path, tensors, ", ".join((container, *trail)), notes)
+
+
+def _plain(value: Any, tensor: Callable[[_Lazy], Tensor]) -> Any:
+    """The plain containers, values and tensors of a checkpoint of ours; ValueError where it holds anything else."""
+    if isinstance(value, _Lazy):
+        return tensor(value)
+    if isinstance(value, dict):
+        return {key: _plain(item, tensor) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item, tensor) for item in value)
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise ValueError(f"a checkpoint of this suite that holds a {type(value).__module__}.{type(value).__name__}")
 
 
 def _unwrap(value: Any, trail: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:

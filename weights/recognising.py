@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from weights.formats import PLAIN_OR_IBN, Format, all_occur, format_of, renamed, stripped
-from weights.reading import read_weights
+from weights.reading import WeightFile, read
 
 OSNET_WIDTHS = {64: "x1_0", 48: "x0_75", 32: "x0_5", 16: "x0_25"}  # channels of conv1; torchreid/models/osnet.py
 
@@ -68,14 +68,14 @@ WHOLE_NETWORKS = ("hacnn", "mlfn", "mudeep")  # recipes without a choice of back
 REDUCED = ("resnet50", "se_resnet50", "densenet121", "squeezenet1_0")  # torchreid has these as *_fc512
 
 
-def recognise(path: str | os.PathLike) -> dict[str, Any] | None:
+def recognise(source: str | os.PathLike | WeightFile) -> dict[str, Any] | None:
     """Which recipe and backbone a foreign weight file belongs to, from the names and shapes of its tensors.
 
     Returns fields of a recipe, ``{"recipe": "osnet_x0_25"}``, ``{"recipe": "bot", "backbone": "resnet50",
     "stem_relu": False, "stem_ceil": False}``, ..., or None when the file is of none that are known here. ``options``,
-    where present, replaces entries of the recipe's. Raises as `read_weights` does.
+    where present, replaces entries of the recipe's. Raises as `read` does.
     """
-    return recognise_tensors(stripped(read_weights(path, values=False).tensors))
+    return recognise_tensors(stripped(read(source).tensors))
 
 
 def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
@@ -94,12 +94,12 @@ def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     return {"recipe": method, "backbone": backbone} | _details(method, backbone, form, common)
 
 
-def num_cameras(path: str | os.PathLike) -> int:
-    """Cameras that the weight file `path` has embeddings for (SIE of TransReID), 0 for other networks.
+def num_cameras(source: str | os.PathLike | WeightFile) -> int:
+    """Cameras that the weight file `source` has embeddings for (SIE of TransReID), 0 for other networks.
 
     A model without them gives another embedding: build it with this many.
     """
-    tensors = stripped(read_weights(path, values=False).tensors)
+    tensors = stripped(read(source).tensors)
     return next((len(tensor) for name, tensor in tensors.items() if name.endswith("sie_embed")), 0)
 
 
