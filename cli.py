@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import textwrap
 from pathlib import Path
+from typing import Any, NoReturn
 
 import datasets
-import loaders
-import train
-from config import applies, check_network_fields
-from loading.samplers import SAMPLE_METHODS
-from networks.blocks import POOLINGS
+from config import (
+    FIELDS,
+    HINTS,
+    Value,
+    applies,
+    called,
+    check_network_fields,
+    option_defaults,
+    value_of,
+    with_values,
+)
+from machine import usage
 from recipes import RECIPES, Recipe
 
 MODES = ("train", "test", "visualize", "extract", "check")
 PICTURES = ("ranks", "batch", "curves", "actmap")
-FIXED_FIELDS = {"options"}  # recipe fields without a flag: what a method is, not how it is trained
+SWITCH: dict[str, Any] = {"nargs": "?", "const": True, "metavar": "yes|no"}  # --flag, --flag yes, --flag no
 
 
 def yes_no(text: str) -> bool:
@@ -26,129 +35,7 @@ def yes_no(text: str) -> bool:
     return text.lower() in ("yes", "true", "1")
 
 
-def margin_or_soft(text: str) -> float | None:
-    """A margin, or `soft` (None)."""
-    return None if text.lower() in ("soft", "none") else float(text)
-
-
-# Flags of recipe fields: group -> (field, type, help, other spellings). None as type is a yes|no switch.
-RECIPE_FLAGS = {
-    "network": [
-        ("backbone", str, "torchvision or timm name, or one of ours (osnet_x1_0, resnet50_ibn_a, ...)", "cnnbackbone"),
-        ("pretrained", str, "imagenet, none, or a weight file to start from", None),
-        ("stem_relu", None, "ReLU after the stem of a ResNet; no: as in released BoT weights", None),
-        ("stem_ceil", None, "stem of a ResNet pooled without padding: as in fast-reid's weights", None),
-        ("last_stride", int, "stride of the last ResNet stage", None),
-        ("pooling", str, "of the last map to a feature", None),
-        ("neck", str, "bnneck or none", None),
-        ("test_neck", str, "compare features after or before the neck", None),
-        ("metric_neck", str, "metric losses read features after or before the neck", None),
-        ("fc_dims", int, "widths of Linear-BN-ReLU reductions; the bare flag for none", None),
-        ("sie_weight", float, "weight of TransReID's camera embedding, 0 for none", None),
-        ("members", int, "networks that learn from each other", None),
-    ],
-    "images": [
-        ("image_size", int, "height and width in pixels", None),
-        ("interpolation", str, "bilinear or bicubic", None),
-        ("flip", float, "probability of a horizontal flip", None),
-        ("pad", int, "black border in pixels before the random crop", None),
-        ("translate", float, "probability of torchreid's enlarge-and-crop", None),
-        ("erase", float, "probability of random erasing", None),
-        ("erase_fill", str, "what is erased to: mean_raw, mean, black or pixel", None),
-        ("color_jitter", float, "probability of colour jitter", None),
-        ("random_patch", float, "probability of torchreid's random patch", None),
-    ],
-    "batches": [
-        ("p", int, "identities in a batch; 0: shuffled images", None),
-        ("k", int, "images of each identity", None),
-        ("batch_size", int, "images in a shuffled batch (with --p 0)", None),
-        ("steps", int, "iterations per epoch; published results depend on it", None),
-        ("alternate", None, "with --balance_sigma: shuffled batches where the ID loss trains alone", None),
-        ("infrared", None, "p x k images of each light, for two-stream networks", None),
-    ],
-    "tracklets (of video sets, batches count tracklets)": [
-        ("seq_len", int, "frames of a tracklet", None),
-        ("sample_method", str, "which of them in training", None),
-        ("frame_by_frame", None, "train on each frame alone, as torchreid; pooled in the test only", None),
-        ("same_augmentation", None, "one augmentation for all frames of a tracklet", None),
-        ("temporal_pooling", str, "of the frames' features", None),
-        ("test_frames", str, "all; seq_len of them evenly; dense: all, in clips of seq_len", None),
-    ],
-    "optimisation": [
-        ("optimizer", str, ", ".join(train.OPTIMIZERS), None),
-        ("lr", float, "learning rate of new layers", "base_learning_rate"),
-        ("base_lr_mult", float, "learning rate of the backbone over --lr", None),
-        ("bias_lr_mult", float, "learning rate of biases over that of their layer", None),
-        ("weight_decay", float, "L2 penalty", None),
-        ("momentum", float, "of SGD", None),
-        ("nesterov", None, "SGD with Nesterov momentum", None),
-        ("clip_grad", float, "largest gradient norm, 0 for no clipping", None),
-        ("epochs", int, "epochs in all", "total_train_epochs"),
-        ("fixbase_epochs", int, "epochs at the start that train new layers only", None),
-        ("schedule", str, ", ".join(train.SCHEDULES), None),
-        ("milestones", int, "epochs done when the rate drops; cosine and exponential: begins to fall", None),
-        ("gamma", float, "factor of a drop, or of the whole exponential fall", None),
-        ("lr_floor", float, "end of a cosine over --lr", None),
-        ("warmup_epochs", int, "epochs of linear warm-up", None),
-        ("warmup_factor", float, "where the warm-up starts", None),
-        ("eval_every", int, "epochs between evaluations, 0 for only the last", None),
-    ],
-    "losses": [
-        ("reduction", str, "over the features of a network that has several: mean, sum or half", None),
-        ("id_weight", float, "weight of the identity loss", None),
-        ("id_loss", str, "softmax, focal, arcface, cosface or circle", None),
-        ("label_smoothing", float, "of the identity loss", None),
-        ("id_scale", float, "s of arcface, cosface and circle", None),
-        ("id_margin", float, "m of arcface (radians), cosface and circle", None),
-        ("focal_gamma", float, "gamma of the focal loss", None),
-        ("triplet_weight", float, "weight of the triplet loss", None),
-        ("mining", str, "hard: batch-hard; weighted: all pairs, as AGW", None),
-        ("margin", margin_or_soft, "of the triplet loss, or soft", None),
-        ("hard_factor", float, "makes hard triplets harder", None),
-        ("triplet_normalize", None, "L2-normalise features in the triplet loss", None),
-        ("local_triplet_weight", float, "weight of AlignedReID's triplet loss on parts", None),
-        ("local_mining", str, "distance that finds its hard samples: global or local", None),
-        ("normalize_parts", None, "L2-normalise parts, in the loss and at test", None),
-        ("balance_sigma", float, "threshold of Pyramid's dynamic training, 0 for none", None),
-        ("balance_alpha", float, "its share of the newest loss in the running mean", None),
-        ("balance_gamma", float, "its focusing exponent", None),
-        ("center_weight", float, "weight of the center loss", None),
-        ("center_lr", float, "learning rate of the centers", None),
-        ("circle_weight", float, "weight of the circle loss on pairs", None),
-        ("circle_margin", float, "its m", None),
-        ("circle_gamma", float, "its gamma", None),
-        ("ring_weight", float, "weight of the ring loss", None),
-        ("mutual_kl_weight", float, "weight of the members' classification mutual loss", None),
-        ("mutual_distance_weight", float, "weight of the members' distance mutual loss", None),
-    ],
-    "test": [
-        ("metric", str, "euclidean or cosine", None),
-        ("test_distance", str, "global: embeddings; local: aligned parts; both: their sum", None),
-        ("local_weight", float, "weight of the local distance in the sum", None),
-    ],
-}
-LISTS = {"image_size": 2, "milestones": "+", "fc_dims": "*"}
-CHOICES = {
-    "neck": ("bnneck", "none"),
-    "test_neck": ("after", "before"),
-    "metric_neck": ("after", "before"),
-    "pooling": tuple(POOLINGS),
-    "reduction": ("mean", "sum", "half"),
-    "id_loss": ("softmax", "focal", "arcface", "cosface", "circle"),
-    "mining": ("hard", "weighted"),
-    "local_mining": ("global", "local"),
-    "test_distance": ("global", "local", "both"),
-    "interpolation": ("bilinear", "bicubic"),
-    "sample_method": SAMPLE_METHODS,
-    "temporal_pooling": ("avg", "max", "attention"),
-    "test_frames": loaders.TEST_FRAMES,
-    "optimizer": train.OPTIMIZERS,
-    "schedule": train.SCHEDULES,
-    "metric": ("euclidean", "cosine"),
-}
-
-
-class HelpFormatter(argparse.HelpFormatter):
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Help in 120 columns, the texts of the flags from column 34 on at the latest."""
 
     def __init__(self, prog):
@@ -156,27 +43,63 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose error for a misspelt flag names the nearest one."""
+    """argparse whose error for a misspelt flag names the nearest one, or the recipe whose option it is."""
 
-    def error(self, message: str):
+    shows_all = False  # whether the help shows fields that the recipe's network has no use for
+
+    def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]
-        words = message.removeprefix("unrecognized arguments: ").split()
-        near = [m for w in words if w.startswith("--") for m in difflib.get_close_matches(w.split("=")[0], flags, n=1)]
-        hint = f" (did you mean {', '.join(near)}?)" if message.startswith("unrecognized") and near else ""
+        found = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        hint = ""
+        if message.startswith("unrecognized") and found:
+            near = [match for word in found for match in difflib.get_close_matches(word, flags, n=1)]
+            owners = [name for name, recipe in RECIPES.items() if found[0].lstrip("-") in option_defaults(recipe)]
+            if owners:
+                hint = f" ({found[0]} is an option of recipe {', '.join(owners[:3])}: name it with --recipe)"
+            elif near:
+                hint = f" (did you mean {', '.join(near)}?)"
         self.exit(2, f"error: {message}{hint}\nSee python main.py --help\n")
 
 
-def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
-    """All flags, with `recipe`'s own values as the defaults that --help shows."""
+# ---------------------------------------------------------------------------------------------------------------------
+# The groups of flags, one function per topic of the help
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def build_parser(recipe: Recipe, topic: str = "all", shows_all: bool = False) -> Parser:
+    """The flags of a topic of the help, or all, with `recipe`'s own values as the defaults that --help shows.
+
+    shows_all: the help shows the fields that the recipe's network has no use for, too.
+    """
+    facts = (f"Paper: {recipe.paper}", f"Numbers: {recipe.source}", f"Differs: {recipe.differs}")
     parser = Parser(
         prog="main.py",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
-        description="Train, test and visualize person re-identification models. With no data set path the built-in "
+        add_help=False,
+        description="Train, test and visualize person re-identification models. With no data set path the built-in\n"
         "synthetic set is made and used (a demonstration, not a benchmark).",
-        epilog=f"Defaults shown for recipe {recipe.name}: {recipe.title}. Recipes: {', '.join(RECIPES)}.",
+        epilog="\n".join(
+            textwrap.fill(line, 118, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+            for line in (
+                f"Defaults shown for recipe {recipe.name}: {recipe.title}",
+                *(facts if recipe.differs else facts[:-1]),
+                f"Recipes: {', '.join(RECIPES)}",
+                f"Topics of --help: all, {', '.join(usage.TOPICS)}",
+            )
+        ),
     )
+    parser.shows_all = shows_all
+    for name, add in GROUPS.items():
+        if topic in ("all", name):
+            add(parser, recipe)
+    return parser
+
+
+def add_run(parser: Parser, recipe: Recipe) -> None:
     add = parser.add_argument_group("run").add_argument
+    add("-h", "--help", nargs="?", metavar="TOPIC", help="this text, or that of one topic; all: every flag")
+    add("--version", action="store_true", help="version of the suite and commit")
     add("--mode", choices=MODES, default="train", help="what to do (default: train)")
     add("--recipe", metavar="NAME", help="a row of recipes.py (default: bot; demo on the built-in set)")
     add("--output_path", type=Path, metavar="DIR", help="where results go (default: runs/<recipe>_<training sets>)")
@@ -184,8 +107,8 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="(default: 0)")
     add("--amp", choices=("auto", "none", "bf16", "fp16"), default="auto",
         help="mixed precision in training; auto: bf16 where the processor has it (default: auto)")  # fmt: skip
-    add("--channels_last", type=yes_no, nargs="?", const=True, default=True, metavar="yes|no",
-        help="memory format of images and weights (default: yes)")  # fmt: skip
+    add("--channels_last", type=yes_no, default=True, help="memory format of images and weights (default: yes)",
+        **SWITCH)  # fmt: skip
     add("--compile", action="store_true", help="torch.compile the network; pays in long runs only")
     add("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice (default: 0)")
     add("--workers", type=int, default=0, help="decoding threads, 0 for one per core (default: 0)")
@@ -195,7 +118,10 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
     add("--skip_bad_images", action="store_true", help="leave unreadable images out, named and counted")
     add("--debug", action="store_true", help="show Python's traceback of an error")
 
-    add = parser.add_argument_group("data sets (paths as unpacked by you; nothing is ever downloaded)").add_argument
+
+def add_data(parser: Parser, recipe: Recipe) -> None:
+    title = "data sets (paths as unpacked by you; nothing is ever downloaded)"
+    add = parser.add_argument_group(title).add_argument
     for name, entry in datasets.DATASETS.items():
         spellings = [f"--{n}_path" for n in (name, *(a for a, to in datasets.ALIASES.items() if to == name))]
         add(*dict.fromkeys(spellings), type=Path, metavar="DIR", dest=f"{name}_path", help=entry.title)
@@ -205,37 +131,96 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
     add("--train_dataset", nargs="+", metavar="NAME", help="sets to train on (default: each that has a path)")
     add("--test_dataset", nargs="+", metavar="NAME", help="sets to test on (default: each that has a path)")
     for name, option, default in dataset_options():
-        add(f"--{name}_{option}", type=yes_no if isinstance(default, bool) else type(default), nargs="?",
-            const=True if isinstance(default, bool) else None, default=default, metavar="yes|no"
-            if isinstance(default, bool) else "N", help=f"option of {name} (default: {default})")  # fmt: skip
+        read = {"type": yes_no, **SWITCH} if isinstance(default, bool) else {
+            "type": type(default), "nargs": "?", "metavar": "N"
+        }  # fmt: skip
+        add(f"--{name}_{option}", default=default, help=f"option of {name} (default: {default})", **read)
 
-    for title, rows in RECIPE_FLAGS.items():
-        group = parser.add_argument_group(f"{title} (defaults of recipe {recipe.name})")
-        for field, kind, text, other in rows:
-            default = getattr(recipe, field)
-            default = "soft" if field == "margin" and default is None else default
-            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-            options = {"dest": field, "default": argparse.SUPPRESS, "help": f"{text} ({shown})"}
-            if not applies(recipe, field):
-                options["help"] = argparse.SUPPRESS  # given all the same, it is an error that says why
-            if kind is None:
-                options |= {"type": yes_no, "nargs": "?", "const": True, "metavar": "yes|no"}
-            else:
-                options |= {"type": kind, "nargs": LISTS.get(field), "choices": CHOICES.get(field)}
-                if field not in CHOICES:
-                    options["metavar"] = {"image_size": ("H", "W")}.get(field, "X" if kind is not str else "NAME")
-            group.add_argument(*(f"--{n}" for n in (field, other) if n), **options)
 
+def add_fields(group: str, parser: Parser, recipe: Recipe) -> None:
+    """The flags of the recipe's fields that are declared in `group`."""
+    found = parser.add_argument_group(f"{group} (defaults of recipe {recipe.name})")
+    for name, about in FIELDS.items():
+        if about.group != group:
+            continue
+        value = getattr(recipe, name)
+        shown = about.none if value is None and about.none else value
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_of(about.help, shown)}
+        if not applies(recipe, name) and not parser.shows_all:
+            options["help"] = argparse.SUPPRESS  # given all the same, it is an error that says why
+        options |= reader(value_of(HINTS[name]), about.empty)
+        if about.none:
+            options["type"] = number_or(about.none)
+        if about.choices:
+            options |= {"choices": about.choices, "metavar": None}
+        elif about.unit:
+            options["metavar"] = about.unit
+        found.add_argument(*(f"--{n}" for n in (name, about.also) if n), **options)
+
+
+def reader(value: Value, empty: bool = False) -> dict[str, Any]:
+    """How argparse reads a `Value`; `empty`: of a list, the bare flag is an empty one."""
+    if value.kind is bool and value.length is None:
+        return {"type": yes_no, **SWITCH}
+    many = ("*" if empty else "+") if value.length == 0 else value.length
+    return {"type": value.kind, "nargs": many, "metavar": "NAME" if value.kind is str else "X"}
+
+
+def number_or(word: str):
+    """A reader of a number, or of `word` (or `none`) for None."""
+
+    def number(text: str) -> float | None:
+        return None if text.lower() in (word, "none") else float(text)
+
+    return number
+
+
+def help_of(text: str, value: Any) -> str:
+    """The help of a flag with its default behind it."""
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+    return f"{text} ({shown})".strip().replace("%", "%%")
+
+
+def add_network(parser: Parser, recipe: Recipe) -> None:
+    """Fields of the network, and the options that belong to this recipe's network and losses alone."""
+    add_fields("network", parser, recipe)
+    options = option_defaults(recipe)
+    if not options:
+        return
+    makers = (recipe.network, *(term.loss for term in recipe.terms.values()))
+    title = f"of recipe {recipe.name} alone (arguments of {' and '.join(map(called, makers))})"
+    found = parser.add_argument_group(title)
+    for name, default in options.items():
+        if isinstance(default, tuple) and default:
+            value = Value(type(default[0]), len(default))
+        elif isinstance(default, (bool, int, float, str)):
+            value = Value(type(default))
+        else:
+            continue  # no default says what it would be read as: it is set in the row
+        read = {"dest": f"options.{name}", "default": argparse.SUPPRESS, **reader(value)}
+        try:
+            found.add_argument(f"--{name}", help=help_of("", default), **read)
+        except argparse.ArgumentError:
+            raise ValueError(
+                f"recipe {recipe.name} ({recipe.place}): --{name} is a flag already; name that argument of its "
+                "constructor otherwise"
+            ) from None
+
+
+def add_training(parser: Parser, recipe: Recipe) -> None:
     add = parser.add_argument_group("training").add_argument
     add("--all_splits", action="store_true", help="train and test every published split of a small set; mean and std")
-    add("--resume", type=yes_no, nargs="?", const=True, default=True, metavar="yes|no",
-        help="go on from last.pt in the output folder if there is one (default: yes)")  # fmt: skip
+    add("--resume", type=yes_no, default=True,
+        help="go on from last.pt in the output folder if there is one (default: yes)", **SWITCH)  # fmt: skip
     add("--accumulate", type=int, default=1, metavar="N",
         help="train in N parts of a batch: less memory, the same gradients, but batch normalisation sees one part at a "
         "time (default: 1)")  # fmt: skip
     add("--grad_checkpoint", action="store_true", help="of transformers: less memory, a third more time")
     add("--sync_bn", action="store_true", help="under torchrun: batch normalisation over all processes, as one would")
 
+
+def add_testing(parser: Parser, recipe: Recipe) -> None:
+    add_fields("testing", parser, recipe)
     add = parser.add_argument_group("testing").add_argument
     add("--weights", type=Path, metavar="FILE", help="a checkpoint of ours or anybody's weight file")
     add("--resume_test_epoch", type=int, metavar="N", help="test model_N.pt of the output folder")
@@ -253,6 +238,8 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
     add("--max_rank", type=int, default=50, help="length of the CMC curve (default: 50)")
     add("--memory_gb", type=float, help="memory for evaluation and re-ranking (default: from what is free)")
 
+
+def add_visualizing(parser: Parser, recipe: Recipe) -> None:
     add = parser.add_argument_group("visualizing and extracting").add_argument
     add("--resume_visualize_epoch", type=int, metavar="N", help="draw with model_N.pt of the output folder")
     add("--vis", nargs="+", choices=PICTURES, default=PICTURES, help="what to draw (default: all)")
@@ -263,7 +250,27 @@ def build_parser(recipe: Recipe) -> argparse.ArgumentParser:
     add("--show_junk", action="store_true", help="show what the protocol removes, in grey")
     add("--query_image", type=Path, metavar="FILE", help="rank --gallery_path for one image, without labels")
     add("--gallery_path", type=Path, metavar="DIR", help="folder of images, for --query_image and --mode extract")
-    return parser
+
+
+def fields_of(group: str):
+    """The function that adds the flags of the fields declared in `group`."""
+    return lambda parser, recipe: add_fields(group, parser, recipe)
+
+
+GROUPS = {  # topic of the help -> what adds its flags
+    "run": add_run,
+    "data": add_data,
+    "network": add_network,
+    **{group: fields_of(group) for group in ("images", "batches", "tracklets", "optimisation", "losses")},
+    "training": add_training,
+    "testing": add_testing,
+    "visualizing": add_visualizing,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From words to a recipe
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def dataset_options():
@@ -289,14 +296,20 @@ def named_recipe(name: str) -> Recipe:
 def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
     """Two passes: find the recipe, then read every flag against its defaults. Returns (args, recipe with overrides).
 
-    A checkpoint of ours given as --weights, or found in the output folder by test and visualize, brings its own
-    recipe; see ``resolve``.
+    --help and --version end in SystemExit. A checkpoint of ours given as --weights, or found in the output folder by
+    test and visualize, brings its own recipe; see ``main.load_for_test``.
     """
+    usage.answer(argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
     name = first.parse_known_args(argv)[0].recipe
     any_path = any(word.split("=")[0] in path_flags() for word in argv)
     recipe = named_recipe(name or ("bot" if any_path else "demo"))
+    topic = usage.help_topic(argv)
+    if topic is not None:
+        parser = build_parser(recipe, topic or "all", shows_all=topic == "all" and name is None)
+        parser.print_help()
+        raise SystemExit(0)
     args = build_parser(recipe).parse_args(argv)
     args.recipe_given = name is not None
     flags = {word.split("=")[0].lstrip("-") for word in argv if word.startswith("--")}
@@ -312,20 +325,23 @@ def path_flags() -> set[str]:
 
 
 def overrides(args: argparse.Namespace) -> dict:
-    """Recipe fields that the user set, as plain values."""
-    fields = {field for rows in RECIPE_FLAGS.values() for field, *_ in rows}
-    given = {name: value for name, value in vars(args).items() if name in fields}
+    """Recipe fields and options that the user set, as plain values: a checkpoint keeps them with the recipe's name."""
+    named = {name.removeprefix("options."): value for name, value in vars(args).items()}
+    given = {name: value for name, value in named.items() if name in FIELDS or f"options.{name}" in vars(args)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def customised(recipe: Recipe, given: dict) -> Recipe:
-    """`recipe` with the user's values; ValueError where they contradict one another."""
+    """`recipe` with the user's values of fields and options; ValueError where they contradict one another."""
+    for name in given:
+        if name not in FIELDS and name not in option_defaults(recipe):
+            raise ValueError(f"recipe {recipe.name} has neither a field nor an option {name}")
     if "batch_size" in given and given.get("p", recipe.p):
         raise ValueError(
             f"recipe {recipe.name} draws P x K = {recipe.p} x {recipe.k} images; give --p and --k, or --p 0 with "
             "--batch_size for shuffled batches"
         )
-    if given.get("p", recipe.p) == 1 and recipe.with_(**given).triplet_weight:
+    if given.get("p", recipe.p) == 1 and given.get("triplet_weight", recipe.triplet_weight):
         raise ValueError("--p 1 puts one identity into a batch: a triplet loss then has no negatives; use at least 2")
     if given.get("p", recipe.p) and given.get("k", recipe.k) < 1:
         raise ValueError(f"--p {given.get('p', recipe.p)} needs --k, the images of each identity (4 in most recipes)")
@@ -339,7 +355,7 @@ def customised(recipe: Recipe, given: dict) -> Recipe:
         given = {"milestones": ()} | given  # those of the recipe belong to its own schedule
         if given["schedule"] == "multistep" and not given["milestones"]:
             raise ValueError(f"--schedule multistep needs --milestones; recipe {recipe.name} has none of its own")
-    recipe = recipe.with_(**given)
+    recipe = with_values(recipe, given)
     if recipe.frame_by_frame and recipe.temporal_pooling == "attention":
         raise ValueError("--temporal_pooling attention learns from whole tracklets: leave out --frame_by_frame")
     if recipe.pretrained == "none" and recipe.fixbase_epochs and not recipe.stages:

@@ -1,5 +1,9 @@
 """What a recipe is, and how its fields become a network, a criterion and a distance. The rows are in ``recipes.py``.
 
+A field is declared once, in `Recipe`: type, default, help, unit, choices. Its flag, what ``--help`` says of it, the
+check of what applies to a network and what a checkpoint keeps of it are read from there. A number of one network or
+one loss alone is no field: it is an argument of that constructor, set in the row's `options`, and a flag all the same.
+
 ``Recipe.model(num_pids)`` builds the network, ``Recipe.losses(num_pids)`` the criterion, ``Recipe.distance`` is what a
 test compares with; neither the training loop nor the evaluation reads a method's name.
 """
@@ -7,18 +11,27 @@ test compares with; neither the training loop nor the evaluation reads a method'
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 import evaluate
+import loaders
 import losses
 import models
+import train
+from loading.augmentation import FILLS
+from loading.samplers import SAMPLE_METHODS
+from loading.store import FILTERS
+from networks.blocks import POOLINGS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -49,114 +62,196 @@ NEW_LAYERS = ("bottleneck", "classifier", "conv1", "fc", "global_pool", "heads",
               "reduction")  # fmt: skip
 
 
+class Term(NamedTuple):
+    """A loss of one row alone: its weight, and the class that makes it.
+
+    Its constructor gets what it names of: `num_pids`; `dim`, the width of all `Output.feats` together; fields of the
+    recipe; `options`. The option `<name of the term>_weight` replaces the weight.
+    """
+
+    weight: float
+    loss: Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a field of `Recipe` says of itself beside its type and its default."""
+
+    help: str = ""
+    group: str = ""  # of flags in the help; "": the field has no flag
+    choices: tuple[str, ...] = ()
+    also: str = ""  # another spelling of its flag
+    unit: str | tuple[str, ...] = ""  # what the help shows in place of the value
+    network: bool = False  # applies only to networks whose constructor names it
+    none: str = ""  # the word for None on the command line
+    empty: bool = False  # of a list: the bare flag means an empty one
+
+
+def field(default: Any, text: str = "", group: str = "", **about: Any) -> Any:
+    """A field of `Recipe` with its help `text` and the `group` of its flag; `about` as in `About`."""
+    metadata = {"about": About(text, group, **about)}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One published method. Field names are flag names; see the groups for units."""
+    """One published method. Field names are flag names; the groups are those of the help."""
 
     name: str
     title: str
     paper: str  # citation
     source: str  # where the numbers of this row were read
-    published: dict[str, Published] = dataclasses.field(default_factory=dict)  # data set -> result
+    published: dict[str, Published] = field({})  # data set -> result
     differs: str = ""  # where paper, authors' code and this suite differ, and which was followed
+    place: str = dataclasses.field(default="", compare=False, repr=False)  # file and line of the row
 
-    # network: a class of `models` or `architectures`; it gets those of NETWORK_FIELDS that its constructor names
+    # a class of `models` or `architectures`: its constructor gets num_pids, pretrained and the fields that it names
     network: Callable[..., nn.Module]
-    options: dict = dataclasses.field(default_factory=dict)  # further arguments of its constructor
-    backbone: str = "resnet50"
-    pretrained: str = "imagenet"  # imagenet | none | a weight file
-    stem_relu: bool = True  # False: as in networks of the released BoT code, which leaves the stem's ReLU out
-    stem_ceil: bool = False  # True: the stem of fast-reid's ResNets, pooled without padding
-    last_stride: int | None = None  # stride of the last ResNet stage; None: as the backbone has it
-    pooling: str = "avg"  # avg | max | avg+max | gem
-    neck: str = "bnneck"  # bnneck | none
-    test_neck: str = "after"  # which side of the neck is compared
-    metric_neck: str = "before"  # which side of the neck metric losses read
-    fc_dims: tuple[int, ...] = ()  # widths of Linear-BN-ReLU reductions
-    sie_weight: float = 0.0  # of the camera embedding; 0: none
-    members: int = 1  # networks that learn from each other
+    options: dict[str, Any] = field({})  # arguments of the network's and of the terms' constructors that are no fields
+    terms: dict[str, Term] = field({})  # losses of this row alone
+    backbone: str = field(
+        "resnet50",
+        "torchvision or timm name, or one of ours (osnet_x1_0, resnet50_ibn_a, ...)",
+        "network",
+        also="cnnbackbone",
+        network=True,
+    )
+    pretrained: str = field("imagenet", "imagenet, none, or a weight file to start from", "network")
+    stem_relu: bool = field(
+        True, "ReLU after the stem of a ResNet; no: as in released BoT weights", "network", network=True
+    )
+    stem_ceil: bool = field(
+        False, "stem of a ResNet pooled without padding: as in fast-reid's weights", "network", network=True
+    )
+    last_stride: int | None = field(
+        None, "stride of the last ResNet stage; None: as the backbone has it", "network", network=True
+    )
+    pooling: str = field("avg", "of the last map to a feature", "network", choices=tuple(POOLINGS), network=True)
+    neck: str = field("bnneck", "batch norm before the classifier", "network", choices=("bnneck", "none"), network=True)
+    test_neck: str = field(
+        "after", "compare features after or before the neck", "network", choices=("after", "before"), network=True
+    )
+    metric_neck: str = field(
+        "before",
+        "metric losses read features after or before the neck",
+        "network",
+        choices=("after", "before"),
+        network=True,
+    )
+    fc_dims: tuple[int, ...] = field(
+        (), "widths of Linear-BN-ReLU reductions; the bare flag for none", "network", empty=True, network=True
+    )
+    sie_weight: float = field(0.0, "weight of TransReID's camera embedding, 0 for none", "network", network=True)
+    members: int = field(1, "networks that learn from each other", "network")
 
-    # images
-    image_size: tuple[int, int] = (256, 128)  # H, W in pixels
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    flip: float = 0.5  # probability
-    pad: int = 0  # pixels of black border before the random crop
-    translate: float = 0.0  # probability of torchreid's enlarge-by-1/8-and-crop
-    erase: float = 0.0  # probability of random erasing
-    erase_fill: str = "mean_raw"
-    color_jitter: float = 0.0  # probability
-    random_patch: float = 0.0  # probability
+    image_size: tuple[int, int] = field((256, 128), "height and width in pixels", "images", unit=("H", "W"))
+    interpolation: str = field("bilinear", "filter that resizes images", "images", choices=tuple(FILTERS))
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    flip: float = field(0.5, "probability of a horizontal flip", "images")
+    pad: int = field(0, "black border before the random crop", "images", unit="PIXELS")
+    translate: float = field(0.0, "probability of torchreid's enlarge-by-1/8-and-crop", "images")
+    erase: float = field(0.0, "probability of random erasing", "images")
+    erase_fill: str = field("mean_raw", "what is erased to", "images", choices=FILLS)
+    color_jitter: float = field(0.0, "probability of colour jitter", "images")
+    random_patch: float = field(0.0, "probability of torchreid's random patch", "images")
 
-    # batches: P identities x K images, or `batch_size` shuffled images where p is 0
-    p: int = 0
-    k: int = 0
-    batch_size: int = 64
-    steps: int | None = None  # iterations per epoch; None: once through the data as the sampler goes
-    alternate: bool = False  # shuffled batches where the dynamic balance asks for the ID loss alone
-    infrared: bool = False  # k images of each light per identity; the network is told which cameras see infrared
+    # P identities x K images, or `batch_size` shuffled images where p is 0; of a video set all three count tracklets
+    p: int = field(0, "identities in a batch; 0: shuffled images", "batches")
+    k: int = field(0, "images of each identity", "batches")
+    batch_size: int = field(64, "images in a shuffled batch (with --p 0)", "batches")
+    steps: int | None = field(
+        None,
+        "iterations per epoch, which published results depend on; None: once through the data as the sampler goes",
+        "batches",
+    )
+    alternate: bool = field(False, "with --balance_sigma: shuffled batches where the ID loss trains alone", "batches")
+    infrared: bool = field(False, "p x k images of each light, for two-stream networks", "batches")
 
-    # tracklets: of a video set `batch_size`, p and k count tracklets
-    seq_len: int = 15  # frames of a tracklet
-    sample_method: str = "evenly"  # evenly | random | all | frames (each an image), in training
-    frame_by_frame: bool = False  # the losses see frames, not tracklets
-    same_augmentation: bool = False  # one augmentation for all frames of a tracklet
-    temporal_pooling: str = "avg"  # avg | max | attention
-    test_frames: str = "all"  # all | evenly | dense, in a test
+    seq_len: int = field(15, "length of a tracklet", "tracklets", unit="FRAMES")
+    sample_method: str = field(
+        "evenly", "which frames of it in training; frames: each an image", "tracklets", choices=SAMPLE_METHODS
+    )
+    frame_by_frame: bool = field(False, "train on each frame alone, as torchreid; pooled in the test only", "tracklets")
+    same_augmentation: bool = field(False, "one augmentation for all frames of a tracklet", "tracklets")
+    temporal_pooling: str = field("avg", "of the frames' features", "tracklets", choices=("avg", "max", "attention"))
+    test_frames: str = field(
+        "all",
+        "in a test: all; seq_len of them evenly; dense: all, in clips of seq_len",
+        "tracklets",
+        choices=loaders.TEST_FRAMES,
+    )
 
-    # optimisation
-    optimizer: str = "adam"
-    lr: float = 3.5e-4
-    base_lr_mult: float = 1.0  # learning rate of the backbone over that of new layers
-    bias_lr_mult: float = 1.0  # learning rate of biases over that of weights
-    weight_decay: float = 5e-4
-    momentum: float = 0.9  # SGD
-    nesterov: bool = False  # SGD
-    clip_grad: float = 0.0  # largest gradient norm; 0: no clipping
-    epochs: int = 60
-    fixbase_epochs: int = 0  # epochs at the start in which only new layers are trained
+    optimizer: str = field("adam", "how parameters are updated", "optimisation", choices=train.OPTIMIZERS)
+    lr: float = field(3.5e-4, "learning rate of new layers", "optimisation", also="base_learning_rate")
+    base_lr_mult: float = field(1.0, "learning rate of the backbone over --lr", "optimisation")
+    bias_lr_mult: float = field(1.0, "learning rate of biases over that of their layer", "optimisation")
+    weight_decay: float = field(5e-4, "L2 penalty", "optimisation")
+    momentum: float = field(0.9, "of SGD", "optimisation")
+    nesterov: bool = field(False, "SGD with Nesterov momentum", "optimisation")
+    clip_grad: float = field(0.0, "largest gradient norm, 0 for no clipping", "optimisation")
+    epochs: int = field(60, "epochs in all", "optimisation", also="total_train_epochs")
+    fixbase_epochs: int = field(0, "epochs at the start that train new layers only", "optimisation")
     stages: tuple[Stage, ...] = ()  # staged training; empty: `fixbase_epochs`, then everything
-    schedule: str = "multistep"  # multistep | cosine | exponential | constant
-    milestones: tuple[int, ...] = ()  # epochs done when the rate drops (multistep) or begins to fall (the first)
-    gamma: float = 0.1  # factor of a drop; of the whole fall in an exponential schedule
-    lr_floor: float = 0.0  # the end of a cosine, over lr
-    warmup_epochs: int = 0
-    warmup_factor: float = 0.01
-    eval_every: int = 0  # epochs between evaluations; 0: only after the last
+    schedule: str = field("multistep", "how the learning rate falls", "optimisation", choices=train.SCHEDULES)
+    milestones: tuple[int, ...] = field(
+        (), "epochs done when the rate drops; cosine and exponential: begins to fall", "optimisation", unit="EPOCHS"
+    )
+    gamma: float = field(0.1, "factor of a drop, or of the whole exponential fall", "optimisation")
+    lr_floor: float = field(0.0, "end of a cosine over --lr", "optimisation")
+    warmup_epochs: int = field(0, "epochs of linear warm-up", "optimisation")
+    warmup_factor: float = field(0.01, "where the warm-up starts, over --lr", "optimisation")
+    eval_every: int = field(0, "epochs between evaluations, 0 for only the last", "optimisation")
 
-    # losses: a term is there where its weight is not zero
-    reduction: str = "mean"  # over the model's logits or feats: mean | sum | half (the first; the mean of the others)
-    id_weight: float = 1.0
-    id_loss: str = "softmax"  # softmax | focal | arcface | cosface | circle
-    label_smoothing: float = 0.1
-    id_scale: float = 30.0  # s of arcface, cosface, circle
-    id_margin: float = 0.5  # m of arcface (radians), cosface, circle
-    focal_gamma: float = 2.0
-    triplet_weight: float = 0.0
-    mining: str = "hard"  # hard | weighted (softmax weights over all pairs, AGW)
-    margin: float | None = 0.3  # None: soft margin
-    hard_factor: float = 0.0
-    triplet_normalize: bool = False
-    local_triplet_weight: float = 0.0  # triplet loss on the shortest-path distance of parts
-    local_mining: str = "global"  # the distance that finds its hard samples: global | local
-    normalize_parts: bool = False  # parts to unit length, in the loss and at test
-    balance_sigma: float = 0.0  # Pyramid's threshold below which the ID loss trains alone; 0: no dynamic balance
-    balance_alpha: float = 0.25
-    balance_gamma: float = 2.0
-    center_weight: float = 0.0
-    center_lr: float = 0.5
-    circle_weight: float = 0.0  # circle loss on pairs
-    circle_margin: float = 0.25
-    circle_gamma: float = 128.0
-    ring_weight: float = 0.0
-    mutual_kl_weight: float = 0.0
-    mutual_distance_weight: float = 0.0
+    # a term is there where its weight is not zero
+    reduction: str = field(
+        "mean",
+        "over a network's several logits or feats; half: the first, and the mean of the others",
+        "losses",
+        choices=("mean", "sum", "half"),
+    )
+    id_weight: float = field(1.0, "weight of the identity loss", "losses")
+    id_loss: str = field(
+        "softmax", "the identity loss", "losses", choices=("softmax", "focal", "arcface", "cosface", "circle")
+    )
+    label_smoothing: float = field(0.1, "of the identity loss", "losses")
+    id_scale: float = field(30.0, "s of arcface, cosface and circle", "losses")
+    id_margin: float = field(0.5, "m of arcface (radians), cosface and circle", "losses")
+    focal_gamma: float = field(2.0, "gamma of the focal loss", "losses")
+    triplet_weight: float = field(0.0, "weight of the triplet loss", "losses")
+    mining: str = field(
+        "hard", "hard: batch-hard; weighted: softmax over all pairs, as AGW", "losses", choices=("hard", "weighted")
+    )
+    margin: float | None = field(0.3, "of the triplet loss, or soft", "losses", none="soft")
+    hard_factor: float = field(0.0, "makes hard triplets harder", "losses")
+    triplet_normalize: bool = field(False, "L2-normalise features in the triplet loss", "losses")
+    local_triplet_weight: float = field(0.0, "weight of AlignedReID's triplet loss on parts", "losses")
+    local_mining: str = field(
+        "global", "the distance that finds its hard samples", "losses", choices=("global", "local")
+    )
+    normalize_parts: bool = field(False, "L2-normalise parts, in the loss and at test", "losses")
+    balance_sigma: float = field(0.0, "threshold of Pyramid's dynamic training, 0 for none", "losses")
+    balance_alpha: float = field(0.25, "its share of the newest loss in the running mean", "losses")
+    balance_gamma: float = field(2.0, "its focusing exponent", "losses")
+    center_weight: float = field(0.0, "weight of the center loss", "losses")
+    center_lr: float = field(0.5, "learning rate of the centers", "losses")
+    circle_weight: float = field(0.0, "weight of the circle loss on pairs", "losses")
+    circle_margin: float = field(0.25, "its m", "losses")
+    circle_gamma: float = field(128.0, "its gamma", "losses")
+    ring_weight: float = field(0.0, "weight of the ring loss", "losses")
+    mutual_kl_weight: float = field(0.0, "weight of the members' classification mutual loss", "losses")
+    mutual_distance_weight: float = field(0.0, "weight of the members' distance mutual loss", "losses")
 
-    # test
-    metric: str = "euclidean"  # euclidean | cosine
-    test_distance: str = "global"  # global (embeddings) | local (parts) | both (their sum)
-    local_weight: float = 1.0  # of the local distance in the sum
+    metric: str = field("euclidean", "what embeddings are compared with", "testing", choices=("euclidean", "cosine"))
+    test_distance: str = field(
+        "global",
+        "global: embeddings; local: aligned parts; both: their sum",
+        "testing",
+        choices=("global", "local", "both"),
+    )
+    local_weight: float = field(1.0, "weight of the local distance in the sum", "testing")
 
     def model(self, num_pids: int, pretrained: bool = False, num_cameras: int = 0) -> nn.Module:
         """The network with classifiers for `num_pids` identities (0: none, for testing).
@@ -166,13 +261,28 @@ class Recipe:
         Networks whose ID loss holds its own weights get no classifiers.
         """
         names = arguments(self.network)
-        fields = {name: getattr(self, name) for name in NETWORK_FIELDS if name in names}
+        given = self.arguments_of(self.network) | {"pretrained": pretrained}
+        given["num_pids"] = num_pids if self.reads_logits else 0
         if "num_cameras" in names:
-            fields["num_cameras"] = num_cameras if self.sie_weight else 0
-        classes = num_pids if self.reads_logits else 0
-        make = partial(self.network, num_pids=classes, pretrained=pretrained, **fields, **self.options)
-        model = make() if self.members == 1 else models.Mutual([make() for _ in range(self.members)])
+            given["num_cameras"] = num_cameras if self.sie_weight else 0
+        make = partial(self.network, **given)
+        try:  # a constructor knows what is wrong with an option, but not whose it is
+            model = make() if self.members == 1 else models.Mutual([make() for _ in range(self.members)])
+        except ValueError as error:
+            raise ValueError(f"recipe {self.name} ({self.place}): {error}") from error
+        missing = [name for name in ("num_pids", "embedding_dim", "feat_dims") if not hasattr(model, name)]
+        if missing:
+            raise ValueError(
+                f"recipe {self.name} ({self.place}): the constructor of {called(self.network)} sets no "
+                f"{', '.join(missing)}; models.py says what every network has"
+            )
         return models.Tracklet(model, "attention") if self.temporal_pooling == "attention" else model
+
+    def arguments_of(self, made: Callable[..., nn.Module]) -> dict[str, Any]:
+        """The fields and options of this row that the constructor of a network or a loss names."""
+        names = arguments(made)
+        fields = {name: getattr(self, name) for name in FIELDS if name in names}
+        return fields | {name: value for name, value in self.options.items() if name in names}
 
     def losses(self, num_pids: int) -> losses.Criterion:
         """The criterion: called with (Output, labels), answers {name: weighted term}."""
@@ -198,6 +308,11 @@ class Recipe:
         with torch.device("meta"):
             return self.model(num_pids)
 
+    def feature_width(self, num_pids: int) -> int:
+        """Of all `Output.feats` side by side."""
+        outline: Any = self.outline(num_pids)
+        return sum(outline.feat_dims)
+
     def with_(self, **overrides) -> Recipe:
         """This recipe with fields replaced; an unknown name is a TypeError of ``dataclasses.replace``."""
         return dataclasses.replace(self, **overrides)
@@ -212,33 +327,185 @@ class Recipe:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# What is read from the declarations
+# ---------------------------------------------------------------------------------------------------------------------
+
+HINTS = typing.get_type_hints(Recipe)  # field -> its type
+
+
+class Value(NamedTuple):
+    """What a flag reads: `length` values of type `kind`; None: one value, 0: any number of them."""
+
+    kind: type
+    length: int | None = None
+
+
+def value_of(hint: Any) -> Value:
+    """The `Value` of a type: ``int``, ``float | None``, ``tuple[int, int]``, ``tuple[int, ...]``."""
+    first = next((each for each in typing.get_args(hint) if each is not types.NoneType), hint)
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        return Value(first, 0 if Ellipsis in parts else len(parts))
+    return Value(first)
+
+
+ABOUT: dict[str, About] = {each.name: each.metadata.get("about", About()) for each in dataclasses.fields(Recipe)}
+FIELDS: dict[str, About] = {name: about for name, about in ABOUT.items() if about.group}  # those that have a flag
+SUPPLIED = ("num_pids", "pretrained", "num_cameras", "dim")  # arguments of constructors that a run fills in itself
+
+
+def option_defaults(recipe: Recipe) -> dict[str, Any]:
+    """Every argument of the network's and the terms' constructors that is no field, with its value in this row."""
+    found = {f"{name}_weight": term.weight for name, term in recipe.terms.items()}
+    for made in (recipe.network, *(term.loss for term in recipe.terms.values())):
+        own = {name: p.default for name, p in arguments(made).items() if name not in ABOUT}
+        supplied = SUPPLIED if made is not recipe.network else SUPPLIED[:-1]
+        found |= {name: default for name, default in own.items() if name not in supplied}
+    return found | recipe.options
+
+
+def value_in(recipe: Recipe, name: str) -> Any:
+    """The value of a field or an option in this row."""
+    return getattr(recipe, name) if name in ABOUT else option_defaults(recipe)[name]
+
+
+def with_values(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """`recipe` with fields and options replaced, as flags name them."""
+    options = {name: value for name, value in given.items() if name not in ABOUT}
+    fields = {name: value for name, value in given.items() if name in ABOUT}
+    return recipe.with_(**fields, options=recipe.options | options) if options else recipe.with_(**fields)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is wrong with a row
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def checked(base: Recipe | None, fields: dict[str, Any]) -> Recipe:
+    """The row of `fields` over `base`; ValueError for an unknown field or option, a wrong type or choice, a gap."""
+    for name in fields:
+        if name not in ABOUT:
+            raise ValueError(
+                f"there is no field {name}{nearest(name, ABOUT)}. A number of one network or loss alone is an argument "
+                "of its constructor, and is set in options={...}"
+            )
+    needed = [f.name for f in dataclasses.fields(Recipe) if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in needed if base is None and name not in fields]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be given, or taken from another row: row(BOT, name=...)")
+    for name, value in fields.items():
+        check_value(name, value)
+    recipe = Recipe(**fields) if base is None else dataclasses.replace(base, **fields)
+    for name in fields.keys() & FIELDS.keys():
+        if not applies(recipe, name) and fields[name] != getattr(Recipe, name):
+            raise ValueError(f"{name} is {fields[name]!r}, but {called(recipe.network)} has no argument {name}")
+    check_constructors(recipe)
+    check_options(recipe)
+    return recipe
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean X?)`, or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def check_value(name: str, value: Any) -> None:
+    """ValueError if `value` has not the type of the field `name`, or is none of its choices."""
+    if not fits(value, HINTS[name]):
+        kind = next(each.type for each in dataclasses.fields(Recipe) if each.name == name)
+        raise ValueError(f"{name} is {value!r} ({type(value).__name__}), expected {kind}")
+    choices = ABOUT[name].choices
+    if choices and value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected {', '.join(choices)}{nearest(str(value), choices)}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type `hint`; an int is a float too, but a bool is no number."""
+    kind, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if hint is Callable or kind is Callable:
+        return callable(value)
+    if kind is types.UnionType or kind is typing.Union:
+        return any(fits(value, part) for part in parts)
+    if kind is dict:
+        return isinstance(value, dict) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
+    if kind is tuple:
+        each = [parts[0]] * len(value) if Ellipsis in parts and isinstance(value, tuple) else parts
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(fits, value, each))
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def check_constructors(recipe: Recipe) -> None:
+    """ValueError if the network or a term needs an argument that nothing fills in, or a term has a name in use."""
+    for name in recipe.terms:
+        if f"{name}_weight" in ABOUT:
+            raise ValueError(f"a term cannot be called {name}: --{name}_weight is the weight of another loss")
+    filled = {*ABOUT, *recipe.options}
+    for made in (recipe.network, *(term.loss for term in recipe.terms.values())):
+        supplied = SUPPLIED[:-1] if made is recipe.network else ("num_pids", "dim")
+        gaps = [n for n, p in arguments(made).items() if p.default is p.empty and n not in filled | {*supplied}]
+        if gaps:
+            raise ValueError(
+                f"{called(made)} needs {', '.join(gaps)}: give it a default in the constructor, or set it in "
+                "options={...}"
+            )
+    for name in ("num_pids", "pretrained"):
+        if name not in arguments(recipe.network):
+            raise ValueError(f"the constructor of {called(recipe.network)} has no argument {name}; every network has")
+
+
+def check_options(recipe: Recipe) -> None:
+    """ValueError if `options` has a name that no constructor takes, or a value of another type than its default."""
+    known = option_defaults(recipe.with_(options={}))
+    makers = (recipe.network, *(term.loss for term in recipe.terms.values()))
+    for name, value in recipe.options.items():
+        if name in ABOUT:
+            raise ValueError(f"{name} is a field: set {name}={value!r} itself, not within options")
+        if name not in known:
+            raise ValueError(
+                f"options has {name}, which is no argument of {' or '.join(map(called, makers))}"
+                f"{nearest(name, known)}. Known: {', '.join(known) or 'none'}"
+            )
+        kind = type(known[name])
+        if known[name] not in (None, inspect.Parameter.empty) and not fits(value, tuple if kind is tuple else kind):
+            raise ValueError(f"option {name} is {value!r} ({type(value).__name__}), expected {kind.__name__}")
+
+
+def called(made: Callable[..., nn.Module]) -> str:
+    """The name of a class or function."""
+    return getattr(made, "__name__", repr(made))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # How a row becomes a network, a criterion, a distance
 # ---------------------------------------------------------------------------------------------------------------------
 
-NETWORK_FIELDS = ("backbone", "stem_relu", "stem_ceil", "last_stride", "pooling", "neck", "test_neck", "metric_neck",
-                  "fc_dims", "sie_weight", "image_size")  # fmt: skip
 
-
-def arguments(network: Callable[..., nn.Module]) -> set[str]:
-    """Names of the constructor's arguments, with those that a class hands on to its base class as ``**options``."""
-    names: set[str] = set()
-    for base in inspect.getmro(network):
-        parameters = inspect.signature(base.__init__).parameters.values()
-        names |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+def arguments(made: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
+    """The arguments of a constructor by name, with those that a class hands on to its base class as ``**options``."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in inspect.getmro(made) if inspect.isclass(made) else (made,):
+        parameters = inspect.signature(vars(base).get("__init__", base)).parameters
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        found = {name: p for name, p in parameters.items() if p.kind in named and name != "self"} | found
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
             break
-    return names
+    return found
 
 
-def applies(recipe: Recipe, field: str) -> bool:
-    """Whether the recipe's network has a use for `field`; fields that are not the network's always apply."""
-    return field not in NETWORK_FIELDS or field == "image_size" or field in arguments(recipe.network)
+def applies(recipe: Recipe, name: str) -> bool:
+    """Whether the recipe's network has a use for the field `name`; fields that are not the network's always apply."""
+    return not FIELDS[name].network or name in arguments(recipe.network)
 
 
 def check_network_fields(recipe: Recipe, given: dict) -> None:
     """ValueError if `given` sets a field that the recipe's network has no use for."""
     for name in given:
-        if not applies(recipe, name):
+        if name in FIELDS and not applies(recipe, name):
             reason = "is a network of its own, without a choice of" if name == "backbone" else "has no"
             raise ValueError(
                 f"--{name} does not apply to recipe {recipe.name}: {recipe.network.__name__} {reason} {name}. Leave it "
@@ -313,7 +580,8 @@ class Some(nn.Module):
 
     def collapsed(self, mean: float) -> str | None:
         """The loss's own advice on its epoch mean; None if it has none."""
-        return self.loss.collapsed(mean) if hasattr(self.loss, "collapsed") else None
+        advice = getattr(self.loss, "collapsed", None)
+        return None if advice is None else advice(mean)
 
 
 def over_outputs(name: str, weight: float, make: Callable[[str], nn.Module], reduction: str) -> dict:
@@ -326,7 +594,8 @@ def over_outputs(name: str, weight: float, make: Callable[[str], nn.Module], red
 
 def combined(recipe: Recipe, num_pids: int) -> losses.Criterion:
     """Every loss whose weight is not zero."""
-    r, terms = recipe, {}
+    r = recipe
+    terms: dict[str, tuple[float, nn.Module]] = {}
     if r.balance_sigma:
         if r.id_weight != r.triplet_weight:
             raise ValueError(
@@ -345,7 +614,7 @@ def combined(recipe: Recipe, num_pids: int) -> losses.Criterion:
         local = losses.AlignedTriplet(r.margin, r.triplet_normalize, r.normalize_parts, r.local_mining)
         terms["local"] = (r.local_triplet_weight, local)
     if r.center_weight:
-        dim = sum(r.outline(num_pids).feat_dims)
+        dim = r.feature_width(num_pids)
         terms["center"] = (r.center_weight, losses.CenterLoss(num_pids, dim, sgd_lr=r.center_lr))
     if r.circle_weight:
         terms["circle"] = (r.circle_weight, losses.CircleLoss(r.circle_margin, r.circle_gamma))
@@ -356,4 +625,20 @@ def combined(recipe: Recipe, num_pids: int) -> losses.Criterion:
     if r.mutual_distance_weight:
         distance = losses.MutualDistance(r.members, r.triplet_normalize)
         terms["mutual_distance"] = (r.mutual_distance_weight, distance)
-    return losses.Criterion(**terms)
+    own = own_terms(r, num_pids)
+    if own.keys() & terms.keys():
+        raise ValueError(f"recipe {r.name} names a term of its own {', '.join(own.keys() & terms.keys())}: it has one")
+    return losses.Criterion(**terms, **own)
+
+
+def own_terms(recipe: Recipe, num_pids: int) -> dict[str, tuple[float, nn.Module]]:
+    """The losses that a row brings itself; those whose weight is zero are left out."""
+    terms = {}
+    for name, (weight, loss) in recipe.terms.items():
+        weight = recipe.options.get(f"{name}_weight", weight)
+        given = recipe.arguments_of(loss) | {"num_pids": num_pids}
+        if "dim" in arguments(loss):
+            given["dim"] = recipe.feature_width(num_pids)
+        if weight:
+            terms[name] = (weight, loss(**{key: value for key, value in given.items() if key in arguments(loss)}))
+    return terms

@@ -17,7 +17,12 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from machine import usage
+
+if __name__ == "__main__":
+    usage.answer(sys.argv[1:])  # --help and --version do not wait for torch
 
 try:
     import torch
@@ -31,6 +36,11 @@ except (ImportError, RuntimeError, OSError) as mismatch:
         "python -m pip install --upgrade --force-reinstall torch torchvision"
     )
 
+try:
+    import recipes  # noqa: F401  (the table is checked as it is read)
+except ValueError as mistake:
+    sys.exit(f"error: {mistake}")
+
 import numpy
 
 import check
@@ -42,7 +52,7 @@ import tester
 import train
 import visualize
 from cli import customised, dataset_options, named_recipe, overrides, parse
-from config import applies, check_test_distance
+from config import applies, check_test_distance, value_in
 from loading import samplers
 from machine import files, memory, processes
 from machine.device import pick_amp, pick_device
@@ -360,7 +370,7 @@ def prepared(model: torch.nn.Module, args, loader: loaders.TrainLoader) -> torch
             f"{loader.world_size} process(es)) evenly into parts of two or more"
         )
     if args.grad_checkpoint:
-        able = [m for m in model.modules() if hasattr(m, "set_grad_checkpointing")]
+        able: list[Any] = [m for m in model.modules() if hasattr(m, "set_grad_checkpointing")]
         if not able:
             raise ValueError("--grad_checkpoint needs a backbone of timm that offers it, such as a ViT; leave it out")
         for module in able:
@@ -487,7 +497,7 @@ def tune(device: torch.device) -> None:
     torch.backends.cudnn.benchmark = device.type == "cuda"
 
 
-def compiled(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+def compiled(model: torch.nn.Module, device: torch.device) -> Any:
     """The model under torch.compile; on a CPU without Python between the kernels (840 against 760 images/s, OSNet)."""
     if device.type != "cpu":
         return torch.compile(model)
@@ -502,7 +512,7 @@ def print_settings(recipe: Recipe, given: dict, run: Run, num_pids: int, num_ima
     if recipe.differs:
         print(f"  differs: {recipe.differs}")
     for name, value in sorted(given.items()):
-        default = getattr(RECIPES[recipe.name], name)
+        default = value_in(RECIPES[recipe.name], name)
         print(f"  {name}: {value} (recipe: {default})" if value != default else f"  {name}: {value}")
     batch = f"P x K = {recipe.p} x {recipe.k}" if recipe.p else f"{recipe.batch_size} shuffled images"
     memory = "channels-last" if run.channels_last else "NCHW"

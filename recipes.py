@@ -20,20 +20,31 @@ Sources named in short below (github.com/...):
 
 from __future__ import annotations
 
-import dataclasses
+import sys
+from pathlib import Path
 
 import architectures
 import models
-from config import IMAGENET_MEAN, Published, Recipe, Stage
+from config import IMAGENET_MEAN, Published, Recipe, Stage, checked
 
 RECIPES: dict[str, Recipe] = {}
 
 
 def row(base: Recipe | None = None, **fields) -> Recipe:
-    """Add a row to the table; `base` is the row it differs from in `fields` only."""
-    recipe = dataclasses.replace(base, **fields) if base else Recipe(**fields)
-    if recipe.name in RECIPES:
-        raise ValueError(f"two recipes are called {recipe.name}")
+    """Add a row to the table; `base` is the row it differs from in `fields` only.
+
+    ValueError that names file, line and row for a field or option that does not exist, a value that it cannot have, and
+    a name that is taken.
+    """
+    caller = sys._getframe(1)
+    place = f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno}"
+    name = fields.get("name", getattr(base, "name", "without a name"))
+    try:
+        recipe = checked(base, fields | {"place": place})
+        if recipe.name in RECIPES:
+            raise ValueError(f"two recipes are called {name}; the other is at {RECIPES[name].place}")
+    except ValueError as error:
+        raise ValueError(f"{place}, row {name}: {error}") from None
     RECIPES[recipe.name] = recipe
     return recipe
 

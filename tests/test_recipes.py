@@ -10,10 +10,11 @@ import torch
 import models
 import recipes
 from config import (
-    NETWORK_FIELDS,
+    FIELDS,
     Published,
     Recipe,
     Stage,
+    Term,
     applies,
     arguments,
     check_network_fields,
@@ -44,17 +45,13 @@ def test_no_field_is_unread():
     for field in dataclasses.fields(Recipe):
         of_network = any(field.name in arguments(r.network) for r in RECIPES.values())
         read = re.search(rf"\b(recipe|self|r)\.{field.name}\b", code)
-        assert read or (field.name in NETWORK_FIELDS and of_network), f"Recipe.{field.name} is read nowhere"
+        assert read or of_network, f"Recipe.{field.name} is read nowhere"
 
 
-def test_every_flag_is_a_field_and_every_number_has_a_flag():
-    import cli
-
-    flags = {field for rows in cli.RECIPE_FLAGS.values() for field, *_ in rows}
-    fields = {field.name for field in dataclasses.fields(Recipe)}
-    assert flags <= fields
-    not_numbers = {"name", "title", "paper", "source", "published", "differs", "network", "stages", "mean", "std"}
-    assert fields - flags <= not_numbers | cli.FIXED_FIELDS
+def test_every_field_with_a_flag_says_what_it_is():
+    for name, about in FIELDS.items():
+        assert about.help and about.group, f"{name} has no help"
+        assert not about.choices or getattr(Recipe, name) in about.choices
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,8 +69,8 @@ def test_every_network_field_that_a_row_sets_reaches_its_network(name):
     """A number that the network has no argument for would be a claim about the method that is not true."""
     recipe = RECIPES[name]
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
-    for field in NETWORK_FIELDS:
-        if field not in ("image_size", "backbone") and getattr(recipe, field) != defaults[field]:
+    for field in (name for name, about in FIELDS.items() if about.network):
+        if field != "backbone" and getattr(recipe, field) != defaults[field]:
             assert applies(recipe, field), f"{name} sets {field}, which {recipe.network.__name__} does not read"
 
 
@@ -223,9 +220,74 @@ def test_an_unknown_field_is_an_error():
         RECIPES["bot"].with_(label_smooth=0.1)
 
 
-def test_two_rows_of_one_name_are_an_error():
-    with pytest.raises(ValueError, match="two recipes"):
+def test_two_rows_of_one_name_are_an_error_that_says_where_both_are():
+    with pytest.raises(ValueError, match=r"^test_recipes.py:\d+, row bot: two recipes.*at recipes.py:\d+"):
         recipes.row(RECIPES["bot"])
+
+
+class Head(torch.nn.Module):
+    """A network of a row below; not one that could run."""
+
+    def __init__(self, *, num_pids, pretrained=False, stripes=6, mode="avg"):
+        super().__init__()
+
+
+class NeedsMore(torch.nn.Module):
+    def __init__(self, *, num_pids, dim, pretrained=False, temperature):
+        super().__init__()
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"label_smooth": 0.1}, r"no field label_smooth \(did you mean label_smoothing\?\)"),
+    ({"optimiser": "sgd"}, r"no field optimiser \(did you mean optimizer\?\)"),
+    ({"lr": "0.1"}, r"lr is '0.1' \(str\), expected float"),
+    ({"epochs": 1.5}, "epochs is 1.5 .*expected int"),
+    ({"epochs": True}, "epochs is True .*expected int"),
+    ({"nesterov": 1}, "nesterov is 1 .*expected bool"),
+    ({"image_size": (256,)}, r"image_size is \(256,\) .*expected tuple\[int, int\]"),
+    ({"milestones": [40]}, r"milestones is \[40\] \(list\), expected tuple"),
+    ({"margin": "soft"}, r"margin is 'soft' .*expected float \| None"),
+    ({"stages": (20, 30)}, r"stages is .*expected tuple\[Stage, \.\.\.\]"),
+    ({"published": {"market": (90, 80)}}, "published is .*Published"),
+    ({"schedule": "cosin"}, r"schedule is 'cosin', expected multistep.*\(did you mean cosine\?\)"),
+    ({"erase_fill": "grey"}, "erase_fill is 'grey', expected mean_raw"),
+    ({"network": Head, "neck": "none"}, "neck is 'none', but Head has no argument neck"),
+    ({"network": Head, "options": {"stripe": 3}}, r"options has stripe.*of Head \(did you mean stripes\?\)"),
+    ({"network": Head, "options": {"stripes": "6"}}, "option stripes is '6' .*expected int"),
+    ({"network": Head, "options": {"lr": 0.1}}, "lr is a field"),
+    ({"network": NeedsMore}, "NeedsMore needs dim, temperature"),
+    ({"network": torch.nn.Identity}, "Identity has no argument num_pids"),
+    ({"terms": {"mine": Term(1.0, NeedsMore)}}, "NeedsMore needs temperature"),
+    ({"terms": {"mine": (1.0, NeedsMore)}}, r"terms is .*expected dict\[str, Term\]"),
+    ({"terms": {"center": Term(1.0, NeedsMore)}}, "cannot be called center"),
+])  # fmt: skip
+def test_a_mistake_in_a_row_is_answered_with_file_and_row(fields, message):
+    with pytest.raises(ValueError, match=rf"^test_recipes.py:\d+, row mistaken: .*{message}"):
+        recipes.row(RECIPES["bot"], **({"name": "mistaken", "last_stride": None} | fields))
+    assert "mistaken" not in RECIPES
+
+
+def test_a_row_that_leaves_out_what_every_row_has_names_it():
+    with pytest.raises(ValueError, match="row mistaken: title, paper, source, network must be given"):
+        recipes.row(name="mistaken")
+
+
+def test_an_option_with_a_value_that_its_network_refuses_names_the_row():
+    recipe = RECIPES["pcb"].with_(backbone="resnet18", options={"test_feature": "middle"})
+    with pytest.raises(ValueError, match=r"^recipe pcb \(recipes.py:\d+\): test_feature is 'middle'"):
+        recipe.outline(3)
+
+
+def test_a_term_of_a_row_gets_its_arguments_and_its_weight():
+    import losses
+
+    base = RECIPES["softmax"].with_(backbone="resnet18", terms={"far": Term(0.25, losses.CenterLoss)})
+    criterion = base.losses(5)
+    assert [(name, weight) for name, weight, _ in criterion.terms] == [("id", 1.0), ("far", 0.25)]
+    assert dict(criterion.named_parameters())["losses.far.centers"].shape == (5, 512)
+    assert [name for name, *_ in base.with_(options={"far_weight": 0.0}).losses(5).terms] == ["id"]
+    with pytest.raises(ValueError, match="names a term of its own triplet"):
+        base.with_(triplet_weight=1.0, terms={"triplet": Term(1.0, losses.RingLoss)}).losses(5)
 
 
 @pytest.mark.parametrize("name", NAMES)

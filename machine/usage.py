@@ -1,0 +1,75 @@
+"""What ``main.py`` answers before torch is imported: ``--help`` on one screen, its topics, and ``--version``."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+
+from machine import version
+
+TOPICS = ("run", "data", "network", "images", "batches", "tracklets", "optimisation", "losses", "training", "testing",
+          "visualizing")  # fmt: skip
+
+USAGE = """\
+python main.py --mode MODE [flags]     person re-identification: train, test, look at the result
+
+Modes
+  train        train a recipe, test it, draw its rankings (the default)
+  test         measure weights, ours or anybody's
+  visualize    ranked lists, curves, activation maps; or one image ranked against a folder
+  extract      embeddings of a folder of images
+  check        what a data set holds, what is missing, what a test would leave out
+
+What most people need
+  --recipe NAME            a published method with all its numbers: bot, pcb, ... (default: bot)
+  --market_path DIR        a data set as you unpacked it; likewise --duke_path, --own_path, ...
+  --train_dataset NAME     which of them to train on; --test_dataset NAME to test on (default: each)
+  --output_path DIR        where results go (default: runs/<recipe>_<training sets>)
+  --weights FILE           weights to test, to draw or to extract with
+  --epochs N               length of the training
+  --image_size H W         in pixels
+  --p P --k K              people in a batch, images of each; or --p 0 --batch_size N
+  --lr X                   learning rate
+  --rerank                 report re-ranked results as well
+
+Without any path a built-in set is made and used: a demonstration, not a benchmark.
+
+The rest
+  --help all               every flag
+  --help TOPIC             those of one topic: run, data, network, images, batches, tracklets,
+                           optimisation, losses, training, testing, visualizing
+  --recipe NAME --help     a recipe: its paper, its source, every flag with its own defaults
+  --version
+"""
+
+
+def help_topic(words: Sequence[str]) -> str | None:
+    """What ``--help`` was asked for: a topic, "" if none was named; None if help was not asked for at all."""
+    for index, word in enumerate(words):
+        if word.startswith("--help="):
+            return word.partition("=")[2]
+        if word in ("-h", "--help"):
+            after = words[index + 1] if index + 1 < len(words) else "-"
+            return "" if after.startswith("-") else after
+    return None
+
+
+def answer(words: Sequence[str]) -> None:
+    """Print what needs no torch and raise SystemExit; come back where `words` ask for something else.
+
+    Exit status 2 for a topic that does not exist.
+    """
+    if "--version" in words:
+        print(" ".join(("main.py", version.VERSION, version.commit())).rstrip())
+        raise SystemExit(0)
+    topic = help_topic(words)
+    of_recipe = any(word.split("=")[0] == "--recipe" for word in words)
+    if topic == "" and not of_recipe:
+        print(USAGE, end="")
+        raise SystemExit(0)
+    if topic and topic not in ("all", *TOPICS):
+        near = difflib.get_close_matches(topic, ("all", *TOPICS), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        print(f"error: --help {topic} is no topic{hint}; topics: all, {', '.join(TOPICS)}", file=sys.stderr)
+        raise SystemExit(2)

@@ -1,0 +1,174 @@
+"""The command line: help on one screen before torch is there, flags as they are declared, errors in one line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+import recipes
+from config import FIELDS, Term
+from machine import usage
+from machine.version import VERSION
+from recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; sys.argv[0] = 'main.py'; import runpy; "
+WITHOUT_TORCH += "runpy.run_path('main.py', run_name='__main__')"  # importing torch is an ImportError there
+
+
+def without_torch(*words) -> subprocess.CompletedProcess:
+    """``python main.py`` with these words, where torch cannot be imported."""
+    return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], cwd=ROOT, capture_output=True, text=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Help
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--mode", "test", "--help"], ["--help", "--debug"]])
+def test_help_needs_no_torch_and_fits_a_screen(words):
+    done = without_torch(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+
+
+def test_the_screen_names_what_there_is():
+    modes = re.findall(r"^  (\w+) ", usage.USAGE[: usage.USAGE.index("What most")], re.MULTILINE)
+    assert tuple(modes) == cli.MODES
+    flags = {flag for action in cli.build_parser(RECIPES["bot"])._actions for flag in action.option_strings}
+    assert set(re.findall(r"--\w+", usage.USAGE)) <= flags
+    assert tuple(cli.GROUPS) == usage.TOPICS and all(re.search(rf"\b{topic}\b", usage.USAGE) for topic in usage.TOPICS)
+
+
+def test_version_needs_no_torch():
+    done = without_torch("--version")
+    assert done.returncode == 0 and re.fullmatch(rf"main\.py {re.escape(VERSION)}( [0-9a-f]{{12}}\+?)?\n", done.stdout)
+
+
+def test_a_topic_that_does_not_exist_is_answered_with_those_that_do():
+    done = without_torch("--help", "netwrk")
+    assert done.returncode == 2 and "did you mean network?" in done.stderr and done.stderr.count("\n") == 1
+    assert all(topic in done.stderr for topic in ("all", *usage.TOPICS))
+
+
+def test_a_torch_that_cannot_be_imported_is_one_message():
+    done = without_torch("--mode", "test")
+    assert done.returncode == 1 and done.stderr.startswith("error: torch and torchvision cannot be imported together")
+    assert "requirements.txt" in done.stderr and "Traceback" not in done.stderr
+
+
+def shown(capsys, *words) -> str:
+    """What `words`, which ask for help, print."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse(list(words))
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("topic", usage.TOPICS)
+def test_a_topic_shows_its_flags_alone(topic, capsys):
+    text = shown(capsys, "--recipe", "bot", "--help", topic)
+    mine = {name for name, about in FIELDS.items() if about.group == topic and cli.applies(RECIPES["bot"], name)}
+    others = {name for name, about in FIELDS.items() if about.group != topic}
+    listed = set(re.findall(r"^  --(\w+)", text, re.MULTILINE))
+    assert listed and mine <= listed and not others & listed
+
+
+def test_all_shows_every_flag_and_a_recipe_its_paper_and_source(capsys):
+    every = shown(capsys, "--help", "all")
+    text = shown(capsys, "--recipe", "pyramid", "--help")
+    for name, about in FIELDS.items():
+        assert f"--{name}" in every and (f"--{name} " in text) == cli.applies(RECIPES["pyramid"], name)
+        assert not about.also or f"--{about.also}" in every
+    flat = " ".join(text.split())
+    assert RECIPES["pyramid"].paper in flat and RECIPES["pyramid"].source in flat
+    assert "--image_size H W height and width in pixels (384 128)" in flat and "--branch_dim X (128)" in flat
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Flags
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def given(*words) -> dict:
+    """What `words` override, of fields and of options."""
+    return cli.overrides(cli.parse(["--recipe", "pcb", *words])[0])
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    ("--lr 0.5", {"lr": 0.5}),
+    ("--base_learning_rate 0.5 --total_train_epochs 7 --cnnbackbone resnet18",
+     {"lr": 0.5, "epochs": 7, "backbone": "resnet18"}),
+    ("--image_size 64 32", {"image_size": (64, 32)}),
+    ("--milestones 3", {"milestones": (3,)}),
+    ("--fc_dims", {"fc_dims": ()}),
+    ("--fc_dims 64 32", {"fc_dims": (64, 32)}),
+    ("--margin soft", {"margin": None}),
+    ("--margin 0.2", {"margin": 0.2}),
+    ("--nesterov", {"nesterov": True}),
+    ("--nesterov no", {"nesterov": False}),
+    ("--steps 5", {"steps": 5}),
+    ("--parts 3 --dropout 0 --shared_reduction no --test_feature after",
+     {"parts": 3, "dropout": 0.0, "shared_reduction": False, "test_feature": "after"}),
+    ("", {}),
+])  # fmt: skip
+def test_a_flag_becomes_the_value_of_its_field(words, expected):
+    found = given(*words.split())
+    assert found == expected and all(type(found[name]) is type(value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_value_of_every_row_can_be_said_by_its_flag(name):
+    """The flags that say what a row has give that row."""
+    recipe, words = RECIPES[name], []
+    for field, about in FIELDS.items():
+        value = getattr(recipe, field)
+        if not cli.applies(recipe, field) or (value is None and not about.none) or (value == () and not about.empty):
+            continue
+        value = about.none if value is None else value
+        value = ("no", "yes")[value] if isinstance(value, bool) else value
+        words += [f"--{field}", *map(str, value if isinstance(value, tuple) else (value,))]
+    args, _ = cli.parse(["--recipe", name, *words])
+    assert recipe.with_(**cli.overrides(args)) == recipe
+
+
+def test_options_reach_the_network_and_are_kept_apart_from_those_of_the_row():
+    recipe = cli.customised(RECIPES["pcb"], {"parts": 3, "backbone": "resnet18"})
+    assert recipe.options == RECIPES["pcb"].options | {"parts": 3} and recipe.backbone == "resnet18"
+    assert len(recipe.outline(4).feat_dims) == 3 and RECIPES["pcb"].options["parts"] == 6
+    with pytest.raises(ValueError, match="recipe bot has neither a field nor an option parts"):
+        cli.customised(RECIPES["bot"], {"parts": 3})
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("--recipe pcb --lrr 3", "unrecognized arguments: --lrr 3 (did you mean --lr?)"),
+    ("--recipe pcb --part 3", "unrecognized arguments: --part 3 (did you mean --parts?)"),
+    ("--recipe bot --branch_dim 3", "--branch_dim is an option of recipe pyramid: name it with --recipe"),
+    ("--recipe bot --lr high", "argument --lr/--base_learning_rate: invalid float value: 'high'"),
+    ("--recipe bot --schedule cosin", "argument --schedule: invalid choice: 'cosin'"),
+    ("--recipe bot --erase_fill grey", "argument --erase_fill: invalid choice: 'grey'"),
+    ("--recipe bot --nesterov maybe", "argument --nesterov: expected yes or no, found 'maybe'"),
+    ("--recipe bot --image_size 64", "argument --image_size: expected 2 arguments"),
+])  # fmt: skip
+def test_a_wrong_flag_is_one_line(words, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse(words.split())
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.startswith("error: ") and message in error.splitlines()[0]
+    assert error.splitlines()[1:] == ["See python main.py --help"]
+
+
+def test_an_option_with_the_name_of_a_flag_is_an_error_that_names_the_row(monkeypatch):
+    class Weighted:
+        def __init__(self, *, seed=0):
+            pass
+
+    monkeypatch.setattr(recipes, "RECIPES", dict(RECIPES))
+    recipe = recipes.row(RECIPES["bot"], name="clash", terms={"mine": Term(1.0, Weighted)})
+    with pytest.raises(ValueError, match=r"recipe clash \(test_cli.py:\d+\): --seed is a flag already"):
+        cli.build_parser(recipe)
