@@ -538,7 +538,8 @@ def mode_visualize(args, recipe: Recipe) -> None:
     log = [json.loads(line) for line in log_file.read_text(encoding="utf-8").splitlines()] if log_file.exists() else []
     loader = None
     if "batch" in args.vis and trains:
-        loader, _ = training_data(args, loaded.recipe, run, [found[name] for name in trains], cache="none")
+        data = datasets.combine([found[name] for name in trains], args.use_all_images)
+        loader = training_data(args, loaded.recipe, run, data, cache="none")
     drawn = make_tester(args, loaded.recipe, run, {name: found[name] for name in tests}, loaded.cameras)
     pictures = draw(args, loaded.recipe, run, loaded.model, drawn, log, args.vis, loader)
     print("\n" + "\n".join(f"{'pictures':<14}{path}" for path in pictures))

@@ -16,7 +16,6 @@ from config import (
     Stage,
     Term,
     applies,
-    arguments,
     check_network_fields,
     check_test_distance,
 )
@@ -36,16 +35,6 @@ def test_a_row_names_paper_and_sources(name):
         assert isinstance(result, Published) and 0 < result.rank1 <= 100
         assert 0 < result.mAP <= result.rank1 or "sysu" in recipe.published  # many matches: mAP may be the higher one
         assert len(result.source) > 10
-
-
-def test_no_field_is_unread():
-    """Each field is read as an attribute, or is an argument of some row's network."""
-    files = ("main.py", "cli.py", "train.py", "config.py", "recipes.py", "tester.py", "docs/tables.py")
-    code = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files)
-    for field in dataclasses.fields(Recipe):
-        of_network = any(field.name in arguments(r.network) for r in RECIPES.values())
-        read = re.search(rf"\b(recipe|self|r)\.{field.name}\b", code)
-        assert read or of_network, f"Recipe.{field.name} is read nowhere"
 
 
 def test_every_field_with_a_flag_says_what_it_is():
