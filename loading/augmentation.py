@@ -56,15 +56,17 @@ def normalise(
     """
     _, height, width, _ = images.shape
     if channels_last or images.device.type != "cpu":
-        scale, mean, std = _constants(tuple(mean), tuple(std), height, width, True, images.device)
-        out = images.float().div_(scale).sub_(mean).div_(std).permute(0, 3, 1, 2)  # (B, 3, H, W)
+        scale, centre, spread = _constants(tuple(mean), tuple(std), height, width, True, images.device)
+        out = images.float().div_(scale).sub_(centre).div_(spread).permute(0, 3, 1, 2)  # (B, 3, H, W)
         return out if channels_last else out.contiguous()
-    scale, mean, std = _constants(tuple(mean), tuple(std), height, width, False, images.device)
-    return images.permute(0, 3, 1, 2).contiguous().float().div_(scale).sub_(mean).div_(std)
+    scale, centre, spread = _constants(tuple(mean), tuple(std), height, width, False, images.device)
+    return images.permute(0, 3, 1, 2).contiguous().float().div_(scale).sub_(centre).div_(spread)
 
 
 @lru_cache(maxsize=16)
-def _constants(mean: tuple, std: tuple, height: int, width: int, channels_last: bool, device: torch.device):
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], height: int, width: int, channels_last: bool, device: torch.device
+) -> list[Tensor]:
     """255, mean and std as full (H, W, 3) or (3, H, W) images.
 
     A (3,) tensor would broadcast along the innermost dimension in loops of three (4 times slower on a CPU), and
@@ -181,7 +183,7 @@ class Augmentation:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("flip", "translate", "random_patch", "color_jitter", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability and must lie in [0, 1]: {getattr(self, name)}")
@@ -300,7 +302,7 @@ class Augmentation:
             images = erase(images, draws.erase, self.fill_colour())
         return images
 
-    def fill_colour(self) -> tuple[float, float, float] | None:
+    def fill_colour(self) -> tuple[float, ...] | None:
         """The erased colour in normalised values; None for random pixels."""
         if self.erase_fill == "pixel":
             return None
@@ -345,11 +347,11 @@ def _flip_shift_loop(images: Tensor, flip: np.ndarray, shift: np.ndarray) -> Ten
 def _flip_shift_gather(images: Tensor, flip: np.ndarray, shift: np.ndarray) -> Tensor:
     B, H, W, _ = images.shape
     device = images.device
-    flip, shift = to_device(torch.from_numpy(flip), device), to_device(torch.from_numpy(shift), device)
-    y = torch.arange(H, device=device) + shift[:, :1]  # (B, H) row in the image before padding
-    x = torch.arange(W, device=device) + shift[:, 1:]  # (B, W)
+    mirrored, moved = to_device(torch.from_numpy(flip), device), to_device(torch.from_numpy(shift), device)
+    y = torch.arange(H, device=device) + moved[:, :1]  # (B, H) row in the image before padding
+    x = torch.arange(W, device=device) + moved[:, 1:]  # (B, W)
     inside = ((y >= 0) & (y < H))[:, :, None] & ((x >= 0) & (x < W))[:, None, :]  # (B, H, W)
-    x = torch.where(flip[:, None], W - 1 - x, x).clamp(0, W - 1)
+    x = torch.where(mirrored[:, None], W - 1 - x, x).clamp(0, W - 1)
     sample = torch.arange(B, device=device)[:, None, None]
     return images[sample, y.clamp(0, H - 1)[:, :, None], x[:, None, :]] * inside[..., None]
 
@@ -382,17 +384,17 @@ def _enlarge_crop_pillow(images: Tensor, corner: np.ndarray) -> Tensor:
 def _enlarge_crop(images: Tensor, corner: np.ndarray) -> Tensor:
     """The same bytes from Pillow's fixed-point arithmetic (libImaging/Resample.c), columns first, then rows."""
     B, H, W, _ = images.shape
-    corner = to_device(torch.from_numpy(corner), images.device)
+    start = to_device(torch.from_numpy(corner), images.device)
     large_h, large_w = enlarged_size((H, W))
     sample = torch.arange(B, device=images.device)[:, None, None]
     every = torch.arange(H, device=images.device)[None, :, None]
     taps, weights = _bilinear_taps(W, large_w, images.device)  # (W', 2)
-    column = corner[:, 1:] + torch.arange(W, device=images.device)  # (B, W)
+    column = start[:, 1:] + torch.arange(W, device=images.device)  # (B, W)
     images = _fixed_point(
         images[sample, every, taps[column, t][:, None, :]] * weights[column, t][:, None, :, None] for t in range(2)
     )  # (B, H, W, 3)
     taps, weights = _bilinear_taps(H, large_h, images.device)
-    row = corner[:, :1] + torch.arange(H, device=images.device)  # (B, H)
+    row = start[:, :1] + torch.arange(H, device=images.device)  # (B, H)
     every = torch.arange(W, device=images.device)[None, None, :]
     return _fixed_point(
         images[sample, taps[row, t][:, :, None], every] * weights[row, t][:, :, None, None] for t in range(2)
@@ -403,7 +405,8 @@ PRECISION = 22  # bits behind the point of Pillow's 8-bit resampling weights
 
 
 def _fixed_point(terms: Iterable[Tensor]) -> Tensor:
-    return ((sum(terms) + (1 << (PRECISION - 1))) >> PRECISION).clamp(0, 255).to(torch.uint8)
+    first, *others = terms
+    return ((sum(others, first) + (1 << (PRECISION - 1))) >> PRECISION).clamp(0, 255).to(torch.uint8)
 
 
 @lru_cache(maxsize=16)
@@ -420,7 +423,7 @@ def _bilinear_taps(size: int, large: int, device: torch.device) -> tuple[Tensor,
     return torch.from_numpy(taps).to(device), torch.from_numpy(weights).to(device)
 
 
-def paste_patches(images: Tensor, draws: np.ndarray, sources: Tensor) -> Tensor:
+def paste_patches(images: Tensor, draws: np.ndarray, sources: Tensor | None) -> Tensor:
     """Paste a rectangle of another image, mirrored or not and turned about its centre, black where it turned away.
 
     Args: images (B, H, W, 3); draws (B, 9) as in `Draws.patch`; sources (n, H, W, 3), one per row with a patch.
@@ -428,6 +431,7 @@ def paste_patches(images: Tensor, draws: np.ndarray, sources: Tensor) -> Tensor:
     rows = (draws[:, 0] >= 0).nonzero()[0]
     if not len(rows):
         return images
+    assert sources is not None and len(sources) == len(rows)
     paste = _paste_pillow if images.device.type == "cpu" else _paste_gather
     return paste(images, rows, draws[rows], sources)
 
@@ -484,7 +488,7 @@ def jitter(images: Tensor, draws: np.ndarray) -> Tensor:
 
 def _jitter_pillow(images: Tensor, draws: np.ndarray) -> Tensor:
     out = images.clone()
-    for row in (draws[:, :4] >= 0).any(axis=1).nonzero()[0]:
+    for row in np.flatnonzero((draws[:, :4] >= 0).any(axis=1)):
         image = Image.fromarray(images[row].numpy())
         for number in draws[row, :4].argsort():
             if draws[row, number] >= 0:
@@ -581,7 +585,7 @@ def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     return torch.cat(channels, -1).clamp(0, 255).to(torch.uint8)
 
 
-def erase(images: Tensor, draws: np.ndarray, colour: tuple[float, float, float] | None) -> Tensor:
+def erase(images: Tensor, draws: np.ndarray, colour: tuple[float, ...] | None) -> Tensor:
     """Fill one rectangle of each image, in place.
 
     Args: images (B, 3, H, W) float32, normalised; draws (B, 5): y, x, h, w (h = 0: none), start in the noise bank;
@@ -592,7 +596,7 @@ def erase(images: Tensor, draws: np.ndarray, colour: tuple[float, float, float] 
     return _erase_where(images, draws, colour)
 
 
-def _erase_loop(images: Tensor, draws: np.ndarray, colour: tuple[float, float, float] | None) -> Tensor:
+def _erase_loop(images: Tensor, draws: np.ndarray, colour: tuple[float, ...] | None) -> Tensor:
     H, W = images.shape[2:]
     for b in draws[:, 2].nonzero()[0].tolist():
         y, x, h, w, start = draws[b].tolist()
@@ -602,7 +606,7 @@ def _erase_loop(images: Tensor, draws: np.ndarray, colour: tuple[float, float, f
     return images
 
 
-def _erase_where(images: Tensor, draws: np.ndarray, colour: tuple[float, float, float] | None) -> Tensor:
+def _erase_where(images: Tensor, draws: np.ndarray, colour: tuple[float, ...] | None) -> Tensor:
     B, _, H, W = images.shape
     device = images.device
     numbers = to_device(torch.from_numpy(draws), device)

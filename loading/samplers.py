@@ -49,8 +49,7 @@ def pk_batches(
     replacement, and may leave one out). No identity comes twice in a batch.
     Raises: ValueError if there are fewer than p identities.
     """
-    labels = np.asarray(labels)
-    names, inverse = np.unique(labels, return_inverse=True)
+    names, inverse = np.unique(np.asarray(labels), return_inverse=True)
     if len(names) < p:
         raise ValueError(
             f"batches of p={p} identities were asked for and the training set has {len(names)}: "
@@ -94,11 +93,9 @@ def balanced_batches(
         their images anew; here both are taken in turns, as `pk_batches` does for a given number of steps.
     Raises: ValueError if there are fewer than two groups, or fewer than p identities in all of them.
     """
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    kinds, sizes = np.unique(groups, return_counts=True)
-    members = {
-        name: [np.flatnonzero((labels == name) & (groups == kind)) for kind in kinds] for name in np.unique(labels)
-    }
+    pids, lights = np.asarray(labels), np.asarray(groups)
+    kinds, sizes = np.unique(lights, return_counts=True)
+    members = {name: [np.flatnonzero((pids == name) & (lights == kind)) for kind in kinds] for name in np.unique(pids)}
     complete = [images for images in members.values() if all(map(len, images))]
     if len(kinds) < 2 or len(complete) < p:
         raise ValueError(

@@ -60,7 +60,7 @@ def decode(path: str, image_size: tuple[int, int], interpolation: str = "bilinea
     """
     height, width = image_size
     with open(path, "rb") as file:
-        image = Image.open(file)  # no `draft`: the JPEG scaler would be faster and change pixels
+        image: Image.Image = Image.open(file)  # no `draft`: the JPEG scaler would be faster and change pixels
         image = image.convert("RGB") if image.mode != "RGB" else image
         if image.size != (width, height):
             image = image.resize((width, height), FILTERS[interpolation])
@@ -204,6 +204,7 @@ class ImageStore:
         """Pixels of the rows in index (B,) int64 on the CPU -> (B, H, W, 3) uint8 on `device`."""
         if self.cache == "none":
             return next(self._decode_ahead([index], 1))
+        assert self.data is not None
         shape = (len(index), *self.image_size, 3)
         if self.data.device.type != "cpu":
             return self.data.index_select(0, to_device(index, self.device))
@@ -236,6 +237,7 @@ class ImageStore:
 
     def _fill(self, cache: Cache) -> Tensor | None:
         if self.cache == "disk":
+            assert cache.folder is not None  # `_choose`
             return self._fill_disk(Path(cache.folder))
         if self.cache == "none":
             if self.skip_bad:  # which files are bad must be known before the first index is drawn

@@ -22,4 +22,5 @@ class Views(NamedTuple):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Views:
         """Every field that is there changed alike, for instance to some of its rows."""
-        return Views(*(None if field is None else change(field) for field in self))
+        infrared, there = (None if field is None else change(field) for field in self[1:])
+        return Views(change(self.camera), infrared, there)
