@@ -7,44 +7,70 @@ an error; weight names are torchreid's (KaiyangZhou/deep-person-reid at f8cd150)
 are. OSNet is in `networks/osnet.py`, since any head may follow it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from models import PCB, Output, ResNet50M, Softmax
+from models import PCB, Model, Output, ResNet50M, Softmax, logits_of
 from networks.blocks import linear_classifier
 from networks.resnets import kaiming_fan_out
+
+if TYPE_CHECKING:
+    from loading.views import Views
 
 
 class ConvBlock(nn.Module):
     """Convolution with bias, batch norm, ReLU."""
 
-    def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, padding=0):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 1,
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+    ):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
         self.bn = nn.BatchNorm2d(out_channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv(x)))
 
 
 class Streams(nn.Module):
     """Parallel paths stream1, stream2, ...; their outputs concatenated, or as a list with `concatenate=False`."""
 
-    def __init__(self, *streams, concatenate=True):
+    def __init__(self, *streams: nn.Module, concatenate: bool = True):
         super().__init__()
         for i, stream in enumerate(streams, start=1):
             self.add_module(f"stream{i}", stream)
         self.concatenate = concatenate
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         outputs = [stream(x) for stream in self.children()]
         return torch.cat(outputs, dim=1) if self.concatenate else outputs
 
 
-def no_imagenet(name, pretrained):
+class WholeNetwork(Model):
+    """A network drawn in one piece: only its identity classifiers are no part of the trunk.
+
+    That is what torchreid's two-stage training of such networks opens first (`open_layers` of its configurations), and
+    what a file of its ImageNet weights does not fill.
+    """
+
+    def trunk(self) -> Iterator[nn.Parameter]:
+        """Everything in front of the classifiers."""
+        return (p for name, p in self.named_parameters() if not name.startswith("classifier"))
+
+
+def no_imagenet(name: str, pretrained: bool) -> None:
     """RuntimeError for pretrained=True."""
     if pretrained:
         raise RuntimeError(
@@ -57,7 +83,7 @@ def no_imagenet(name, pretrained):
 # -- torchreid/models/mudeep.py ---------------------------------------------------------------------------------------
 
 
-class MuDeep(nn.Module):
+class MuDeep(WholeNetwork):
     """Two multi-scale stages, a saliency-weighted fusion of four streams, one fully connected layer.
 
     embedding = feats[0] (B, 4096). The map is averaged 4 x 4 before the layer, as in torchreid and not in the paper,
@@ -66,7 +92,7 @@ class MuDeep(nn.Module):
 
     renames = ()
 
-    def __init__(self, *, num_pids, pretrained=False, image_size=(256, 128)):
+    def __init__(self, *, num_pids: int, pretrained: bool = False, image_size: tuple[int, int] = (256, 128)):
         super().__init__()
         no_imagenet("MuDeep", pretrained)
         self.block1 = nn.Sequential()
@@ -102,19 +128,22 @@ class MuDeep(nn.Module):
         self.embedding_dim = 4096
         self.feat_dims = (4096,)
 
-    def forward(self, images, views=None):
+    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
+        """The fused streams: (B, 3, H, W) -> (B, 256, h, w)."""
+        return self.block5(self.block4(self.block3(self.block2(self.block1(images)))))
+
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
         if tuple(images.shape[2:]) != self.image_size:
             raise ValueError(
                 f"This MuDeep was built for images of {self.image_size[0]}x{self.image_size[1]}, got "
                 f"{images.shape[2]}x{images.shape[3]}. Its fully connected layer fixes the size."
             )
-        x = self.block4(self.block3(self.block2(self.block1(images))))
-        feature = self.fc(self.block5(x).flatten(1))  # (B, 4096)
-        classify = self.training and self.classifier is not None
-        return Output(feature, (self.classifier(feature),) if classify else (), (feature,))
+        fused = F.avg_pool2d(self.feature_map(images, views), 4)  # (B, 256, h / 4, w / 4)
+        feature = self.fc(fused.flatten(1))  # (B, 4096)
+        return Output(feature, logits_of(self, feature), (feature,))
 
 
-def _split3x3(channels_in, middle, channels_out):
+def _split3x3(channels_in: int, middle: int, channels_out: int) -> tuple[ConvBlock, ConvBlock]:
     return (
         ConvBlock(channels_in, middle, (1, 3), padding=(0, 1)),
         ConvBlock(middle, channels_out, (3, 1), padding=(1, 0)),
@@ -124,21 +153,22 @@ def _split3x3(channels_in, middle, channels_out):
 class Fusion(nn.Module):
     """Saliency-based fusion (section 3.2): a weighted sum of the streams, each weight in (0, 1) at first."""
 
-    def __init__(self, streams, channels):
+    def __init__(self, streams: int, channels: int):
         super().__init__()
         for i in range(1, streams + 1):
             self.register_parameter(f"a{i}", nn.Parameter(torch.rand(1, channels, 1, 1)))
 
-    def forward(self, streams):
-        total = sum(a * x for a, x in zip(self.parameters(), streams, strict=True))
-        return F.avg_pool2d(total, 4)
+    def forward(self, streams: Sequence[Tensor]) -> Tensor:
+        """Maps (B, C, h, w) -> one of that shape."""
+        first, *others = [a * x for a, x in zip(self.parameters(), streams, strict=True)]
+        return sum(others, first)
 
 
 # -- Li, Zhu, Gong. Harmonious Attention Network for Person Re-Identification. CVPR 2018. -----------------------------
 # -- torchreid/models/hacnn.py ----------------------------------------------------------------------------------------
 
 
-def inception_a(in_channels, out_channels):
+def inception_a(in_channels: int, out_channels: int) -> Streams:
     """Four streams of a quarter of the channels at the same size (Inception-A)."""
     quarter = out_channels // 4
     return Streams(
@@ -147,7 +177,7 @@ def inception_a(in_channels, out_channels):
     )
 
 
-def inception_b(in_channels, out_channels):
+def inception_b(in_channels: int, out_channels: int) -> Streams:
     """Streams of a quarter, a quarter and half of the channels at half the size (Inception-B)."""
     quarter = out_channels // 4
     return Streams(
@@ -164,12 +194,12 @@ def inception_b(in_channels, out_channels):
 class SpatialAttention(nn.Module):
     """One map (B, 1, h, w) from the mean over channels (section 3.1, I.1)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv1 = ConvBlock(1, 1, 3, stride=2, padding=1)
         self.conv2 = ConvBlock(1, 1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(x.mean(dim=1, keepdim=True))
         y = F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=True)
         return self.conv2(y[:, :, : x.shape[2], : x.shape[3]])  # odd sizes come back one larger
@@ -178,55 +208,55 @@ class SpatialAttention(nn.Module):
 class ChannelAttention(nn.Module):
     """One weight per channel (B, C, 1, 1) from the mean over positions (section 3.1, I.2)."""
 
-    def __init__(self, channels, reduction_rate=16):
+    def __init__(self, channels: int, reduction_rate: int = 16):
         super().__init__()
         self.conv1 = ConvBlock(channels, channels // reduction_rate)
         self.conv2 = ConvBlock(channels // reduction_rate, channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x.mean(dim=(2, 3), keepdim=True)))
 
 
 class SoftAttention(nn.Module):
     """Spatial times channel attention, mixed by a 1x1, in (0, 1) (section 3.1, I)."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.spatial_attn = SpatialAttention()
         self.channel_attn = ChannelAttention(channels)
         self.conv = ConvBlock(channels, channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.spatial_attn(x) * self.channel_attn(x)).sigmoid()
 
 
 class HardAttention(nn.Module):
     """Translations (t_x, t_y) in (-1, 1) of the regions, (B, regions, 2); at first regions from top to bottom."""
 
-    def __init__(self, channels, regions=4):
+    def __init__(self, channels: int, regions: int = 4):
         super().__init__()
         self.fc = nn.Linear(channels, 2 * regions)
         nn.init.zeros_(self.fc.weight)
         with torch.no_grad():
             self.fc.bias.copy_(torch.tensor([0, -0.75, 0, -0.25, 0, 0.25, 0, 0.75]))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.fc(x.mean(dim=(2, 3))).tanh().unflatten(1, (-1, 2))
 
 
 class HarmoniousAttention(nn.Module):
     """Soft attention of the map and the hard attention of the regions, both from the same map."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.soft_attn = SoftAttention(channels)
         self.hard_attn = HardAttention(channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.soft_attn(x), self.hard_attn(x)
 
 
-def crop_region(x, translation, size):
+def crop_region(x: Tensor, translation: Tensor, size: tuple[int, int]) -> Tensor:
     """A full-width quarter-height window of x (B, C, h, w), moved by `translation` (B, 2), resized to `size`.
 
     The affine transform of hard attention (section 3.1, II) as torchreid runs today: `grid_sample` with
@@ -235,11 +265,11 @@ def crop_region(x, translation, size):
     theta = x.new_zeros(len(x), 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = 1.0, 0.25
     theta[:, :, 2] = translation
-    window = F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False)
+    window = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
     return F.interpolate(window, size=size, mode="bilinear", align_corners=True)
 
 
-class HACNN(nn.Module):
+class HACNN(WholeNetwork):
     """Three inception stages with harmonious attention, and a local branch of four regions moved by hard attention.
 
     For images of 160 x 64. feats = (global, local), 512-d each; logits likewise; embedding: both L2-normalised and
@@ -249,7 +279,9 @@ class HACNN(nn.Module):
 
     renames = ()
 
-    def __init__(self, *, num_pids, pretrained=False, channels=(128, 256, 384), dim=512):
+    def __init__(
+        self, *, num_pids: int, pretrained: bool = False, channels: Sequence[int] = (128, 256, 384), dim: int = 512
+    ):
         super().__init__()
         no_imagenet("HACNN", pretrained)
         self.conv = ConvBlock(3, 32, 3, stride=2, padding=1)
@@ -268,21 +300,31 @@ class HACNN(nn.Module):
         self.embedding_dim = 2 * dim
         self.feat_dims = (dim, dim)
 
-    def forward(self, images, views=None):
+    def maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The last map of the global branch (B, C, h, w) and of each of the four regions."""
         x = self.conv(images)
-        regions = [None] * 4
+        regions: list[Tensor] = []
         for i, size in ((1, (24, 28)), (2, (12, 14)), (3, (6, 7))):
             y = getattr(self, f"inception{i}")(x)
             attention, translations = getattr(self, f"ha{i}")(y)
             local_conv = getattr(self, f"local_conv{i}")
-            for r in range(4):
-                region = crop_region(x, translations[:, r], size)
-                regions[r] = local_conv(region if i == 1 else region + regions[r])  # cross-attention
+            crops = [crop_region(x, translations[:, r], size) for r in range(4)]
+            if regions:
+                crops = [crop + region for crop, region in zip(crops, regions, strict=True)]  # cross-attention
+            regions = [local_conv(crop) for crop in crops]
             x = y * attention
+        return x, regions
+
+    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
+        """Of the global branch: (B, 3, H, W) -> (B, C, h, w)."""
+        return self.maps(images)[0]
+
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
+        x, regions = self.maps(images)
         overall = self.fc_global(x.mean(dim=(2, 3)))  # (B, 512)
         local = self.fc_local(torch.cat([region.mean(dim=(2, 3)) for region in regions], dim=1))  # (B, 512)
-        logits = ()
-        if self.training and self.num_pids:
+        logits: tuple[Tensor, ...] = ()
+        if self.training and self.classifier_global is not None and self.classifier_local is not None:
             logits = (self.classifier_global(overall), self.classifier_local(local))
         embedding = torch.cat((F.normalize(overall, dim=1), F.normalize(local, dim=1)), dim=1)
         return Output(embedding, logits, (overall, local))
@@ -296,7 +338,7 @@ class MLFNBlock(nn.Module):
     """`groups` factor modules (one grouped 3x3) whose outputs a factor selection vector s in (0, 1) weighs; returns
     the block's map and s (B, groups, 1, 1)."""
 
-    def __init__(self, in_channels, out_channels, stride, selection, groups):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, selection: tuple[int, int], groups: int):
         super().__init__()
         middle = out_channels // 2
         self.groups = groups
@@ -319,13 +361,13 @@ class MLFNBlock(nn.Module):
             nn.BatchNorm2d(groups),
             nn.Sigmoid(),
         )
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         if in_channels != out_channels or stride > 1:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         s = self.fsm(x)  # (B, g, 1, 1)
         y = F.relu(self.fm_bn1(self.fm_conv1(x)))
         y = F.relu(self.fm_bn2(self.fm_conv2(y)))
@@ -334,7 +376,7 @@ class MLFNBlock(nn.Module):
         return F.relu(self.downsample(x) + y), s
 
 
-class MLFN(nn.Module):
+class MLFN(WholeNetwork):
     """16 blocks of 32 factor modules; the selection vectors of all blocks join the last map's feature.
 
     embedding = feats[0] = (projected feature + projected selections) / 2 (B, 1024).
@@ -342,12 +384,13 @@ class MLFN(nn.Module):
 
     renames = ()
 
-    def __init__(self, *, num_pids, pretrained=False, groups=32, dim=1024):
+    def __init__(self, *, num_pids: int, pretrained: bool = False, groups: int = 32, dim: int = 1024):
         super().__init__()
         no_imagenet("MLFN", pretrained)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3)
         self.bn1 = nn.BatchNorm2d(64)
-        blocks, width = [], 64
+        blocks: list[nn.Module] = []
+        width = 64
         for stage, (count, out, selection) in enumerate(
             ((3, 256, (128, 64)), (4, 512, (256, 128)), (6, 1024, (512, 128)), (3, 2048, (512, 128)))
         ):
@@ -364,21 +407,29 @@ class MLFN(nn.Module):
         self.feat_dims = (dim,)
 
     @staticmethod
-    def _projection(in_channels, out_channels):
+    def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
         return nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
         )
 
-    def forward(self, images, views=None):
+    def map_and_selections(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The last map (B, C, h, w) and the selection vectors (B, groups, 1, 1) of all blocks."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, stride=2, padding=1)
         selections = []
         for block in self.feature:
             x, s = block(x)
             selections.append(s)
+        return x, selections
+
+    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
+        """Of the last block: (B, 3, H, W) -> (B, C, h, w)."""
+        return self.map_and_selections(images)[0]
+
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
+        x, selections = self.map_and_selections(images)
         projected = self.fc_x(x.mean(dim=(2, 3), keepdim=True)) + self.fc_s(torch.cat(selections, dim=1))
         feature = (projected / 2).flatten(1)  # (B, 1024)
-        classify = self.training and self.classifier is not None
-        return Output(feature, (self.classifier(feature),) if classify else (), (feature,))
+        return Output(feature, logits_of(self, feature), (feature,))
 
 
 # -- torchreid's keys -------------------------------------------------------------------------------------------------

@@ -46,8 +46,10 @@ class Published(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """`epochs` epochs in which only parameters whose names start with a prefix of `trainable` move (empty: all).
+    """`epochs` epochs in which only the groups `trainable` of the model's layers move (empty: all).
 
+    A group is "new", all that no pretrained weights fill, or a module of the network, such as "classifier": see
+    `models.Model.layers`.
     What is frozen keeps its BatchNorm in eval mode. `restart`: the learning rate schedule starts again with the stage;
     otherwise it runs on over all stages (torchreid's ``fixbase_epoch``, PCB+RPP).
     """
@@ -55,11 +57,6 @@ class Stage(NamedTuple):
     epochs: int
     trainable: tuple[str, ...] = ()
     restart: bool = False
-
-
-# Parameters outside the backbone, by the first part of their names: what `fixbase_epochs` trains.
-NEW_LAYERS = ("bottleneck", "classifier", "conv1", "fc", "global_pool", "heads", "local_", "part_classifier",
-              "reduction")  # fmt: skip
 
 
 class Term(NamedTuple):
@@ -322,7 +319,7 @@ class Recipe:
         if self.stages:
             return scaled(self.stages, self.epochs)
         frozen = min(self.fixbase_epochs, self.epochs)
-        first = (Stage(frozen, NEW_LAYERS),) if frozen else ()
+        first = (Stage(frozen, ("new",)),) if frozen else ()
         return (*first, Stage(self.epochs - frozen))
 
 
@@ -513,6 +510,21 @@ def check_network_fields(recipe: Recipe, given: dict) -> None:
             )
 
 
+def check_trunk(recipe: Recipe, given: dict) -> None:
+    """ValueError if `given` treats pretrained layers apart and there are none, or if a stage opens layers that the
+    network does not have. For a training: a test of the same recipe never asks."""
+    asked = [name for name, off in (("base_lr_mult", 1), ("fixbase_epochs", 0)) if given.get(name, off) != off]
+    if asked and recipe.pretrained == "none":
+        raise ValueError(
+            f"--{asked[0]} {given[asked[0]]} treats the pretrained layers apart, but recipe {recipe.name} starts with "
+            f"--pretrained none; leave --{asked[0]} out, or name weights with --pretrained imagenet or FILE"
+        )
+    opened = {group for stage in recipe.plan() for group in stage.trainable}
+    outline = recipe.outline(1) if opened else None
+    for group in sorted(opened):
+        outline.layers(group)
+
+
 def check_test_distance(recipe: Recipe) -> None:
     """ValueError if the recipe's test compares parts and its network has none."""
     if recipe.distance is None:
@@ -566,22 +578,23 @@ def triplet_loss(recipe: Recipe, reduction: str) -> nn.Module:
 class Some(nn.Module):
     """`loss` of the logits and feats that `which` picks."""
 
+    takes_notes = True
+
     def __init__(self, loss: nn.Module, which: slice):
         super().__init__()
         self.loss, self.which, self.needs = loss, which, loss.needs
 
-    def forward(self, output, labels):
+    def forward(self, output, labels, notes):
         output = output._replace(logits=output.logits[self.which], feats=output.feats[self.which])
         if not all(getattr(output, field) for field in self.needs):
             raise ValueError(
                 "reduction half weighs the first output against the others, but this network has only one; use mean"
             )
-        return self.loss(output, labels)
+        return losses.noted(self.loss, output, labels, notes)
 
-    def collapsed(self, mean: float) -> str | None:
+    def collapsed(self, mean: float, notes: dict) -> str | None:
         """The loss's own advice on its epoch mean; None if it has none."""
-        advice = getattr(self.loss, "collapsed", None)
-        return None if advice is None else advice(mean)
+        return losses.advice_of(self.loss, mean, notes)
 
 
 def over_outputs(name: str, weight: float, make: Callable[[str], nn.Module], reduction: str) -> dict:

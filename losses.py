@@ -5,30 +5,51 @@ Every loss is called as `loss(output, labels)`, where `output` has the fields
     logits    tuple of (B, N), one per ID classifier
     feats     tuple of (B, D_i), the features of the metric losses
     parts     (B, S, D) or None, the local features
-and `labels` (B,) are contiguous identities. Letters: B images, N identities, D width, F feats or classifiers, S parts.
+and `labels` (B,) are contiguous identities. No loss remembers a batch: what one notices in it beside its value goes
+into the `notes` that the caller hands to it. Letters: B images, N identities, D width, F feats or classifiers, S parts.
 All losses compute in float32 (float64 if given float64), also inside autocast: half precision cannot hold
 a squared distance.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Output(Protocol):
+    """The fields that losses read; `models.Output` has them."""
+
+    @property
+    def embedding(self) -> Tensor: ...
+    @property
+    def logits(self) -> tuple[Tensor, ...]: ...
+    @property
+    def feats(self) -> tuple[Tensor, ...]: ...
+    @property
+    def parts(self) -> Tensor | None: ...
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Functions on tensors
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def full_precision(x):
+def full_precision(x: Tensor) -> Tensor:
     """`x` as float32 if it is float16 or bfloat16, else unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def euclidean_distance(x, y):
+def euclidean_distance(x: Tensor, y: Tensor) -> Tensor:
     """All euclidean distances between the rows of x (..., M, D) and y (..., N, D) -> (..., M, N).
 
     Both are first shifted by the mean of y: distances do not change, but ||x||^2 + ||y||^2 - 2 x.y cancels far less,
@@ -46,7 +67,7 @@ def euclidean_distance(x, y):
         return torch.where(positive, squared, 1).sqrt() * positive
 
 
-def same_identity(labels):
+def same_identity(labels: Tensor) -> Tensor:
     """labels (B,) -> (B, B) bool. ValueError if the batch holds one identity only: no anchor would have a negative.
 
     Looked at where it costs nothing: on a GPU the answer would have to be waited for in every step.
@@ -60,7 +81,7 @@ def same_identity(labels):
     return same
 
 
-def hard_pairs(distances, labels):
+def hard_pairs(distances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Batch-hard mining (Hermans et al. 2017, L_BH): the furthest positive and the nearest negative of each anchor.
 
     distances (..., B, B), labels (B,) -> indices p, n, each (..., B).
@@ -76,7 +97,7 @@ def hard_pairs(distances, labels):
     return furthest, nearest
 
 
-def distance_to(feats, index):
+def distance_to(feats: Tensor, index: Tensor) -> Tensor:
     """Euclidean distance of each row to the row that index names: feats (..., B, D), index (..., B) -> (..., B).
 
     Computed from the difference, so exact for near duplicates; the gradient at distance zero is zero (as the
@@ -86,13 +107,15 @@ def distance_to(feats, index):
     return torch.linalg.vector_norm(feats - other, dim=-1)
 
 
-def ranking_loss(dist_ap, dist_an, margin):
-    """Mean over anchors of max(0, ap - an + margin), or of log(1 + exp(ap - an)) if margin is None."""
+def ranking_loss(dist_ap: Tensor, dist_an: Tensor, margin: float | None) -> Tensor:
+    """(..., B) each -> (...): mean of max(0, ap - an + margin), or of log(1 + exp(ap - an)) if margin is None."""
     gap = dist_ap - dist_an
     return F.softplus(gap).mean(-1) if margin is None else F.relu(gap + margin).mean(-1)
 
 
-def batch_hard_triplet(feats, labels, margin=0.3, hard_factor=0.0):
+def batch_hard_triplet(
+    feats: Tensor, labels: Tensor, margin: float | None = 0.3, hard_factor: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Batch-hard triplet loss of F features at once: feats (F, B, D), labels (B,) -> losses (F,), negatives (F, B).
 
     Hermans et al. 2017, L_BH; the harder-example factor h replaces ap by (1 + h) ap and an by (1 - h) an
@@ -107,14 +130,14 @@ def batch_hard_triplet(feats, labels, margin=0.3, hard_factor=0.0):
         return ranking_loss((1 + hard_factor) * dist_ap, (1 - hard_factor) * dist_an, margin), dist_an.detach()
 
 
-def center_distance(feats, centers, labels):
+def center_distance(feats: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
     """Mean over the batch of ||x_i - c_{y_i}||^2: feats (B, D), centers (N, D), labels (B,) -> scalar."""
     with torch.autocast(feats.device.type, enabled=False):
         squared = (full_precision(feats) - full_precision(centers[labels])).square().sum(-1)  # (B,)
         return squared.clamp(1e-12, 1e12).mean()
 
 
-def arc_margin(cosine, margin):
+def arc_margin(cosine: Tensor, margin: float) -> Tensor:
     """ArcFace, Deng et al. 2019, Eq. (3): cos(theta + m) from cos(theta), any shape.
 
     For theta + m > pi, where cos would rise again, the authors continue with the line cos(theta) - m sin(pi - m).
@@ -125,7 +148,7 @@ def arc_margin(cosine, margin):
     return torch.where(cosine > math.cos(math.pi - margin), phi, cosine - margin * math.sin(math.pi - margin))
 
 
-def weighted_regularized_triplet(feats, labels):
+def weighted_regularized_triplet(feats: Tensor, labels: Tensor) -> Tensor:
     """Weighted-regularised triplet loss of AGW (Ye et al. 2021): feats (B, D), labels (B,) -> scalar.
 
     log(1 + exp(sum_p w_p d_p - sum_n w_n d_n)) with w_p = softmax(d_p), w_n = softmax(-d_n), mean over anchors.
@@ -143,7 +166,7 @@ def weighted_regularized_triplet(feats, labels):
         return F.softplus(((positive - negative) * distances).sum(-1)).mean()
 
 
-def pairwise_circle_loss(feats, labels, margin, gamma):
+def pairwise_circle_loss(feats: Tensor, labels: Tensor, margin: float, gamma: float) -> Tensor:
     """Circle loss on pairs (Sun et al. 2020, Sec. 3): feats (B, D), labels (B,) -> scalar.
 
     log(1 + sum_n exp(gamma a_n (s_n - m)) * sum_p exp(-gamma a_p (s_p - 1 + m))) on cosines s, with the weights
@@ -162,7 +185,7 @@ def pairwise_circle_loss(feats, labels, margin, gamma):
         return F.softplus(logit_p.logsumexp(-1) + logit_n.logsumexp(-1)).mean()
 
 
-def focal_loss(logits, labels, gamma):
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     """Focal loss (Lin et al. 2017, Eq. (4)): mean of -(1 - p)^gamma log p: logits (B, N), labels (B,) -> scalar."""
     log_p = full_precision(logits).log_softmax(-1).gather(1, labels[:, None])  # (B, 1)
     # 1 - p = -expm1(log p) does not cancel near p = 1; kept off zero, where x^gamma has no gradient for gamma < 1
@@ -170,7 +193,7 @@ def focal_loss(logits, labels, gamma):
     return (-(miss**gamma) * log_p).mean()
 
 
-def element_sigmoid(distances):
+def element_sigmoid(distances: Tensor) -> Tensor:
     """sigmoid(l) of euclidean distances l, in place of AlignedReID's element distance (Zhang et al. 2017, Eq. (1)).
 
     d = (exp(l) - 1) / (exp(l) + 1) = tanh(l / 2) = 2 sigmoid(l) - 1. All monotone paths of an S x T grid have
@@ -180,12 +203,12 @@ def element_sigmoid(distances):
     return distances.sigmoid()
 
 
-def path_length(total, num_x, num_y):
+def path_length(total: Tensor, num_x: int, num_y: int) -> Tensor:
     """Sum of element distances from the sum of sigmoids over a path through num_x x num_y parts; never below zero."""
     return (2 * total - (num_x + num_y - 1)).clamp(min=0)
 
 
-def shortest_path(cost):
+def shortest_path(cost: Tensor) -> Tensor:
     """Least total cost of a path from cell (0, 0) to (S-1, T-1) that steps right or down: cost (S, T, *) -> (*).
 
     The dynamic programme of AlignedReID (Zhang et al. 2017, Eq. (2)), all trailing positions at once. Differentiable:
@@ -199,7 +222,7 @@ def shortest_path(cost):
     return path[-1]
 
 
-def aligned_pair_distance(x, y, normalize=False):
+def aligned_pair_distance(x: Tensor, y: Tensor, normalize: bool = False) -> Tensor:
     """Shortest-path local distance of matched pairs: x (B, S, D), y (B, T, D) -> (B,). See `aligned_distance`."""
     with torch.autocast(x.device.type, enabled=False):
         x, y = full_precision(x), full_precision(y)
@@ -210,7 +233,7 @@ def aligned_pair_distance(x, y, normalize=False):
         return path_length(total, x.shape[1], y.shape[1])
 
 
-def aligned_distance(x, y, normalize=False, memory=None):
+def aligned_distance(x: Tensor, y: Tensor, normalize: bool = False, memory: int | None = None) -> Tensor:
     """Local distance of AlignedReID between all pairs of images (Zhang et al. 2017, Sec. 3.1).
 
     x (M, S, D) and y (N, T, D), the S and T horizontal parts from top to bottom -> (M, N), from 0 to S + T - 1.
@@ -243,7 +266,7 @@ def aligned_distance(x, y, normalize=False, memory=None):
             return aligned_distance_blocked(x, y, memory)
 
 
-def aligned_distance_dense(x, y):
+def aligned_distance_dense(x: Tensor, y: Tensor) -> Tensor:
     """`aligned_distance` with a gradient: x (M, S, D), y (N, T, D) -> (M, N); holds all S * T * M * N elements."""
     (num_m, num_s, _), (num_n, num_t, _) = x.shape, y.shape
     length = euclidean_distance(x.flatten(0, 1), y.flatten(0, 1)).view(num_m, num_s, num_n, num_t)
@@ -251,7 +274,7 @@ def aligned_distance_dense(x, y):
     return path_length(total, num_s, num_t)
 
 
-def aligned_distance_blocked(x, y, memory):
+def aligned_distance_blocked(x: Tensor, y: Tensor, memory: int) -> Tensor:
     """`aligned_distance` without a gradient: x (M, S, D), y (N, T, D) -> (M, N), in `memory` bytes of buffers.
 
     On a CPU each thread takes blocks of rows of its own. Spreading every small operation over the threads instead
@@ -271,7 +294,7 @@ def aligned_distance_blocked(x, y, memory):
     block_m = max(1, pairs // block_n)
     total = x.new_empty(num_m, num_n)
 
-    def fill(m):
+    def fill(m: int) -> None:
         fill_path_totals(x[:, m : m + block_m], y, total[m : m + block_m], block_n)
 
     starts = range(0, num_m, block_m)
@@ -289,7 +312,7 @@ def aligned_distance_blocked(x, y, memory):
 
 
 @torch.inference_mode()  # a pool's thread does not inherit the caller's mode
-def fill_path_totals(x, y, total, block_n):
+def fill_path_totals(x: Tensor, y: Tensor, total: Tensor, block_n: int) -> None:
     """Writes the shortest paths' sums of sigmoids into total (m, N): x (S, m, D+2), y (T, N, D+2), block by block of y.
 
     One part of the block of y at a time: a single product gives its squared distances to all parts of x as S
@@ -309,7 +332,7 @@ def fill_path_totals(x, y, total, block_n):
         total[:, n : n + block_n] = path[-1]
 
 
-def advance_paths(path, cost, first):
+def advance_paths(path: Sequence[Tensor], cost: Sequence[Tensor], first: bool) -> None:
     """One row of `shortest_path` in place: path[s] (m, n) is the least cost up to cell s of the row, cost[s] (m, n)."""
     if first:
         path[0].copy_(cost[0])
@@ -322,13 +345,13 @@ def advance_paths(path, cost, first):
         path[s].add_(cost[s])
 
 
-def mutual_kl(logits, others):
+def mutual_kl(logits: Tensor, others: Tensor) -> Tensor:
     """Mean over the batch of KL(p_other || p): both (B, N) -> scalar. Only `logits` gets a gradient."""
     log_p, log_q = full_precision(logits).log_softmax(-1), full_precision(others).detach().log_softmax(-1)
     return F.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
 
 
-def focal_measure(before, after, gamma):
+def focal_measure(before: Tensor, after: Tensor, gamma: float) -> Tensor:
     """Pyramid's performance measure of a running mean that went from `before` to `after` (tensors of any shape).
 
     FL = -(1 - p)^gamma log p with p = min(after, before) / before (Zheng et al. 2019): 0 for a loss that did not fall.
@@ -343,12 +366,12 @@ def focal_measure(before, after, gamma):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def reduced(values, reduction):
+def reduced(values: Tensor, reduction: str) -> Tensor:
     """values (F,) -> their mean or sum."""
     return values.sum() if reduction == "sum" else values.mean()
 
 
-def check_reduction(reduction):
+def check_reduction(reduction: str) -> str:
     """`reduction` itself; ValueError unless it is 'mean' or 'sum'."""
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum' (over the model's feats or classifiers)")
@@ -367,14 +390,14 @@ class IDLoss(nn.Module):
 
     needs = ("logits",)
 
-    def __init__(self, label_smoothing=0.0, reduction="mean"):
+    def __init__(self, label_smoothing: float = 0.0, reduction: str = "mean"):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; it must be in [0, 1), the BoT value is 0.1")
         self.label_smoothing = label_smoothing
         self.reduction = check_reduction(reduction)
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
         count = len(output.logits)
         logits = full_precision(torch.cat(output.logits))  # (F*B, N): one kernel for Pyramid's 21 classifiers
         loss = F.cross_entropy(logits, labels.repeat(count), label_smoothing=self.label_smoothing)
@@ -391,8 +414,15 @@ class TripletLoss(nn.Module):
     """
 
     needs = ("feats",)
+    takes_notes = True
 
-    def __init__(self, margin=0.3, hard_factor=0.0, normalize=False, reduction="mean"):
+    def __init__(
+        self,
+        margin: float | None = 0.3,
+        hard_factor: float = 0.0,
+        normalize: bool = False,
+        reduction: str = "mean",
+    ):
         super().__init__()
         if margin is not None and margin < 0:
             raise ValueError(f"margin is {margin}; it must be at least 0, or None for the soft margin")
@@ -402,11 +432,10 @@ class TripletLoss(nn.Module):
         self.hard_factor = hard_factor
         self.normalize = normalize
         self.reduction = check_reduction(reduction)
-        self.num_feats = 1
-        self.negative_distance = None  # mean distance to the hardest negative in the last batch, a detached scalar
 
-    def forward(self, output, labels):
-        by_width = {}
+    def forward(self, output: Output, labels: Tensor, notes: dict[str, Any] | None = None) -> Tensor:
+        """As every loss. Into `notes`: num_feats, and the mean distance to the hardest negative, a detached scalar."""
+        by_width: dict[int, list[Tensor]] = {}
         for feat in output.feats:
             by_width.setdefault(feat.shape[-1], []).append(full_precision(feat))
         losses, negatives = [], []
@@ -417,23 +446,24 @@ class TripletLoss(nn.Module):
             loss, dist_an = batch_hard_triplet(feats, labels, self.margin, self.hard_factor)
             losses.append(loss)
             negatives.append(dist_an.flatten())
-        self.num_feats = len(output.feats)
-        self.negative_distance = torch.cat(negatives).mean()
+        if notes is not None:
+            notes.update(num_feats=len(output.feats), negative_distance=torch.cat(negatives).mean())
         return reduced(torch.cat(losses), self.reduction)
 
-    def collapsed(self, mean):
-        """Advice if the epoch's mean of this loss (unweighted) says that the embedding has collapsed, else None.
+    def collapsed(self, mean: float, notes: Mapping[str, Any]) -> str | None:
+        """Advice if the epoch's mean of this loss (unweighted) and the notes of its last batch say that the embedding
+        has collapsed, else None.
 
         When all embeddings shrink to a point, every distance d goes to 0 and the loss comes to rest at the margin
         (soft: ln 2) or a little above it, by what the furthest positive still exceeds the nearest negative (OSNet
         x0.25 on Market-1501 with AMSGrad at 1.5e-3 and no warm-up: 0.33, 0.32, ... for a margin of 0.3). A healthy
         loss also passes the margin once, on its way down, but with distances far larger than the margin; so the
         nearest negatives of the last batch must be closer than half the margin as well
-        (before the first batch the value alone decides).
+        (without notes the value alone decides).
         """
         level = math.log(2) if self.margin is None else self.margin
-        value = mean / self.num_feats if self.reduction == "sum" else mean
-        distance = 0.0 if self.negative_distance is None else float(self.negative_distance)
+        value = mean / notes.get("num_feats", 1) if self.reduction == "sum" else mean
+        distance = float(notes.get("negative_distance", 0.0))
         sits = 0.94 * level < value < 1.5 * level + 2 * self.hard_factor * distance and distance <= 0.5 * level
         if not sits:  # also if the mean is not a number
             return None
@@ -460,12 +490,12 @@ class CenterLoss(nn.Module):
 
     needs = ("feats",)
 
-    def __init__(self, num_pids, dim, sgd_lr=0.5):
+    def __init__(self, num_pids: int, dim: int, sgd_lr: float = 0.5):
         super().__init__()
         self.centers = nn.Parameter(torch.randn(num_pids, dim))
         self.sgd_lr = sgd_lr
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
         feats = torch.cat(output.feats, dim=1)  # (B, sum of D_i)
         if feats.shape[1] != self.centers.shape[1]:
             raise ValueError(
@@ -484,7 +514,7 @@ class CosineClassifier(nn.Module):
 
     needs = ("embedding",)
 
-    def __init__(self, dim, num_pids, scale, margin, label_smoothing=0.0):
+    def __init__(self, dim: int, num_pids: int, scale: float, margin: float, label_smoothing: float = 0.0):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_pids, dim))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -492,7 +522,7 @@ class CosineClassifier(nn.Module):
         self.margin = margin
         self.label_smoothing = label_smoothing
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
         embedding = output.embedding
         if embedding.shape[1] != self.weight.shape[1]:
             raise ValueError(
@@ -505,7 +535,7 @@ class CosineClassifier(nn.Module):
             logits = self.scale * self.with_margin(cosine, labels)
             return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
-    def with_margin(self, cosine, labels):
+    def with_margin(self, cosine: Tensor, labels: Tensor) -> Tensor:
         """cosine (B, N) -> the same with the margin in the true class."""
         raise NotImplementedError
 
@@ -517,10 +547,10 @@ class ArcFace(CosineClassifier):
     loss/arcface.py), the defaults here.
     """
 
-    def __init__(self, dim, num_pids, scale=30.0, margin=0.5, label_smoothing=0.0):
+    def __init__(self, dim: int, num_pids: int, scale: float = 30.0, margin: float = 0.5, label_smoothing: float = 0.0):
         super().__init__(dim, num_pids, scale, margin, label_smoothing)
 
-    def with_margin(self, cosine, labels):
+    def with_margin(self, cosine: Tensor, labels: Tensor) -> Tensor:
         true = cosine.gather(1, labels[:, None])  # (B, 1)
         return cosine.scatter(1, labels[:, None], arc_margin(true, self.margin))
 
@@ -531,10 +561,12 @@ class CosFace(CosineClassifier):
     Published values: s = 64, m = 0.35 (CosFace, the defaults); s = 30, m = 0.35 (AM-softmax); both for faces.
     """
 
-    def __init__(self, dim, num_pids, scale=64.0, margin=0.35, label_smoothing=0.0):
+    def __init__(
+        self, dim: int, num_pids: int, scale: float = 64.0, margin: float = 0.35, label_smoothing: float = 0.0
+    ):
         super().__init__(dim, num_pids, scale, margin, label_smoothing)
 
-    def with_margin(self, cosine, labels):
+    def with_margin(self, cosine: Tensor, labels: Tensor) -> Tensor:
         true = cosine.gather(1, labels[:, None])  # (B, 1)
         return cosine.scatter(1, labels[:, None], true - self.margin)
 
@@ -546,10 +578,12 @@ class CircleSoftmax(CosineClassifier):
     Published values: s = 64, m = 0.35 (JDAI-CV/fast-reid @c9bc3ce, configs/Base-SBS.yml), the defaults.
     """
 
-    def __init__(self, dim, num_pids, scale=64.0, margin=0.35, label_smoothing=0.0):
+    def __init__(
+        self, dim: int, num_pids: int, scale: float = 64.0, margin: float = 0.35, label_smoothing: float = 0.0
+    ):
         super().__init__(dim, num_pids, scale, margin, label_smoothing)
 
-    def with_margin(self, cosine, labels):
+    def with_margin(self, cosine: Tensor, labels: Tensor) -> Tensor:
         fixed = cosine.detach()
         positive = (1 + self.margin - fixed).clamp(min=0) * (cosine - 1 + self.margin)  # (B, N)
         negative = (fixed + self.margin).clamp(min=0) * (cosine - self.margin)  # (B, N)
@@ -564,13 +598,13 @@ class CircleLoss(nn.Module):
 
     needs = ("feats",)
 
-    def __init__(self, margin=0.25, gamma=128.0, reduction="mean"):
+    def __init__(self, margin: float = 0.25, gamma: float = 128.0, reduction: str = "mean"):
         super().__init__()
         self.margin = margin
         self.gamma = gamma
         self.reduction = check_reduction(reduction)
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
         losses = [pairwise_circle_loss(feat, labels, self.margin, self.gamma) for feat in output.feats]
         return reduced(torch.stack(losses), self.reduction)
 
@@ -584,11 +618,11 @@ class RingLoss(nn.Module):
 
     needs = ("feats",)
 
-    def __init__(self, radius=1.0):
+    def __init__(self, radius: float = 1.0):
         super().__init__()
         self.radius = nn.Parameter(torch.tensor(float(radius)))
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
         norms = [torch.linalg.vector_norm(full_precision(feat), dim=-1) for feat in output.feats]
         return (torch.cat(norms) - self.radius).square().mean()
 
@@ -602,14 +636,14 @@ class FocalLoss(nn.Module):
 
     needs = ("logits",)
 
-    def __init__(self, gamma=2.0, reduction="mean"):
+    def __init__(self, gamma: float = 2.0, reduction: str = "mean"):
         super().__init__()
         if gamma < 0:
             raise ValueError(f"gamma is {gamma}; it must be at least 0, the published value is 2")
         self.gamma = gamma
         self.reduction = check_reduction(reduction)
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
         losses = [focal_loss(logits, labels, self.gamma) for logits in output.logits]
         return reduced(torch.stack(losses), self.reduction)
 
@@ -622,12 +656,12 @@ class WeightedRegularizedTriplet(nn.Module):
 
     needs = ("feats",)
 
-    def __init__(self, normalize=False, reduction="mean"):
+    def __init__(self, normalize: bool = False, reduction: str = "mean"):
         super().__init__()
         self.normalize = normalize
         self.reduction = check_reduction(reduction)
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
         feats = [full_precision(feat) for feat in output.feats]
         feats = [F.normalize(feat, dim=-1) if self.normalize else feat for feat in feats]
         return reduced(torch.stack([weighted_regularized_triplet(feat, labels) for feat in feats]), self.reduction)
@@ -648,7 +682,13 @@ class AlignedTriplet(nn.Module):
 
     needs = ("feats", "parts")
 
-    def __init__(self, margin=0.3, normalize=False, normalize_parts=False, mine="global"):
+    def __init__(
+        self,
+        margin: float | None = 0.3,
+        normalize: bool = False,
+        normalize_parts: bool = False,
+        mine: str = "global",
+    ):
         super().__init__()
         if mine not in ("global", "local"):
             raise ValueError(f"mine is {mine!r}; choose 'global' or 'local'")
@@ -657,16 +697,18 @@ class AlignedTriplet(nn.Module):
         self.normalize_parts = normalize_parts
         self.mine = mine
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
+        assert output.parts is not None  # `needs`, which Criterion checks
         if output.parts.shape[1] % len(output.feats):
             raise ValueError(
                 f"AlignedTriplet got {output.parts.shape[1]} parts for {len(output.feats)} global features; each "
                 "global feature needs the same number of parts"
             )
         members = zip(output.feats, output.parts.chunk(len(output.feats), dim=1), strict=True)
-        return sum(self.member_loss(feat, parts, labels) for feat, parts in members)
+        first, *others = [self.member_loss(feat, parts, labels) for feat, parts in members]
+        return sum(others, first)
 
-    def member_loss(self, feat, parts, labels):
+    def member_loss(self, feat: Tensor, parts: Tensor, labels: Tensor) -> Tensor:
         """feat (B, D), parts (B, S, D'), labels (B,) -> scalar."""
         with torch.no_grad():
             if self.mine == "local":
@@ -681,7 +723,7 @@ class AlignedTriplet(nn.Module):
         return ranking_loss(dist_ap, dist_an, self.margin)
 
 
-def split_members(values, members, field):
+def split_members(values: Sequence[T], members: int, field: str) -> list[Sequence[T]]:
     """`values` of a model that joins `members` networks, cut into one tuple per network; ValueError if uneven."""
     if len(values) % members:
         raise ValueError(
@@ -692,7 +734,7 @@ def split_members(values, members, field):
     return [values[i : i + size] for i in range(0, len(values), size)]
 
 
-def mutual(members, term):
+def mutual(members: Sequence[Sequence[Tensor]], term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Sum over networks i of the mean over the others j of term(i's, j's), averaged over what each network has.
 
     The sum over i and the mean over j are those of train_ml.py (see AlignedTriplet).
@@ -710,11 +752,11 @@ class MutualKL(nn.Module):
 
     needs = ("logits",)
 
-    def __init__(self, members=2):
+    def __init__(self, members: int = 2):
         super().__init__()
         self.members = check_members(members)
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
         return mutual(split_members(output.logits, self.members, "logits"), mutual_kl)
 
 
@@ -727,12 +769,12 @@ class MutualDistance(nn.Module):
 
     needs = ("feats",)
 
-    def __init__(self, members=2, normalize=False):
+    def __init__(self, members: int = 2, normalize: bool = False):
         super().__init__()
         self.members = check_members(members)
         self.normalize = normalize
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
         feats = [full_precision(feat) for feat in output.feats]
         feats = [F.normalize(feat, dim=-1) if self.normalize else feat for feat in feats]
         matrices = [euclidean_distance(feat, feat) for feat in feats]  # (B, B) each
@@ -741,7 +783,7 @@ class MutualDistance(nn.Module):
         )
 
 
-def check_members(members):
+def check_members(members: int) -> int:
     """`members` itself, the number of networks; ValueError below 2."""
     if members < 2:
         raise ValueError(f"mutual learning needs at least 2 networks, not {members}")
@@ -758,58 +800,59 @@ class DynamicBalance(nn.Module):
     @63ffd64, src/train.py; k starts at 0 there, uncorrected, and here, so that the first steps train both losses.
 
     Where the released code divides by zero:
-    - FL_id = 0, since the running ID loss did not fall. `id_rising="both"` (default) reads the rule as
-      FL_triplet < sigma * FL_id, the limit of the ratio: both losses. The released code computes FL_id = -0.0; a
-      falling triplet loss then makes the ratio -inf, which is ID only, and one that did not fall makes it NaN, which
-      is both. `id_rising="id"` reproduces that.
+    - FL_id = 0, since the running ID loss did not fall. Here the rule is read as FL_triplet < sigma * FL_id, the limit
+      of the ratio: both losses. The released code computes FL_id = -0.0; a falling triplet loss then makes the ratio
+      -inf, which is ID only, and one that did not fall makes it NaN, which is both.
     - k = 0, since a loss was exactly zero up to now: a crash there, FL = 0 here. In the first step, where k is 0 as
       well, it sets p = 1/2 for both losses instead, with the same decision.
     A loss that is not finite leaves the running means as they were, so that one bad step does not end the rule.
 
-    All of it is computed on the device, without waiting for it. The state (`means`, `id_only`) are buffers, which
-    state_dict carries, so a resumed run decides as the uninterrupted one. In eval mode nothing moves and both terms
-    are returned. `id_only` is also the paper's switch of sampler: when true, the next batch is to be drawn at random,
-    else P x K. The triplet loss of a random batch still enters its running mean; without that it could never return.
+    All of it is computed on the device, without waiting for it. The running means are a buffer, which state_dict
+    carries, so a resumed run decides as the uninterrupted one. In eval mode nothing moves and both terms are returned.
+    The decision, `id_only` in the notes, is also the paper's switch of sampler: when true, the next batch is to be
+    drawn at random, else P x K. The triplet loss of a random batch still enters its running mean; without that it could
+    never return.
     """
 
     names = ("id", "triplet")
     needs = ("logits", "feats")
+    takes_notes = True
 
-    def __init__(self, id_loss, triplet_loss, alpha=0.25, gamma=2.0, sigma=0.16, id_rising="both"):
+    def __init__(
+        self, id_loss: nn.Module, triplet_loss: nn.Module, alpha: float = 0.25, gamma: float = 2.0, sigma: float = 0.16
+    ):
         super().__init__()
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha is {alpha}; it must be in (0, 1], the published value is 0.25")
-        if id_rising not in ("both", "id"):
-            raise ValueError(f"id_rising is {id_rising!r}; choose 'both' (the limit) or 'id' (as the released code)")
         self.id_loss = id_loss
         self.triplet_loss = triplet_loss
         self.alpha, self.gamma, self.sigma = alpha, gamma, sigma
-        self.id_rising = id_rising
+        self.means: Tensor
         self.register_buffer("means", torch.zeros(2))  # running means k of the ID and the triplet loss
-        self.register_buffer("id_only", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, output, labels):
-        id_term, triplet_term = self.id_loss(output, labels), self.triplet_loss(output, labels)
+    def forward(self, output: Output, labels: Tensor, notes: dict[str, Any] | None = None) -> dict[str, Tensor]:
+        """Terms `id` and `triplet`. Into `notes`: the triplet loss's and, in training, id_only, a bool scalar."""
+        notes = {} if notes is None else notes
+        id_term = self.id_loss(output, labels)
+        triplet_term = noted(self.triplet_loss, output, labels, notes)
         if self.training:
-            self.update(torch.stack((id_term, triplet_term)).detach())
-            triplet_term = torch.where(self.id_only, 0, triplet_term)
+            id_only = self.update(torch.stack((id_term, triplet_term)).detach())
+            triplet_term = torch.where(id_only, 0, triplet_term)
+            notes["id_only"] = id_only
         return {"id": id_term, "triplet": triplet_term}
 
     @torch.no_grad()
-    def update(self, losses):
-        """Advances the rule by one step: losses (2,) are the ID and the triplet loss."""
+    def update(self, losses: Tensor) -> Tensor:
+        """Advances the rule by one step: losses (2,) are the ID and the triplet loss -> whether the step is ID only."""
         after = self.alpha * losses.to(self.means) + (1 - self.alpha) * self.means
         after = torch.where(losses.isfinite().all(), after, self.means)
         fl_id, fl_triplet = focal_measure(self.means, after, self.gamma)
-        id_only = fl_triplet < self.sigma * fl_id
-        if self.id_rising == "id":
-            id_only = id_only | ((fl_id == 0) & (fl_triplet > 0))
-        self.id_only.copy_(id_only)
         self.means.copy_(after)
+        return fl_triplet < self.sigma * fl_id
 
-    def collapsed(self, mean):
+    def collapsed(self, mean: float, notes: Mapping[str, Any]) -> str | None:
         """The triplet loss's advice, from its running mean: the logged term `mean` is zero in ID-only steps."""
-        return self.triplet_loss.collapsed(float(self.means[1]))
+        return advice_of(self.triplet_loss, float(self.means[1]), notes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -817,19 +860,40 @@ class DynamicBalance(nn.Module):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class Terms(dict[str, Tensor]):
+    """{name: weight * loss} of a batch, scalars with their graph; what trains is their sum.
+
+    notes: {loss's name: {what it noticed in the batch: value}}, of losses that notice something.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: dict[str, dict[str, Any]] = {}
+
+    @property
+    def id_only(self) -> bool:
+        """True if the next batch may be random rather than P x K (DynamicBalance); waits for the device."""
+        return any(bool(notes.get("id_only", False)) for notes in self.notes.values())
+
+
+def noted(loss: nn.Module, output: Output, labels: Tensor, notes: dict[str, Any]) -> Any:
+    """loss(output, labels); a loss that `takes_notes` gets `notes` to write into."""
+    return loss(output, labels, notes) if getattr(loss, "takes_notes", False) else loss(output, labels)
+
+
 class Criterion(nn.Module):
     """The weighted losses of a recipe: `Criterion(id=(1, IDLoss(0.1)), triplet=(1, TripletLoss(0.3)))`.
 
-    criterion(output, labels) -> {name: weight * loss}, scalars with their graph, in the order given. A loss that
-    yields several terms (DynamicBalance) names them itself in `loss.names`.
+    criterion(output, labels) -> `Terms`, in the order given. A loss that yields several terms (DynamicBalance) names
+    them itself in `loss.names`.
     A weight must be positive and finite: a term that is not wanted is left out, so that what is listed is what trains.
     """
 
-    def __init__(self, **losses):
+    def __init__(self, **losses: tuple[float, nn.Module]):
         super().__init__()
         if not losses:
             raise ValueError("Criterion has no loss; pass at least one, such as id=(1, IDLoss())")
-        self.weights = {}
+        self.weights: dict[str, float] = {}
         self.losses = nn.ModuleDict()
         for name, (weight, loss) in losses.items():
             if not (weight > 0 and math.isfinite(weight)):
@@ -841,41 +905,42 @@ class Criterion(nn.Module):
             raise ValueError(f"two losses have a term of the same name among {', '.join(names)}; rename one")
 
     @property
-    def terms(self):
+    def terms(self) -> tuple[tuple[str, float, nn.Module], ...]:
         """Tuple of (name, weight, loss) in order."""
         return tuple((name, self.weights[name], loss) for name, loss in self.losses.items())
 
-    def names(self, name):
+    def names(self, name: str) -> tuple[str, ...]:
         """Names of the terms that the loss called `name` yields."""
         return getattr(self.losses[name], "names", None) or (name,)
 
-    def forward(self, output, labels):
+    def forward(self, output: Output, labels: Tensor) -> Terms:
         if len(labels) != len(output.embedding):
             raise ValueError(f"{len(output.embedding)} embeddings came with {len(labels)} labels")
-        terms = {}
+        terms = Terms()
         for name, weight, loss in self.terms:
             check_fields(name, loss, output)
-            value = loss(output, labels)
+            notes: dict[str, Any] = {}
+            value = noted(loss, output, labels, notes)
             values = value if isinstance(value, dict) else {name: value}
             terms.update({key: weight * term for key, term in values.items()})
+            terms.notes |= {name: notes} if notes else {}
         return terms
 
-    @property
-    def id_only(self):
-        """True if the next batch may be random rather than P x K (DynamicBalance); always False without such a loss."""
-        return any(bool(getattr(loss, "id_only", False)) for loss in self.losses.values())
-
-    def collapsed(self, means):
-        """Advice of every loss that knows how it collapses, given the epoch's mean of each term as floats by name."""
-        advice = []
-        for name, weight, loss in self.terms:
-            if hasattr(loss, "collapsed"):
-                text = loss.collapsed(sum(means[key] for key in self.names(name)) / weight)
-                advice += [] if text is None else [text]
-        return advice
+    def collapsed(self, means: Mapping[str, float], notes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Advice of every loss that knows how it collapses, given the epoch's mean of each term as floats by name and
+        the notes of its last batch."""
+        sums = ((name, loss, sum(means[key] for key in self.names(name)) / weight) for name, weight, loss in self.terms)
+        advice = (advice_of(loss, mean, notes.get(name, {})) for name, loss, mean in sums)
+        return [text for text in advice if text is not None]
 
 
-def check_fields(name, loss, output):
+def advice_of(loss: nn.Module, mean: float, notes: Mapping[str, Any]) -> str | None:
+    """loss.collapsed(mean, notes); None of a loss that does not know how it collapses."""
+    collapsed: Any = getattr(loss, "collapsed", None)
+    return None if collapsed is None else collapsed(mean, notes)
+
+
+def check_fields(name: str, loss: nn.Module, output: Output) -> None:
     """ValueError if a field that the loss reads is empty in this model's output."""
     for field in getattr(loss, "needs", ()):
         value = getattr(output, field)

@@ -52,7 +52,7 @@ import tester
 import train
 import visualize
 from cli import customised, dataset_options, named_recipe, overrides, parse
-from config import applies, check_test_distance, value_in
+from config import applies, check_test_distance, check_trunk, value_in
 from loading import samplers
 from machine import files, memory, processes
 from machine.device import pick_amp, pick_device
@@ -320,6 +320,7 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     check_before_training(args, found, trains, tests)
     recipe = customised(recipe, given)
     check_test_distance(recipe)
+    check_trunk(recipe, given)
     run = make_run(args, recipe, trains)
     data = datasets.combine([found[name] for name in trains], args.use_all_images)
     cameras = data.numbering if recipe.uses_cameras else {}

@@ -1,28 +1,30 @@
 """Person re-ID models, one class per paper, in the order of the papers.
 
 Every model takes images (B, 3, H, W), normalised as its backbone expects, and `loading.views.Views` of them (or None),
-and returns an `Output`, in training and in
-evaluation alike. Trunks come from `backbones.create`; networks with a trunk of their own are in `architectures.py`.
-
-All constructors are keyword-only and share
-    num_pids: training identities; 0 builds no classifiers (testing, or an ID loss that holds its own weights)
-    backbone, pretrained, last_stride, image_size: see `backbones.create`
-and set embedding_dim, feat_dims (widths of `Output.feats`) and num_pids.
-`renames` of a class are (their prefix, our prefix) pairs of weight names in released code; a name that neither matches
-one nor is one of ours belongs to the trunk, which released code often keeps at the root: put `base.` in front of it.
+and returns an `Output`, in training and in evaluation alike. Trunks come from `backbones.create`; networks with a trunk
+of their own are in `architectures.py`. What all share is in `Model` and `Headed`; all constructors are keyword-only.
 """
+
+from __future__ import annotations
 
 import copy
 import itertools
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from networks import backbones, resnets
 from networks.blocks import POOLINGS, GeM, bn_neck, conv_reduction, linear_classifier, linear_classifiers, reduction
+
+if TYPE_CHECKING:
+    from loading.views import Views
+
+T = TypeVar("T")
 
 
 class Output(NamedTuple):
@@ -34,23 +36,90 @@ class Output(NamedTuple):
     parts (B, S, d): part features for a local distance, or None.
     """
 
-    embedding: torch.Tensor
-    logits: tuple[torch.Tensor, ...] = ()
-    feats: tuple[torch.Tensor, ...] = ()
-    parts: torch.Tensor | None = None
+    embedding: Tensor
+    logits: tuple[Tensor, ...] = ()
+    feats: tuple[Tensor, ...] = ()
+    parts: Tensor | None = None
+
+
+class Model(nn.Module):
+    """What every network answers beside `forward(images, views) -> Output`.
+
+    num_pids: training identities it has classifiers for; 0: none (testing, or an ID loss that holds its own weights).
+    embedding_dim: D of `Output.embedding`. feat_dims: widths of `Output.feats`.
+    renames: (their prefix, our prefix) pairs of weight names in released code; a name that neither matches one nor is
+        one of ours belongs to the trunk, which released code often keeps at the root: put `base.` in front of it.
+    """
+
+    renames: tuple[tuple[str, str], ...] = ()
+    num_pids: int
+    embedding_dim: int
+    feat_dims: tuple[int, ...]
+    base: backbones.Backbone
+
+    def trunk(self) -> Iterator[nn.Parameter]:
+        """Parameters that a file of pretrained weights fills. All others are new layers: they begin at random."""
+        return self.base.parameters()
+
+    def layers(self, group: str) -> list[nn.Parameter]:
+        """Parameters of `group`: "new" (all but the trunk), or the module of that name, such as "classifier".
+
+        ValueError if there are none.
+        """
+        if group == "new":
+            trunk = {id(p) for p in self.trunk()}
+            found = [p for p in self.parameters() if id(p) not in trunk]
+        else:
+            module = dict(self.named_modules()).get(group)
+            found = [] if module is None else list(module.parameters())
+        if not found:
+            names = [name for name, child in self.named_children() if next(child.parameters(), None) is not None]
+            raise ValueError(
+                f"a training stage opens the {group} layers alone, but this {type(self).__name__} has none; its layers "
+                f"are {', '.join(names)}. Set --fixbase_epochs 0, or name one of these in the stages of the recipe"
+            )
+        return found
+
+    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
+        """The trunk's last map, which activation maps are drawn from: (B, 3, H, W) -> (B, C, h, w)."""
+        return self.base(images)
+
+    def begin_stage(self, stage: int) -> None:
+        """Told the index of each training stage as it begins."""
+
+
+class Headed(Model):
+    """A network of one trunk, `base`, and a head: the arguments that the constructors of most models share.
+
+    num_pids: training identities, see `Model`.
+    backbone, pretrained, image_size and `trunk` (last_stride, stem_relu, stem_ceil): see `backbones.create`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_pids: int,
+        backbone: str = "resnet50",
+        pretrained: bool = False,
+        image_size: tuple[int, int] | None = None,
+        **trunk: Any,
+    ):
+        super().__init__()
+        self.num_pids = num_pids
+        self.base = backbones.create(backbone, pretrained=pretrained, image_size=image_size, **trunk)
 
 
 # -- building blocks --------------------------------------------------------------------------------------------------
 
 
-def choose(option, value, choices):
+def choose(option: str, value: str, choices: Mapping[str, T]) -> T:
     """choices[value], or an error that lists them."""
     if value not in choices:
         raise ValueError(f"{option} is '{value}'; expected one of {', '.join(sorted(choices))}.")
     return choices[value]
 
 
-def check_rows(feature_map, parts, method):
+def check_rows(feature_map: Tensor, parts: int, method: str) -> None:
     """ValueError if a map (B, C, h, w) is too low to be cut into `parts` stripes."""
     rows = feature_map.shape[2]
     if rows < parts:
@@ -60,31 +129,27 @@ def check_rows(feature_map, parts, method):
         )
 
 
-def resnet_trunk(backbone, method, **options):
-    """A ResNet whose stages are children, for methods that read inside them; ValueError for another backbone."""
-    base = backbones.create(backbone, **options)
-    if not isinstance(base, nn.Sequential) or not hasattr(base, "layer4"):
+def logits_of(model: Model, feature: Tensor) -> tuple[Tensor, ...]:
+    """Of a network with one `classifier`: feature (B, D) -> its logits ((B, num_pids),); () in eval mode or without."""
+    classify: Any = model.classifier
+    return (classify(feature),) if model.training and classify is not None else ()
+
+
+def resnet_stages(base: nn.Module, method: str) -> dict[str, nn.Module]:
+    """The children of a ResNet by name, for methods that read inside its stages; ValueError for another backbone."""
+    stages = dict(base.named_children())
+    if not isinstance(base, nn.Sequential) or "layer4" not in stages:
         raise ValueError(
-            f"{method} reads inside the stages of a ResNet, which backbone '{backbone}' does not "
-            "have. Use resnet50, another ResNet or ResNeXt of torchvision, or a resnet*_ibn_*."
+            f"{method} reads inside the stages of a ResNet, which this backbone ({type(base).__name__}) does not "
+            "have. Use --backbone resnet50, another ResNet or ResNeXt of torchvision, or a resnet*_ibn_*."
         )
-    return base
-
-
-def before_layer4(base, images):
-    """The output of `layer3` of a ResNet."""
-    x = images
-    for name, stage in base.named_children():
-        if name == "layer4":
-            break
-        x = stage(x)
-    return x
+    return stages
 
 
 # -- plain classification baseline ------------------------------------------------------------------------------------
 
 
-class Softmax(nn.Module):
+class Softmax(Headed):
     """Backbone, pooling, optional reduction, classifier: the baseline of torchreid and of every OSNet.
 
     `osnet_x0_25` is backbone="osnet_x0_25", fc_dims=(512,); `resnet50_fc512` the same with last_stride=1.
@@ -94,37 +159,26 @@ class Softmax(nn.Module):
     renames = ()  # torchreid's names, once the trunk is put under base.
 
     def __init__(
-        self,
-        *,
-        num_pids,
-        backbone="resnet50",
-        pretrained=False,
-        last_stride=None,
-        fc_dims=(),
-        pooling="avg",
-        image_size=None,
+        self, *, last_stride: int | None = None, fc_dims: Sequence[int] = (), pooling: str = "avg", **trunk: Any
     ):
-        super().__init__()
-        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
+        super().__init__(last_stride=last_stride, **trunk)
         self.global_pool = choose("pooling", pooling, POOLINGS)()
         dims = (self.base.out_channels, *(fc_dims or ()))
         self.fc = reduction(dims)
-        self.classifier = linear_classifier(dims[-1], num_pids, bias=True, std=0.01)
-        self.num_pids = num_pids
+        self.classifier = linear_classifier(dims[-1], self.num_pids, bias=True, std=0.01)
         self.embedding_dim = dims[-1]
         self.feat_dims = (dims[-1],)
 
-    def forward(self, images, views=None):
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
         feature = self.fc(self.global_pool(self.base(images)))  # (B, D)
-        classify = self.training and self.classifier is not None
-        return Output(feature, (self.classifier(feature),) if classify else (), (feature,))
+        return Output(feature, logits_of(self, feature), (feature,))
 
 
 # -- Zhang, Luo, Fan, Xiang, Sun, et al. AlignedReID: Surpassing Human-Level Performance in Person Re-Identification. --
 # -- arXiv:1711.08184, 2017. Released reproduction: huanghoujing/AlignedReID-Re-Production-Pytorch at 2e2d454. ---------
 
 
-class AlignedReID(nn.Module):
+class AlignedReID(Headed):
     """A global feature and one local feature per row of the map; compared by shortest-path distance.
 
     embedding = feats[0] (B, C), global average; parts (B, h, 128): each row pooled, 1x1, batch norm, ReLU.
@@ -135,38 +189,26 @@ class AlignedReID(nn.Module):
     renames = (("fc.", "classifier."),)
 
     def __init__(
-        self,
-        *,
-        num_pids,
-        backbone="resnet50",
-        pretrained=False,
-        last_stride=None,
-        local_dim=128,
-        local_pooling="max",
-        image_size=None,
+        self, *, last_stride: int | None = None, local_dim: int = 128, local_pooling: str = "max", **trunk: Any
     ):
-        super().__init__()
-        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
+        super().__init__(last_stride=last_stride, **trunk)
         dim = self.base.out_channels
         self.row_max = choose("local_pooling", local_pooling, {"max": True, "avg": False})
         self.local_conv = nn.Conv2d(dim, local_dim, 1)
         self.local_bn = nn.BatchNorm2d(local_dim)
-        self.classifier = linear_classifier(dim, num_pids, bias=True, std=0.001)
-        self.num_pids = num_pids
+        self.classifier = linear_classifier(dim, self.num_pids, bias=True, std=0.001)
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
-    def forward(self, images, views=None):
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
         feature_map = self.base(images)  # (B, C, h, w)
         feature = feature_map.mean(dim=(2, 3))  # (B, C)
         rows = feature_map.amax(3, keepdim=True) if self.row_max else feature_map.mean(3, keepdim=True)  # (B, C, h, 1)
         local = F.relu(self.local_bn(self.local_conv(rows)))  # (B, d, h, 1)
-        classify = self.training and self.classifier is not None
-        logits = (self.classifier(feature),) if classify else ()
-        return Output(feature, logits, (feature,), local.squeeze(3).transpose(1, 2))
+        return Output(feature, logits_of(self, feature), (feature,), local.squeeze(3).transpose(1, 2))
 
 
-class AlignedReIDPlusPlus(nn.Module):
+class AlignedReIDPlusPlus(Headed):
     """AlignedReID++ (Luo et al., Pattern Recognition 2019; michuanhaohao/AlignedReID, models/ResNet.py at fca9620).
 
     Parts are the L2-normalised maxima of each row (DMLI distance): while training after batch norm, ReLU and a 1x1 to
@@ -179,20 +221,16 @@ class AlignedReIDPlusPlus(nn.Module):
         *((f"base.{i + 3}.", f"base.layer{i}.") for i in (1, 2, 3, 4)),
     )
 
-    def __init__(
-        self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, local_dim=128, image_size=None
-    ):
-        super().__init__()
-        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
+    def __init__(self, *, last_stride: int | None = None, local_dim: int = 128, **trunk: Any):
+        super().__init__(last_stride=last_stride, **trunk)
         dim = self.base.out_channels
         self.bn = nn.BatchNorm2d(dim)
         self.conv1 = nn.Conv2d(dim, local_dim, 1)
-        self.classifier = linear_classifier(dim, num_pids, bias=True, std=0.001)
-        self.num_pids = num_pids
+        self.classifier = linear_classifier(dim, self.num_pids, bias=True, std=0.001)
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
-    def forward(self, images, views=None):
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
         feature_map = self.base(images)  # (B, C, h, w)
         feature = feature_map.mean(dim=(2, 3))  # (B, C)
         rows = F.relu(self.bn(feature_map)) if self.training else feature_map
@@ -200,11 +238,10 @@ class AlignedReIDPlusPlus(nn.Module):
         if self.training:
             rows = self.conv1(rows)  # (B, d, h, 1)
         parts = F.normalize(rows.squeeze(3), dim=1).transpose(1, 2)  # (B, h, d or C)
-        classify = self.training and self.classifier is not None
-        return Output(feature, (self.classifier(feature),) if classify else (), (feature,), parts)
+        return Output(feature, logits_of(self, feature), (feature,), parts)
 
 
-class Mutual(nn.Module):
+class Mutual(Model):
     """Several networks that learn from each other (Zhang et al., Deep Mutual Learning, CVPR 2018), as in AlignedReID.
 
     While training, logits and feats are those of the first network, then those of the next, and parts are joined along
@@ -213,30 +250,47 @@ class Mutual(nn.Module):
 
     renames = ()
 
-    def __init__(self, members):
+    def __init__(self, members: Iterable[Model]):
         super().__init__()
-        self.members = nn.ModuleList(members)
-        if len(self.members) < 2:
-            raise ValueError(f"Mutual learning needs at least two networks, got {len(self.members)}.")
-        self.num_pids = self.members[0].num_pids
-        self.embedding_dim = self.members[0].embedding_dim
-        self.feat_dims = tuple(dim for member in self.members for dim in member.feat_dims)
+        members = list(members)
+        self.members: Any = nn.ModuleList(members)
+        if len(members) < 2:
+            raise ValueError(f"Mutual learning needs at least two networks, got {len(members)}.")
+        self.num_pids = members[0].num_pids
+        self.embedding_dim = members[0].embedding_dim
+        self.feat_dims = tuple(dim for member in members for dim in member.feat_dims)
 
-    def forward(self, images, views=None):
+    def trunk(self) -> Iterator[nn.Parameter]:
+        """Of every member."""
+        return itertools.chain.from_iterable(member.trunk() for member in self.members)
+
+    def layers(self, group: str) -> list[nn.Parameter]:
+        """Of every member."""
+        return [p for member in self.members for p in member.layers(group)]
+
+    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
+        """Of the network that answers in a test: (B, 3, H, W) -> (B, C, h, w)."""
+        return self.members[0].feature_map(images, views)
+
+    def begin_stage(self, stage: int) -> None:
+        """Told to every member."""
+        for member in self.members:
+            member.begin_stage(stage)
+
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
         if not self.training:
             return self.members[0](images, views)
         outputs = [member(images, views) for member in self.members]
         parts = None if outputs[0].parts is None else torch.cat([o.parts for o in outputs], dim=1)
-        return Output(
-            outputs[0].embedding, sum((o.logits for o in outputs), ()), sum((o.feats for o in outputs), ()), parts
-        )
+        logits, feats = (tuple(x for o in outputs for x in getattr(o, field)) for field in ("logits", "feats"))
+        return Output(outputs[0].embedding, logits, feats, parts)
 
 
 # -- Yu, Chang, Song, Xiang, Hospedales. The Devil is in the Middle: Exploiting Mid-level Representations for ----------
 # -- Cross-Domain Instance Matching. arXiv:1711.08106, 2017. Names: torchreid/models/resnetmid.py at f8cd150. ----------
 
 
-class ResNet50M(nn.Module):
+class ResNet50M(Headed):
     """The last block's feature beside a fusion of the two before it: embedding = feats[0] = (1024 + 2048).
 
     Any ResNet with at least three blocks in its last stage may be the backbone.
@@ -244,41 +298,36 @@ class ResNet50M(nn.Module):
 
     renames = ()
 
-    def __init__(
-        self, *, num_pids, backbone="resnet50", pretrained=False, last_stride=None, fusion_dim=1024, image_size=None
-    ):
-        super().__init__()
-        self.base = resnet_trunk(
-            backbone, "ResNet50M", pretrained=pretrained, last_stride=last_stride, image_size=image_size
-        )
-        if len(self.base.layer4) != 3:
-            raise ValueError(
-                f"ResNet50M fuses the three blocks of the last stage; '{backbone}' has {len(self.base.layer4)}."
-            )
+    def __init__(self, *, last_stride: int | None = None, fusion_dim: int = 1024, **trunk: Any):
+        super().__init__(last_stride=last_stride, **trunk)
+        blocks = list(resnet_stages(self.base, "ResNet50M")["layer4"].children())
+        if len(blocks) != 3:
+            raise ValueError(f"ResNet50M fuses the three blocks of the last stage; this backbone has {len(blocks)}.")
         dim = self.base.out_channels
         self.fc_fusion = reduction((2 * dim, fusion_dim))
         self.embedding_dim = fusion_dim + dim
         self.feat_dims = (self.embedding_dim,)
-        self.classifier = linear_classifier(self.embedding_dim, num_pids, bias=True, std=0.01)
-        self.num_pids = num_pids
+        self.classifier = linear_classifier(self.embedding_dim, self.num_pids, bias=True, std=0.01)
 
-    def forward(self, images, views=None):
-        x = before_layer4(self.base, images)
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
+        *earlier, layer4 = self.base.children()
+        x = images
+        for stage in earlier:
+            x = stage(x)
         pooled = []
-        for block in self.base.layer4:
+        for block in layer4.children():
             x = block(x)
             pooled.append(x.mean(dim=(2, 3)))  # (B, C)
         mid = self.fc_fusion(torch.cat(pooled[:2], dim=1))  # (B, 1024)
         feature = torch.cat((mid, pooled[2]), dim=1)  # (B, 3072)
-        classify = self.training and self.classifier is not None
-        return Output(feature, (self.classifier(feature),) if classify else (), (feature,))
+        return Output(feature, logits_of(self, feature), (feature,))
 
 
 # -- Sun, Zheng, Yang, Tian, Wang. Beyond Part Models: Person Retrieval with Refined Part Pooling (and a Strong --------
 # -- Convolutional Baseline). ECCV 2018. Released code: syfafterzy/PCB_RPP_for_reID at e29cf54. ------------------------
 
 
-class PCB(nn.Module):
+class PCB(Headed):
     """Part-based Convolutional Baseline: the map cut into `parts` stripes g_i, each reduced to h_i and classified.
 
     embedding: the g_i, L2-normalised each and concatenated (parts * C; order: channel, then part), or with
@@ -302,19 +351,15 @@ class PCB(nn.Module):
     def __init__(
         self,
         *,
-        num_pids,
-        backbone="resnet50",
-        pretrained=False,
-        last_stride=1,
-        parts=6,
-        reduced_dim=256,
-        shared_reduction=True,
-        dropout=0.5,
-        test_feature="before",
-        image_size=None,
+        last_stride: int | None = 1,
+        parts: int = 6,
+        reduced_dim: int = 256,
+        shared_reduction: bool = True,
+        dropout: float = 0.5,
+        test_feature: str = "before",
+        **trunk: Any,
     ):
-        super().__init__()
-        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
+        super().__init__(last_stride=last_stride, **trunk)
         dim = self.base.out_channels
         self.parts = parts
         self.reduced = choose("test_feature", test_feature, {"before": False, "after": True})
@@ -323,28 +368,27 @@ class PCB(nn.Module):
             conv_reduction(dim, reduced_dim, bias=not shared_reduction) for _ in range(count)
         )
         self.dropout = nn.Dropout(dropout)
-        self.classifier = linear_classifiers(parts, reduced_dim, num_pids)
-        self.num_pids = num_pids
+        self.classifier = linear_classifiers(parts, reduced_dim, self.num_pids)
         self.embedding_dim = parts * (reduced_dim if self.reduced else dim)
         self.feat_dims = (reduced_dim,) * parts
 
-    def pool(self, feature_map):
+    def pool(self, feature_map: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, parts, 1): the mean of each stripe."""
         return F.adaptive_avg_pool2d(feature_map, (self.parts, 1))
 
-    def reduce(self, g):
+    def reduce(self, g: Tensor) -> Tensor:
         """(B, C, parts, 1) -> h (B, d, parts, 1)."""
         if len(self.reduction) == 1:
             return self.reduction[0](g)
         return torch.cat([reduce(g[:, :, i : i + 1]) for i, reduce in enumerate(self.reduction)], dim=2)
 
-    def forward(self, images, views=None):
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
         feature_map = self.base(images)  # (B, C, h, w)
         check_rows(feature_map, self.parts, type(self).__name__)
         g = self.pool(feature_map)  # (B, C, p, 1)
         h = self.reduce(self.dropout(g)).squeeze(3)  # (B, d, p)
         feats = h.unbind(dim=2)
-        logits = ()
+        logits: tuple[Tensor, ...] = ()
         if self.training:
             logits = tuple(classify(h_i) for classify, h_i in zip(self.classifier, feats, strict=False))
         compared = h if self.reduced else g.squeeze(3)  # (B, C or d, p)
@@ -361,18 +405,19 @@ class RPP(PCB):
         (reid/models/resnet_rpp.py); None: f itself, as in the paper.
     """
 
-    def __init__(self, *, mask_dim=256, **options):
+    def __init__(self, *, mask_dim: int | None = 256, **options: Any):
         super().__init__(**options)
         self.mask_dim = mask_dim
         self.part_classifier = nn.Conv2d(mask_dim or self.base.out_channels, self.parts, 1)
         resnets.kaiming_fan_out(self.part_classifier)
+        self.refined: Tensor
         self.register_buffer("refined", torch.tensor(False))
 
-    def begin_stage(self, stage):
+    def begin_stage(self, stage: int) -> None:
         """stage: index of the training stage that begins; 0 pools uniformly, all others by the part classifier."""
         self.refined.fill_(stage > 0)
 
-    def assign(self, feature_map):
+    def assign(self, feature_map: Tensor) -> Tensor:
         """P(P_i | f) at every position, (B, parts, h, w), the paper's softmax of W f over the parts."""
         f = feature_map
         if self.mask_dim:
@@ -380,7 +425,8 @@ class RPP(PCB):
             f = f - f.mean(dim=(2, 3), keepdim=True)
         return self.part_classifier(f).softmax(dim=1)
 
-    def pool(self, feature_map):
+    def pool(self, feature_map: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, parts, 1): stripes, or from the second stage on what the part classifier assigns."""
         uniform = super().pool(feature_map)
         weights = self.assign(feature_map).flatten(2)  # (B, p, h*w)
         # Mean over all positions times the number of parts: the scale of a stripe's mean.
@@ -392,7 +438,7 @@ class RPP(PCB):
 # -- Re-Identification. ACM Multimedia 2018. Layout: fast-reid, fastreid/modeling/meta_arch/mgn.py at c9bc3ce. ---------
 
 
-class MGN(nn.Module):
+class MGN(Headed):
     """Three branches from the first block of stage 3 on: global, global + 2 stripes, global + 3 stripes.
 
     Each of the 8 features is pooled, reduced to 256-d without bias, batch-normalised without shift and classified;
@@ -418,36 +464,44 @@ class MGN(nn.Module):
     def __init__(
         self,
         *,
-        num_pids,
-        backbone="resnet50",
-        pretrained=False,
-        global_stride=2,
-        reduced_dim=256,
-        pooling="max",
-        metric_neck="after",
-        image_size=None,
-        stem_ceil=False,
+        global_stride: int = 2,
+        reduced_dim: int = 256,
+        pooling: str = "max",
+        metric_neck: str = "after",
+        stem_ceil: bool = False,
+        **trunk: Any,
     ):
-        super().__init__()
-        whole = resnet_trunk(backbone, "MGN", pretrained=pretrained, image_size=image_size, stem_ceil=stem_ceil)
-        dim = whole.out_channels
-        stage3, stage4 = whole.layer3, whole.layer4
-        kept = OrderedDict((k, m) for k, m in whole.named_children() if k not in ("layer3", "layer4"))
-        self.backbone = nn.Sequential(*kept.values(), stage3[0])
-        branch = nn.Sequential(nn.Sequential(*stage3[1:]), stage4)
+        super().__init__(stem_ceil=stem_ceil, **trunk)
+        whole, dim = resnet_stages(self.base, "MGN"), self.base.out_channels
+        del self.base  # it is divided among the branches
+        first, *others = whole.pop("layer3").children()
+        branch = nn.Sequential(nn.Sequential(*others), whole.pop("layer4"))
+        self.backbone = nn.Sequential(*whole.values(), first)
         fine = copy.deepcopy(branch)
-        resnets.remove_stride(fine[1], backbone)
+        resnets.remove_stride(fine[1], trunk.get("backbone", "resnet50"))
         self.b1 = fine if global_stride == 1 else branch
         self.b2, self.b3 = copy.deepcopy(fine), copy.deepcopy(fine)
-        self.heads = nn.ModuleList(_MGNHead(dim, reduced_dim, num_pids, pooling) for _ in range(8))
-        self.num_pids = num_pids
+        self.heads = nn.ModuleList(_MGNHead(dim, reduced_dim, self.num_pids, pooling) for _ in range(8))
         self.embedding_dim = 8 * reduced_dim
         self.feats_after = choose("metric_neck", metric_neck, {"after": True, "before": False})
         self.feat_dims = (reduced_dim,) * 3 + (2 * reduced_dim, 3 * reduced_dim)
 
-    def forward(self, images, views=None):
+    def trunk(self) -> Iterator[nn.Parameter]:
+        """The shared stages and the three branches, which begin as copies of the same pretrained stages."""
+        return itertools.chain.from_iterable(m.parameters() for m in (self.backbone, self.b1, self.b2, self.b3))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The maps (B, C, h, w) of the three branches; the first has half the size with global_stride=2."""
         x = self.backbone(images)
-        m1, m2, m3 = self.b1(x), self.b2(x), self.b3(x)  # (B, C, h, w)
+        return [self.b1(x), self.b2(x), self.b3(x)]
+
+    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
+        """The channels of all three branches side by side, the first enlarged to the size of the others."""
+        first, *others = self.maps(images)
+        return torch.cat((F.interpolate(first, size=others[0].shape[2:]), *others), dim=1)  # (B, 3 C, h, w)
+
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
+        m1, m2, m3 = self.maps(images)
         check_rows(m3, 3, "MGN")
         maps = (m1, m2, m3, *m2.tensor_split(2, dim=2), *m3.tensor_split(3, dim=2))
         reduced, necks, logits = zip(*(head(m) for head, m in zip(self.heads, maps, strict=True)), strict=True)
@@ -459,7 +513,7 @@ class MGN(nn.Module):
 
 
 class _MGNHead(nn.Module):
-    def __init__(self, dim, reduced_dim, num_pids, pooling):
+    def __init__(self, dim: int, reduced_dim: int, num_pids: int, pooling: str):
         super().__init__()
         self.global_pool = choose("pooling", pooling, POOLINGS)()
         self.reduction = nn.Conv2d(dim, reduced_dim, 1, bias=False)
@@ -468,18 +522,19 @@ class _MGNHead(nn.Module):
         self.neck.bias.requires_grad_(False)
         self.classifier = linear_classifier(reduced_dim, num_pids, bias=False, std=0.01)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(B, C, h, w) -> the reduced feature (B, d), the same behind the neck, its logits (B, num_pids) or None."""
         reduced = self.reduction(self.global_pool(x)[:, :, None, None])
         neck = self.neck(reduced).flatten(1)
-        classify = self.training and self.classifier is not None
-        return reduced.flatten(1), neck, self.classifier(neck) if classify else None
+        classify = self.classifier if self.training else None
+        return reduced.flatten(1), neck, None if classify is None else classify(neck)
 
 
 # -- Zheng, Deng, Sun, Jiang, Guo, Yu, Huang, Ji. Pyramidal Person Re-IDentification via Multi-Loss Dynamic Training. --
 # -- CVPR 2019. Released code: TencentYoutuResearch/PersonReID-Pyramid at 63ffd64, src/models/. ------------------------
 
 
-class Pyramid(nn.Module):
+class Pyramid(Headed):
     """Every run of 1, 2, ..., p neighbouring stripes is a branch: p (p + 1) / 2 = 21 for p = 6, from fine to coarse.
 
     Branch: average + maximum over its rows, 1x1 to 128-d, batch norm, ReLU; classified after dropout.
@@ -491,29 +546,25 @@ class Pyramid(nn.Module):
     def __init__(
         self,
         *,
-        num_pids,
-        backbone="resnet101",
-        pretrained=False,
-        last_stride=1,
-        parts=6,
-        branch_dim=128,
-        dropout=0.2,
-        image_size=None,
+        backbone: str = "resnet101",
+        last_stride: int | None = 1,
+        parts: int = 6,
+        branch_dim: int = 128,
+        dropout: float = 0.2,
+        **trunk: Any,
     ):
-        super().__init__()
-        self.base = backbones.create(backbone, pretrained=pretrained, last_stride=last_stride, image_size=image_size)
+        super().__init__(backbone=backbone, last_stride=last_stride, **trunk)
         self.parts = parts
         branches = parts * (parts + 1) // 2
         self.reduction = nn.ModuleList(
             conv_reduction(self.base.out_channels, branch_dim, bias=True) for _ in range(branches)
         )
         self.dropout = nn.Dropout(dropout)
-        self.classifier = linear_classifiers(branches, branch_dim, num_pids)
-        self.num_pids = num_pids
+        self.classifier = linear_classifiers(branches, branch_dim, self.num_pids)
         self.embedding_dim = branches * branch_dim
         self.feat_dims = (branch_dim,) * branches
 
-    def pool(self, feature_map):
+    def pool(self, feature_map: Tensor) -> list[Tensor]:
         """(B, C, h, w) -> list of (B, C), average + maximum of each branch.
 
         The sum and maximum of k + 1 stripes come from those of k, so that the map is read once.
@@ -528,7 +579,7 @@ class Pyramid(nn.Module):
             highest = torch.maximum(highest[:, :, :-1], first_max[:, :, k:])
         return pooled
 
-    def forward(self, images, views=None):
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
         feature_map = self.base(images)  # (B, C, h, w)
         rows = feature_map.shape[2]
         if rows % self.parts:
@@ -538,7 +589,7 @@ class Pyramid(nn.Module):
             )
         pooled = self.pool(feature_map)
         feats = tuple(reduce(x[:, :, None, None]).flatten(1) for reduce, x in zip(self.reduction, pooled, strict=True))
-        logits = ()
+        logits: tuple[Tensor, ...] = ()
         if self.training:
             logits = tuple(fc(self.dropout(x)) for fc, x in zip(self.classifier, feats, strict=False))
         return Output(torch.cat(feats, dim=1), logits, feats)
@@ -547,7 +598,7 @@ class Pyramid(nn.Module):
 # -- Luo, Gu, Liao, Lai, Jiang. Bag of Tricks and a Strong Baseline for Deep Person Re-Identification. CVPRW 2019. ----
 
 
-class BagOfTricks(nn.Module):
+class BagOfTricks(Headed):
     """Last stride 1 and the BNNeck: the triplet loss reads f_t, the ID loss f_i = BN(f_t) (section 3.5).
 
     feats = (f_t,) before the neck; embedding = f_i, or f_t with test_neck="before".
@@ -557,7 +608,7 @@ class BagOfTricks(nn.Module):
     ResNets need stem_relu=False, those of fast-reid stem_ceil=True (see `backbones.create`).
     """
 
-    renames = (
+    renames: tuple[tuple[str, str], ...] = (
         ("heads.bottleneck.0.", "bottleneck."),
         ("heads.pool_layer.", "global_pool."),  # fast-reid at c9bc3ce
         ("heads.weight", "classifier.weight"),
@@ -567,27 +618,16 @@ class BagOfTricks(nn.Module):
     def __init__(
         self,
         *,
-        num_pids,
-        backbone="resnet50",
-        pretrained=False,
-        last_stride=1,
-        pooling="avg",
-        neck="bnneck",
-        test_neck="after",
-        metric_neck="before",
-        image_size=None,
-        stem_relu=True,
-        stem_ceil=False,
+        last_stride: int | None = 1,
+        pooling: str = "avg",
+        neck: str = "bnneck",
+        test_neck: str = "after",
+        metric_neck: str = "before",
+        stem_relu: bool = True,
+        stem_ceil: bool = False,
+        **trunk: Any,
     ):
-        super().__init__()
-        self.base = backbones.create(
-            backbone,
-            pretrained=pretrained,
-            last_stride=last_stride,
-            image_size=image_size,
-            stem_relu=stem_relu,
-            stem_ceil=stem_ceil,
-        )
+        super().__init__(last_stride=last_stride, stem_relu=stem_relu, stem_ceil=stem_ceil, **trunk)
         dim = self.base.out_channels
         self.global_pool = choose("pooling", pooling, POOLINGS)()
         has_neck = choose("neck", neck, {"bnneck": True, "none": False})
@@ -596,21 +636,14 @@ class BagOfTricks(nn.Module):
         self.bottleneck = bn_neck(dim) if has_neck else nn.Identity()
         # With no neck the released code keeps nn.Linear's own initialisation; its std is 1/sqrt(3 dim).
         std = 0.001 if has_neck else (3 * dim) ** -0.5
-        self.classifier = linear_classifier(dim, num_pids, bias=not has_neck, std=std)
-        self.num_pids = num_pids
+        self.classifier = linear_classifier(dim, self.num_pids, bias=not has_neck, std=std)
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
-    def forward(self, images, views=None):
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
         f_t = self.global_pool(self.feature_map(images, views))  # (B, D)
         f_i = self.bottleneck(f_t)  # (B, D)
-        classify = self.training and self.classifier is not None
-        logits = (self.classifier(f_i),) if classify else ()
-        return Output(f_i if self.embed_after else f_t, logits, (f_i if self.feats_after else f_t,))
-
-    def feature_map(self, images, views):
-        """(B, 3, H, W) -> (B, C, h, w)."""
-        return self.base(images)
+        return Output(f_i if self.embed_after else f_t, logits_of(self, f_i), (f_i if self.feats_after else f_t,))
 
 
 # -- Ye, Shen, Lin, Xiang, Shao, Hoi. Deep Learning for Person Re-Identification: A Survey and Outlook. TPAMI 2021. ----
@@ -623,14 +656,10 @@ class AGW(BagOfTricks):
     fast-reid's SBS is the same network with metric_neck="after" at 384 x 128; (0, 2, 9, 0) for its ResNet-101.
     """
 
-    def __init__(self, *, backbone="resnet50", pooling="gem", non_local=(0, 2, 3, 0), **options):
-        super().__init__(backbone=backbone, pooling=pooling, **options)
-        if not isinstance(self.base, nn.Sequential) or not hasattr(self.base, "layer4"):
-            raise ValueError(
-                f"AGW puts non-local blocks into the stages of a ResNet, which backbone '{backbone}' does "
-                "not have. Use a ResNet or ResNeXt of torchvision, or a resnet*_ibn_*."
-            )
-        self.base = resnets.NonLocalResNet(self.base, non_local)
+    def __init__(self, *, pooling: str = "gem", non_local: Sequence[int] = (0, 2, 3, 0), **options: Any):
+        super().__init__(pooling=pooling, **options)
+        resnet_stages(self.base, "AGW")
+        self.base: Any = resnets.NonLocalResNet(self.base, self.base.out_channels, non_local)
 
 
 # -- The same paper, cross-modality. Released code: mangye16/Cross-Modal-Re-ID-baseline at e817a26, model.py. ----------
@@ -643,6 +672,8 @@ class TwoStreamAGW(AGW):
     Both stems start alike. The exponent of the pooling stays 3, as released.
     """
 
+    base: Any
+
     # Released weights hold three whole ResNets of which the stems of two and the stages of one are used.
     renames = (
         ("visible_module.visible.conv1.", "base.conv1."),
@@ -652,7 +683,7 @@ class TwoStreamAGW(AGW):
         ("base_resnet.base.layer", "base.layer"),
     )
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any):
         super().__init__(**options)
         self.base.infrared = nn.Sequential(
             OrderedDict((name, copy.deepcopy(getattr(self.base, name))) for name in ("conv1", "bn1", "relu", "maxpool"))
@@ -660,7 +691,8 @@ class TwoStreamAGW(AGW):
         if isinstance(self.global_pool, GeM):
             self.global_pool.p.requires_grad_(False)
 
-    def feature_map(self, images, views):
+    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
+        """(B, 3, H, W) of either light -> (B, C, h, w)."""
         base = self.base
         if views is None or views.infrared is None:
             return base(images)
@@ -674,7 +706,7 @@ class TwoStreamAGW(AGW):
         ]
         return base.stages(torch.cat(x)[rows.argsort()])
 
-    def colour_stem(self, images):
+    def colour_stem(self, images: Tensor) -> Tensor:
         """The stem of colour images: (n, 3, H, W) -> (n, 64, H / 4, W / 4)."""
         return self.base.maxpool(self.base.relu(self.base.bn1(self.base.conv1(images))))
 
@@ -683,61 +715,51 @@ class TwoStreamAGW(AGW):
 # -- Released code: damo-cv/TransReID at dec5504, model/. -------------------------------------------------------------
 
 
-class TransReID(nn.Module):
-    """A vision transformer with overlapping patches, camera embeddings (SIE) and the jigsaw branch (JPM).
+class SIETransformer(Model):
+    """The trunk of TransReID: a vision transformer with overlapping patches and camera embeddings (SIE).
 
     backbone: a plain vision transformer of timm with a class token. stride: of the patches, 12 overlaps, 16 does not.
     num_cameras: cameras of the training set, `views.camera` 0 to num_cameras - 1; 0 drops SIE. A camera outside that
         range, or views=None, takes the mean of the camera embeddings: what a test set with other cameras should pass.
     sie_weight: lambda, the weight of the camera embeddings, 3.0 for the released person models.
-    jpm: four local features beside the global one; embedding = [f_g, f_1/4, ..., f_4/4] (5 D), else f_g (D).
-    test_neck: "before" (released configuration) or "after" the batch norms. feats: before them, one logit each.
     """
 
-    renames = ()
-    groups, shift, parts = 2, 5, 4  # of JPM: shuffle groups, shift, groups of patches (config/defaults.py)
+    base: Any  # parts of a network of timm
 
     def __init__(
         self,
         *,
-        num_pids,
-        backbone="vit_base_patch16_224",
-        pretrained=False,
-        image_size=(256, 128),
-        stride=12,
-        num_cameras=0,
-        sie_weight=3.0,
-        jpm=True,
-        drop_path=0.1,
-        test_neck="before",
+        num_pids: int,
+        backbone: str = "vit_base_patch16_224",
+        pretrained: bool = False,
+        image_size: tuple[int, int] = (256, 128),
+        stride: int = 12,
+        num_cameras: int = 0,
+        sie_weight: float = 3.0,
+        drop_path: float = 0.1,
     ):
         super().__init__()
+        self.num_pids = num_pids
         self.base = backbones.vision_transformer(
             backbone, pretrained=pretrained, image_size=image_size, stride=stride, drop_path=drop_path
         )
-        dim = self.base.embed_dim
         self.sie_weight = sie_weight
         if num_cameras:
-            self.base.sie_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cameras, 1, dim), std=0.02))
-        self.jpm = jpm
-        if jpm:  # the last block is split into a global and a shared local one; the trunk keeps the others
-            last = nn.Sequential(self.base.blocks[-1], self.base.norm)
-            self.b1, self.b2 = last, copy.deepcopy(last)
-            self.base.blocks, self.base.norm = self.base.blocks[:-1], nn.Identity()
-        count = 1 + self.parts if jpm else 1
-        for i in range(count):
-            self.add_module(self._name("bottleneck", i), bn_neck(dim))
-            self.add_module(self._name("classifier", i), linear_classifier(dim, num_pids, bias=False, std=0.001))
-        self.embed_after = choose("test_neck", test_neck, {"after": True, "before": False})
-        self.num_pids = num_pids
-        self.embedding_dim = count * dim
-        self.feat_dims = (dim,) * count
+            embeddings = torch.empty(num_cameras, 1, self.base.embed_dim)
+            self.base.sie_embed = nn.Parameter(nn.init.trunc_normal_(embeddings, std=0.02))
 
-    @staticmethod
-    def _name(kind, i):
-        return f"{kind}_{i}" if i else kind
+    def trunk(self) -> Iterator[nn.Parameter]:
+        """All of `base` but the camera embeddings."""
+        return (p for name, p in self.base.named_parameters() if name != "sie_embed")
 
-    def tokens(self, images, views):
+    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
+        """The trunk's tokens, without the class token, on the grid of their patches: (B, 3, H, W) -> (B, D, h, w)."""
+        conv = self.base.patch_embed.proj
+        sizes = zip(images.shape[2:], conv.kernel_size, conv.stride, strict=True)
+        rows, columns = ((size - kernel) // stride + 1 for size, kernel, stride in sizes)
+        return self.tokens(images, views)[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
+
+    def tokens(self, images: Tensor, views: Views | None) -> Tensor:
         """(B, 3, H, W), views or None -> tokens (B, 1 + N, D) behind the trunk's blocks, SIE added to their input."""
         base = self.base
         patches = base.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
@@ -752,7 +774,7 @@ class TransReID(nn.Module):
             x = x + self.sie_weight * self.camera_embedding(views)
         return base.norm(base.blocks(base.norm_pre(x)))
 
-    def camera_embedding(self, views):
+    def camera_embedding(self, views: Views | None) -> Tensor:
         """Views of B images -> (B, 1, D); the mean over the training cameras for None and for unknown cameras."""
         embeddings = self.base.sie_embed  # (cameras, 1, D)
         mean = embeddings.mean(dim=0, keepdim=True)
@@ -763,7 +785,43 @@ class TransReID(nn.Module):
         own = embeddings[camids.clamp(0, len(embeddings) - 1)]
         return torch.where(known[:, None, None], own, mean)
 
-    def jigsaw(self, x):
+
+class TransReID(SIETransformer):
+    """The transformer with the jigsaw branch (JPM), a BN neck and a classifier for each feature.
+
+    jpm: four local features beside the global one; embedding = [f_g, f_1/4, ..., f_4/4] (5 D), else f_g (D).
+    test_neck: "before" (released configuration) or "after" the batch norms. feats: before them, one logit each.
+    """
+
+    renames = ()
+    groups, shift, parts = 2, 5, 4  # of JPM: shuffle groups, shift, groups of patches (config/defaults.py)
+
+    def __init__(self, *, jpm: bool = True, test_neck: str = "before", **trunk: Any):
+        super().__init__(**trunk)
+        dim = self.base.embed_dim
+        self.jpm = jpm
+        if jpm:  # the last block is split into a global and a shared local one; the trunk keeps the others
+            last = nn.Sequential(self.base.blocks[-1], self.base.norm)
+            self.b1, self.b2 = last, copy.deepcopy(last)
+            self.base.blocks, self.base.norm = self.base.blocks[:-1], nn.Identity()
+        count = 1 + self.parts if jpm else 1
+        for i in range(count):
+            self.add_module(self._name("bottleneck", i), bn_neck(dim))
+            self.add_module(self._name("classifier", i), linear_classifier(dim, self.num_pids, bias=False, std=0.001))
+        self.embed_after = choose("test_neck", test_neck, {"after": True, "before": False})
+        self.embedding_dim = count * dim
+        self.feat_dims = (dim,) * count
+
+    @staticmethod
+    def _name(kind: str, i: int) -> str:
+        return f"{kind}_{i}" if i else kind
+
+    def trunk(self) -> Iterator[nn.Parameter]:
+        """With both last blocks, which begin as copies of the same pretrained one."""
+        last = (*self.b1.parameters(), *self.b2.parameters()) if self.jpm else ()
+        return itertools.chain(super().trunk(), last)
+
+    def jigsaw(self, x: Tensor) -> list[Tensor]:
         """Jigsaw patch module: tokens (B, 1 + N, D) -> four local features (B, D)."""
         token, patches = x[:, :1], x[:, 1:].roll(1 - self.shift, dims=1)
         if patches.shape[1] % self.groups:
@@ -773,11 +831,11 @@ class TransReID(nn.Module):
         chunks = [shuffled[:, i * length : (i + 1) * length] for i in range(self.parts)]
         return [self.b2(torch.cat((token, chunk), dim=1))[:, 0] for chunk in chunks]
 
-    def forward(self, images, views=None):
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
         x = self.tokens(images, views)
         feats = [self.b1(x)[:, 0], *self.jigsaw(x)] if self.jpm else [x[:, 0]]  # (B, D) each
         necks = [getattr(self, self._name("bottleneck", i))(f) for i, f in enumerate(feats)]
-        logits = ()
+        logits: tuple[Tensor, ...] = ()
         if self.training and self.num_pids:
             logits = tuple(getattr(self, self._name("classifier", i))(f) for i, f in enumerate(necks))
         first, *others = necks if self.embed_after else feats
@@ -787,7 +845,7 @@ class TransReID(nn.Module):
 # -- Tracklets: a feature of many frames ------------------------------------------------------------------------------
 
 
-class Tracklet(nn.Module):
+class Tracklet(Model):
     """An image model over tracklets: every frame on its own, then each field of the Output pooled over time.
 
     pooling: of embedding, feats and parts.
@@ -804,45 +862,69 @@ class Tracklet(nn.Module):
             into several clips, its feature is the mean of theirs;
         (B, 3, H, W): images; the image model's own answer.
 
-    Parameters, buffers and layers are the image model's under the same names (with `attention.` added), so that weights
-    trained on images serve for tracklets and the other way round.
+    In a state dict the image model's tensors keep their names (with `attention.` added), so that weights trained on
+    images serve for tracklets and the other way round.
     """
 
-    def __init__(self, image_model, pooling="avg"):
+    def __init__(self, image_model: Model, pooling: str = "avg"):
         super().__init__()
         self.pooling = choose("temporal pooling", pooling, {name: name for name in ("avg", "max", "attention")})
-        self.image_model = [image_model]  # in a list: no child, or all names would begin with it
-        for members in ("_parameters", "_buffers", "_modules"):
-            self.__dict__[members] = getattr(image_model, members)  # one dict for both, whatever moves or replaces them
+        self.image_model = image_model
         if pooling == "attention":
             self.attention = nn.Linear(image_model.embedding_dim, 1)
             nn.init.zeros_(self.attention.weight)
             nn.init.zeros_(self.attention.bias)
+        self.training = image_model.training
         self.renames = image_model.renames
         self.num_pids = image_model.num_pids
         self.embedding_dim = image_model.embedding_dim
         self.feat_dims = image_model.feat_dims
-        if hasattr(image_model, "begin_stage"):
-            self.begin_stage = image_model.begin_stage
+        self.register_load_state_dict_post_hook(_without_image_model)
 
-    def frame(self, images, views):
-        """The image model's Output for (n, 3, H, W)."""
-        image_model = self.image_model[0]
-        image_model.training = self.training  # its flag alone is not shared
-        return image_model(images, views)
+    def trunk(self) -> Iterator[nn.Parameter]:
+        """The image model's."""
+        return self.image_model.trunk()
 
-    def forward(self, images, views=None):
+    def layers(self, group: str) -> list[nn.Parameter]:
+        """The image model's, and the attention, which is new."""
+        return super().layers(group) if group in ("new", "attention") else self.image_model.layers(group)
+
+    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
+        """Of images, as the image model's: (B, 3, H, W) -> (B, C, h, w)."""
+        return self.image_model.feature_map(images, views)
+
+    def begin_stage(self, stage: int) -> None:
+        """Told to the image model."""
+        self.image_model.begin_stage(stage)
+
+    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """The image model's, under its own names, then the attention's."""
+        state = self.image_model.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        if self.pooling == "attention":
+            self.attention.state_dict(destination=state, prefix=f"{prefix}attention.", keep_vars=keep_vars)
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Called by `load_state_dict` before the children's tensors are looked for: gives them their full names."""
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            if not (self.pooling == "attention" and key.startswith(f"{prefix}attention.")):
+                state_dict[f"{prefix}image_model.{key[len(prefix) :]}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
         if not torch.is_tensor(images):
             return self.tracklets(images.chunks(), images.lengths, images.clips, views)
         if images.ndim == 4:
-            return self.frame(images, views)
+            return self.image_model(images, views)
         lengths = (images.shape[1],) * len(images)
         if views is None or views.there is None:
             return self.tracklets((images.flatten(0, 1),), lengths, (1,) * len(images), views)
         lengths = tuple(views.there.sum(dim=1).tolist())
         return self.tracklets((images[views.there],), lengths, (1,) * len(images), views._replace(there=None))
 
-    def tracklets(self, chunks, lengths, clips, views):
+    def tracklets(
+        self, chunks: Iterable[Tensor], lengths: Sequence[int], clips: Sequence[int], views: Views | None
+    ) -> Output:
         """Output of B tracklets from their frames in order, (n, 3, H, W) per chunk.
 
         lengths (C,): frames of each clip; clips (B,): clips of each tracklet, C in all; views: of tracklets,
@@ -851,20 +933,18 @@ class Tracklet(nn.Module):
         if views is not None:
             frames = [sum(part) for part in _split(lengths, clips)]
             alike = len(set(frames)) == 1  # then nothing has to be copied to the device, nor waited for
-            frames = frames[0] if alike else torch.tensor(frames, device=views.camera.device)
-            views = views.each(lambda field: field.repeat_interleave(frames))  # (n,)
+            times: Any = frames[0] if alike else torch.tensor(frames, device=views.camera.device)
+            views = views.each(lambda field: field.repeat_interleave(times))  # (n,)
         outputs, start = [], 0
         for images in chunks:
             end = start + len(images)
             here = slice(start, end)
-            outputs.append(
-                self.frame(images, None if views is None else views.each(lambda field, rows=here: field[rows]))
-            )
+            outputs.append(self.image_model(images, None if views is None else views.each(itemgetter(here))))
             start = end
         embedding = _joined([o.embedding for o in outputs])
         weights = self.weights(embedding, lengths) if self.pooling == "attention" else None
 
-        def pooled(values, how):  # (n, ...) -> (B, ...)
+        def pooled(values: Tensor, how: Callable[..., Tensor]) -> Tensor:  # (n, ...) -> (B, ...)
             values = values.float()  # a mean over a hundred frames is too much for half precision
             if weights is not None:
                 values = values * weights.view(-1, *(1,) * (values.ndim - 1))
@@ -885,29 +965,35 @@ class Tracklet(nn.Module):
             parts,
         )
 
-    def weights(self, embedding, lengths):
+    def weights(self, embedding: Tensor, lengths: Sequence[int]) -> Tensor:
         """Attention of each frame, (n, D) -> (n,), summing to 1 over the frames of a clip."""
         scores = self.attention(embedding.float())[:, 0]
-        return torch.cat([part.softmax(dim=0) for part in scores.split(lengths)])
+        return torch.cat([part.softmax(dim=0) for part in scores.split(list(lengths))])
 
 
-def _joined(tensors):
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+def _without_image_model(model: nn.Module, keys: Any) -> None:
+    """What `load_state_dict` of a Tracklet found missing or unexpected, under the names of the state dict."""
+    for names in keys:  # two lists, changed in place
+        names[:] = [name.replace("image_model.", "", 1) for name in names]
 
 
-def _split(values, sizes):
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors))
+
+
+def _split(values: Sequence[T], sizes: Sequence[int]) -> list[Sequence[T]]:
     """Consecutive parts of a sequence, of these sizes."""
     ends = itertools.accumulate(sizes)
     return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def _over_time(values, lengths, how):
+def _over_time(values: Tensor, lengths: Sequence[int], how: Callable[..., Tensor]) -> Tensor:
     """`how` (mean, sum, amax) of consecutive runs of rows: (n, ...), lengths (C,) -> (C, ...)."""
     if len(set(lengths)) == 1:
         return how(values.unflatten(0, (len(lengths), lengths[0])), dim=1)
-    return torch.stack([how(part, dim=0) for part in values.split(lengths)])
+    return torch.stack([how(part, dim=0) for part in values.split(list(lengths))])
 
 
-def for_tracklets(model, pooling="avg"):
+def for_tracklets(model: Model, pooling: str = "avg") -> Tracklet:
     """`model` as a `Tracklet`; itself if it is one."""
     return model if isinstance(model, Tracklet) else Tracklet(model, pooling)

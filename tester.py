@@ -456,7 +456,8 @@ def ranked_pages(
             frames = [s.frames[len(s.frames) // 2] for s in samples]  # of a tracklet the one in the middle
             shown = [dataclasses.replace(s, path=path) for s, path in zip(samples, frames, strict=True)]
             batches = tester.batches(tester.loader(shown, name), name)
-            maps = torch.cat([feature_map(model, *batch) for batch in batches])
+            with torch.inference_mode():
+                maps = torch.cat([model.eval().feature_map(*batch).float().cpu() for batch in batches])
             sheet = visualize.activation_maps(maps, frames, folder / name / "activation.png")
             extra["Where the network answers: the worst queries"] = sheet
         if "ranks" in what:
@@ -479,23 +480,3 @@ def ranked_pages(
             )
             pages.append(page)
     return pages
-
-
-@torch.inference_mode()
-def feature_map(model, images: torch.Tensor, views) -> torch.Tensor:
-    """The last map (B, C, h, w), h w > 1, that any module of `model` puts out: what activation maps are drawn from."""
-    last = []
-
-    def keep(module, inputs, output):
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-            last[:] = [output]
-
-    handles = [module.register_forward_hook(keep) for module in model.modules()]
-    try:
-        model.eval()(images, views)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not last:
-        raise ValueError(f"{type(model).__name__} has no spatial feature map to draw; leave actmap out of --vis")
-    return last[0].float().cpu()

@@ -25,7 +25,9 @@ from tqdm import tqdm
 
 import checkpoints
 from loading.views import Views
+from losses import Terms
 from machine import files, processes
+from models import Model
 
 HEARTBEAT = 20  # iterations between looks at the loss values
 
@@ -43,19 +45,20 @@ class Interrupted(Exception):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def build_optimizers(model: nn.Module, criterion: nn.Module, recipe) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Model, criterion: nn.Module, recipe) -> list[torch.optim.Optimizer]:
     """The main optimiser, then a plain SGD for each loss that asks for one (``sgd_lr``).
 
-    Backbone parameters (``base.*``) get ``lr * base_lr_mult``, all others ``lr``; biases, of either, that times
+    The model's trunk gets ``lr * base_lr_mult``, everything else ``lr``; biases, of either, that times
     ``bias_lr_mult`` (damo-cv/TransReID dec5504, solver/make_optimizer.py: whatever has "bias" in its name).
     A loss with ``sgd_lr`` (center loss) gets SGD at ``sgd_lr / weight``: its authors divide the gradient by the weight
     before the step (reid-strong-baseline 3da7e6f, engine/trainer.py), which for plain SGD is the same step.
     """
     own = {id(p) for _, _, loss in criterion.terms if getattr(loss, "sgd_lr", None) for p in loss.parameters()}
+    trunk = {id(p) for p in model.trunk()}
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in (*model.named_parameters(), *criterion.named_parameters()):
         if parameter.requires_grad and id(parameter) not in own:
-            scale = recipe.base_lr_mult if name.startswith("base.") else 1.0
+            scale = recipe.base_lr_mult if id(parameter) in trunk else 1.0
             scale *= recipe.bias_lr_mult if "bias" in name else 1.0
             groups.setdefault(scale, []).append(parameter)
     groups_of_main = [{"params": p, "lr": recipe.lr * scale} for scale, p in sorted(groups.items())]
@@ -129,24 +132,18 @@ def stage_of(stages, epoch: int) -> tuple[int, tuple[int, int]]:
     raise ValueError(f"epoch {epoch} lies behind the {start} epochs of the plan")
 
 
-def open_layers(model: nn.Module, trainable: tuple[str, ...], frozen_by_model: set[str]) -> None:
-    """Let parameters under the prefixes `trainable` move (empty: all) and put the rest to sleep.
+def open_layers(model: Model, trainable: tuple[str, ...], frozen_by_model: set[str]) -> None:
+    """Let the model's layers of the groups `trainable` move (empty: all; `Model.layers`) and put the rest to sleep.
 
-    Modules that hold none of these go to eval mode, so that their BatchNorm statistics stay as they are.
+    Modules in which no parameter moves go to eval mode, so that their BatchNorm statistics stay as they are.
     `frozen_by_model` names what the model itself never trains (the bias of the BN neck).
     """
     model.train()
-    if trainable and not any(name.startswith(trainable) for name, _ in model.named_parameters()):
-        raise ValueError(
-            f"a training stage opens only {', '.join(trainable)}, but the network has no parameter of such a name; "
-            "set --fixbase_epochs 0"
-        )
+    opened = {id(p) for group in trainable for p in model.layers(group)}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen_by_model and (not trainable or name.startswith(trainable)))
-    for name, module in model.named_modules():
-        holds_some = not name or any(prefix.startswith(f"{name}.") for prefix in trainable)
-        if trainable and not holds_some and not name.startswith(trainable):
-            module.eval()
+        parameter.requires_grad_(name not in frozen_by_model and (not trainable or id(parameter) in opened))
+    for module in model.modules() if trainable else ():
+        module.training = any(parameter.requires_grad for parameter in module.parameters())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -192,7 +189,7 @@ def train_one_epoch(
     conditions: Conditions | None = None,
     *,
     stop: threading.Event | None = None,
-    after_step: Callable[[], None] | None = None,
+    after_step: Callable[[Terms], None] | None = None,
 ) -> dict[str, float]:
     """Train over `batches` of (images (B, 3, H, W), labels (B,), views); returns the mean of every term.
 
@@ -211,7 +208,7 @@ def train_one_epoch(
         terms, backward = compute(network, criterion, batch, step_seed(how.seed, span.epoch, step), how)
         backward_and_step(backward, network, criterion, optimizers, how)
         if after_step:
-            after_step()
+            after_step(terms)
         for name, term in (("loss", sum(terms.values())), *terms.items()):
             sums[name] = sums[name] + term.detach() if name in sums else term.detach().clone()
         count = step + 1
@@ -377,7 +374,7 @@ Evaluate = Callable[[nn.Module, threading.Event], dict[str, dict]]  # (model, st
 
 
 def fit(
-    model: nn.Module,
+    model: Model,
     criterion: nn.Module,
     loader,
     recipe,
@@ -411,7 +408,7 @@ def fit(
                 run.evaluate_now(evaluate, writer, stop)
             writer.write_log(run.log)
             say(epoch_line(run.log[-1], run.epochs))
-            for advice in criterion.collapsed(means) if epoch else ():
+            for advice in criterion.collapsed(means, run.notes) if epoch else ():
                 say(f"WARNING: {advice}")
     return run.log
 
@@ -419,8 +416,9 @@ def fit(
 class Training:
     """The parts of a run, and where it is."""
 
-    def __init__(self, model: nn.Module, criterion: nn.Module, loader, recipe, folder: Folder, how: Conditions):
+    def __init__(self, model: Model, criterion: nn.Module, loader, recipe, folder: Folder, how: Conditions):
         self.model, self.criterion, self.loader, self.recipe = model, criterion, loader, recipe
+        self.notes: dict[str, dict] = {}  # of the last batch, by loss
         self.folder, self.how, self.last_pt = folder, how, folder.path / "last.pt"
         self.stages = recipe.plan()
         self.epochs = sum(stage.epochs for stage in self.stages)
@@ -461,7 +459,7 @@ class Training:
         factor = lr_factor(self.recipe, counted, of)
         for group in self.optimizers[0].param_groups:
             group["lr"] = group["base_lr"] * factor
-        if index != self.stage and hasattr(self.model, "begin_stage"):
+        if index != self.stage:
             self.model.begin_stage(index)
         open_layers(self.model, self.stages[index].trainable, self.frozen_by_model)
         if index != self.stage:
@@ -483,7 +481,7 @@ class Training:
                 Span(epoch, steps, self.partial, f"epoch {epoch + 1}/{self.epochs}"),
                 self.how,
                 stop=stop,
-                after_step=self.observe if getattr(self.loader, "alternate", None) else None,
+                after_step=self.observe,
             )
         except Interrupted as stopped:
             writer.write(self.last_pt, functools.partial(self.everything, stopped.partial))
@@ -500,9 +498,11 @@ class Training:
         writer.write(self.last_pt, self.everything)
         return means
 
-    def observe(self) -> None:
-        """Tell the loader what the step has shown; waits for the device."""
-        self.loader.observe({"balanced": not self.criterion.id_only})
+    def observe(self, terms: Terms) -> None:
+        """Keep what the losses noticed; tell a loader whose batches depend on it, which waits for the device."""
+        self.notes.update(terms.notes)
+        if getattr(self.loader, "alternate", None):
+            self.loader.observe({"balanced": not terms.id_only})
 
     def evaluate_now(self, evaluate: Evaluate, writer: Files, stop: threading.Event) -> None:
         """Keep the weights of the epoch just done and put its results into the last line of the log."""

@@ -10,12 +10,14 @@ import functools
 import types
 import urllib.error
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 
 from networks.mobile import MobileNetV2, NASNetMobile, ShuffleNet
@@ -44,7 +46,21 @@ ALIASES = {
 _IMAGE_SIZE = (256, 128)  # the usual person box, used to probe a network when the caller names no size
 
 
-def create(name, *, pretrained=False, last_stride=None, image_size=None, stem_relu=True, stem_ceil=False):
+class Backbone(nn.Module):
+    """Any network (B, 3, H, W) -> (B, out_channels, h, w): a name for the type checker, since theirs differ."""
+
+    out_channels: int
+
+
+def create(
+    name: str,
+    *,
+    pretrained: bool = False,
+    last_stride: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    stem_relu: bool = True,
+    stem_ceil: bool = False,
+) -> Backbone:
     """The network `name` without its head; `.out_channels` is the width of its map.
 
     name: a key of `available()`. torchvision is preferred where both libraries know a name.
@@ -61,7 +77,7 @@ def create(name, *, pretrained=False, last_stride=None, image_size=None, stem_re
     """
     library, key = resolve(name)
     build = {"here": _create_here, "torchvision": _create_torchvision, "timm": _create_timm}[library]
-    net = build(key, pretrained, image_size)
+    net: Any = build(key, pretrained, image_size)
     if last_stride not in (None, 1, 2):
         raise ValueError(f"last_stride is {last_stride}; expected 1 (finer last map) or 2 (as published).")
     if last_stride == 1:
@@ -72,20 +88,19 @@ def create(name, *, pretrained=False, last_stride=None, image_size=None, stem_re
         net.relu = net.relu if stem_relu else nn.Identity()
         net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True) if stem_ceil else net.maxpool
     net.out_channels = _out_channels(net, name, image_size or _IMAGE_SIZE)
-    return net
+    return cast(Backbone, net)
 
 
-def available():
+def available() -> list[str]:
     """All names `create` knows, sorted. Without timm installed, those of torchvision and of this file."""
     names = set(HERE) | set(_torchvision_names())
-    try:
-        import timm
-    except ImportError:
+    timm = _timm()
+    if timm is None:
         return sorted(names | {name for name, (library, _) in ALIASES.items() if library != "timm"})
     return sorted(names | set(ALIASES) | set(timm.list_models()))
 
 
-def resolve(name):
+def resolve(name: str) -> tuple[str, str]:
     """name -> (library, name there), library one of "here", "torchvision", "timm"."""
     if name in HERE:
         return "here", name
@@ -93,10 +108,7 @@ def resolve(name):
         return ALIASES[name]
     if name in _torchvision_names():
         return "torchvision", name
-    try:
-        import timm
-    except ImportError:
-        timm = None
+    timm = _timm()
     if timm is not None and timm.is_model(name):
         return "timm", name
     near = difflib.get_close_matches(name, available(), n=5, cutoff=0.4)
@@ -104,22 +116,31 @@ def resolve(name):
     raise ValueError(f"Unknown backbone '{name}'. Nearest names: {', '.join(near) or 'none'}.{hint}")
 
 
+def _timm() -> Any:
+    """The package, or None where it is not installed."""
+    try:
+        import timm
+    except ImportError:
+        return None
+    return timm
+
+
 # -- torchvision and timm ---------------------------------------------------------------------------------------------
 
 
-def _torchvision_names():
+def _torchvision_names() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
-def _create_torchvision(name, pretrained, image_size):
+def _create_torchvision(name: str, pretrained: bool, image_size: tuple[int, int] | None) -> nn.Module:
     """The children in front of the head, in a Sequential under their own names: so weight names do not change."""
-    options = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
+    options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
     if pretrained and name == "googlenet":
         raise ValueError("torchvision's googlenet weights expect inputs scaled in another way; choose 'inception_v3'.")
     whole = torchvision.models.get_model(name, weights=None, **options)
     if pretrained:
         _load_torchvision(whole, name)
-    body = OrderedDict()
+    body: OrderedDict[str, nn.Module] = OrderedDict()
     for child, module in whole.named_children():
         if child in HEADS:
             break
@@ -129,13 +150,13 @@ def _create_torchvision(name, pretrained, image_size):
     return nn.Sequential(body)
 
 
-def _load_torchvision(net, name):
-    weights = torchvision.models.get_model_weights(name)
+def _load_torchvision(net: nn.Module, name: str) -> None:
+    weights: Any = torchvision.models.get_model_weights(name)
     entry = getattr(weights, "IMAGENET1K_V1", None) or weights.DEFAULT
     net.load_state_dict(_download(entry.url, name))
 
 
-def _create_timm(name, pretrained, image_size):
+def _create_timm(name: str, pretrained: bool, image_size: tuple[int, int] | None) -> nn.Module:
     try:
         import timm
     except ImportError as error:
@@ -150,7 +171,14 @@ def _create_timm(name, pretrained, image_size):
     return net
 
 
-def vision_transformer(name, *, pretrained=False, image_size=_IMAGE_SIZE, stride=16, drop_path=0.0):
+def vision_transformer(
+    name: str,
+    *,
+    pretrained: bool = False,
+    image_size: tuple[int, int] = _IMAGE_SIZE,
+    stride: int = 16,
+    drop_path: float = 0.0,
+) -> nn.Module:
     """A plain vision transformer of timm as a module of parts (patch_embed, cls_token, pos_embed, norm_pre, blocks,
     norm), its patches taken every `stride` pixels and its position embedding resized to their number.
 
@@ -181,7 +209,7 @@ def vision_transformer(name, *, pretrained=False, image_size=_IMAGE_SIZE, stride
     return net
 
 
-def _pretrained_timm(build, name, pretrained, **options):
+def _pretrained_timm(build: Callable[..., Any], name: str, pretrained: bool, **options: Any) -> Any:
     """build(name, pretrained=..., **options); a failed download becomes a message that names the file."""
     import timm
 
@@ -197,13 +225,13 @@ def _pretrained_timm(build, name, pretrained, **options):
         raise RuntimeError(_no_weights(name, f"the weights '{file}' of timm" if file else "them", error)) from error
 
 
-def _size_options(image_size):
+def _size_options(image_size: tuple[int, int] | None) -> list[dict[str, Any]]:
     """Ways to tell a timm network about non-square images, most specific first; convolutional ones take none."""
-    size = [] if image_size is None else [{"img_size": tuple(image_size)}]
+    size: list[dict[str, Any]] = [] if image_size is None else [{"img_size": tuple(image_size)}]
     return [{"dynamic_img_size": True, **(size[0] if size else {})}, *(size or [{"img_size": _IMAGE_SIZE}]), {}]
 
 
-def _first_accepted(build, *options):
+def _first_accepted(build: Callable[..., Any], *options: dict[str, Any]) -> Any:
     """build(**option) for the first option whose names the constructor has."""
     for option in options:
         try:
@@ -214,7 +242,7 @@ def _first_accepted(build, *options):
     raise TypeError("no way to build it was accepted")
 
 
-def _timm_map(net, images):
+def _timm_map(net: Any, images: Tensor) -> Tensor:
     """Unpooled output of a timm network as (B, C, h, w); class and register tokens are dropped."""
     x = type(net).forward(net, images)
     if x.dim() == 4:
@@ -226,15 +254,15 @@ def _timm_map(net, images):
     return x.transpose(1, 2).unflatten(2, (rows, columns))
 
 
-def _download(url, name, map_location="cpu"):
+def _download(url: str, name: str) -> dict[str, Tensor]:
     """State dict behind `url`, from the torch hub cache or the network."""
     try:
-        return torch.hub.load_state_dict_from_url(url, map_location=map_location, weights_only=True)
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
     except (urllib.error.URLError, OSError) as error:
         raise RuntimeError(_no_weights(name, f"'{url.rsplit('/', 1)[-1]}'", error)) from error
 
 
-def _no_weights(name, file, error):
+def _no_weights(name: str, file: str, error: Exception | str) -> str:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return (
         f"ImageNet weights of '{name}' are not on this machine and could not be downloaded ({error}). "
@@ -243,7 +271,7 @@ def _no_weights(name, file, error):
     )
 
 
-def _out_channels(net, name, image_size):
+def _out_channels(net: nn.Module, name: str, image_size: tuple[int, int]) -> int:
     """Channels of the map, found by a forward pass on the meta device: no arithmetic, no memory."""
     state = {k: torch.empty_like(v, device="meta") for k, v in (*net.named_parameters(), *net.named_buffers())}
     images = torch.empty(1, 3, *image_size, device="meta")
@@ -263,12 +291,12 @@ def _out_channels(net, name, image_size):
     return out.shape[1]
 
 
-_IBN = {"norms": (("out", "out"), (None, None), (None, None)), "stem": "instance"}
-_AIN = {"norms": (("in", "in"), (None, "in"), ("in", None)), "stem": "instance", "ain_names": True}
+_IBN: dict[str, Any] = {"norms": (("out", "out"), (None, None), (None, None)), "stem": "instance"}
+_AIN: dict[str, Any] = {"norms": (("in", "in"), (None, "in"), ("in", None)), "stem": "instance", "ain_names": True}
 _IBN_RELEASE = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/"
 
 # name -> (constructor, file of the ImageNet weights or None, URL of its folder or None if there is no direct link)
-HERE = {
+HERE: dict[str, tuple[Callable[[], nn.Module], str | None, str | None]] = {
     **{
         f"resnet{d}_ibn_a": (functools.partial(create_resnet_ibn, d, resnet_ibn_a), file, file and _IBN_RELEASE)
         for d, file in (
@@ -300,7 +328,7 @@ HERE = {
 }
 
 
-def _create_here(name, pretrained, image_size):
+def _create_here(name: str, pretrained: bool, image_size: tuple[int, int] | None) -> nn.Module:
     build, file, url = HERE[name]
     net = build()
     if pretrained:
@@ -308,7 +336,7 @@ def _create_here(name, pretrained, image_size):
     return net
 
 
-def _load_here(net, name, file, url):
+def _load_here(net: nn.Module, name: str, file: str | None, url: str | None) -> None:
     """Weights of the released file; its classifier and fc, which are not part of the map, are left out."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / (file or "none")
     if file and path.is_file():
@@ -317,7 +345,7 @@ def _load_here(net, name, file, url):
         source = f"'{file}' (from the model zoo of deep-person-reid)" if file else "such a file, if you have one,"
         raise RuntimeError(_no_weights(name, source, "its authors give no direct link" if file else "none published"))
     else:
-        state = _download(url + file, name)
+        state = _download(f"{url}{file}", name)
     state = {k.removeprefix("module."): v for k, v in state.items()}
     own = net.state_dict()
     lacking = sorted(

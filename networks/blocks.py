@@ -1,7 +1,9 @@
 """What heads are made of: pooling, BN neck, classifiers, reductions."""
 
+from collections.abc import Callable, Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from networks import resnets
 
@@ -9,47 +11,48 @@ from networks import resnets
 class AvgPool(nn.Module):
     """Global average."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C); so are the other three."""
         return x.mean(dim=(2, 3))
 
 
 class MaxPool(nn.Module):
     """Global maximum."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x.amax(dim=(2, 3))
 
 
 class AvgMaxPool(nn.Module):
     """Sum of global average and maximum."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3)) + x.amax(dim=(2, 3))
 
 
 class GeM(nn.Module):
     """Generalised mean (mean x^p)^(1/p), p learned (Radenovic et al., TPAMI 2019, Eq. (3)); p = 1 is the average."""
 
-    def __init__(self, p=3.0, eps=1e-6):
+    def __init__(self, p: float = 3.0, eps: float = 1e-6):
         super().__init__()
         self.p = nn.Parameter(torch.full((1,), p))
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
-POOLINGS = {"avg": AvgPool, "max": MaxPool, "avg+max": AvgMaxPool, "gem": GeM}
+POOLINGS: dict[str, Callable[[], nn.Module]] = {"avg": AvgPool, "max": MaxPool, "avg+max": AvgMaxPool, "gem": GeM}
 
 
-def bn_neck(dim):
+def bn_neck(dim: int) -> nn.BatchNorm1d:
     """BNNeck (Luo et al. 2019, section 3.5): batch norm without shift, so that the ID loss sees a centred feature."""
     neck = nn.BatchNorm1d(dim)
     neck.bias.requires_grad_(False)
     return neck
 
 
-def linear_classifier(dim, num_pids, *, bias, std):
+def linear_classifier(dim: int, num_pids: int, *, bias: bool, std: float) -> nn.Linear | None:
     """Identity classifier with weights N(0, std^2), bias 0; None for num_pids = 0."""
     if num_pids < 0:
         raise ValueError(f"num_pids is {num_pids}; expected the number of training identities, or 0 for none.")
@@ -62,15 +65,18 @@ def linear_classifier(dim, num_pids, *, bias, std):
     return classifier
 
 
-def linear_classifiers(count, dim, num_pids, *, bias=True, std=0.001):
+def linear_classifiers(count: int, dim: int, num_pids: int, *, bias: bool = True, std: float = 0.001) -> nn.ModuleList:
     """`count` identity classifiers, or an empty list for num_pids = 0."""
     made = (linear_classifier(dim, num_pids, bias=bias, std=std) for _ in range(count))
     return nn.ModuleList(c for c in made if c is not None)
 
 
-def reduction(dims, std=0.01):
-    """Linear, batch norm, ReLU per step of `dims`: torchreid's `fc` (torchreid/models/osnet.py at f8cd150)."""
-    layers = []
+def reduction(dims: Sequence[int], std: float = 0.01) -> nn.Sequential:
+    """Linear, batch norm, ReLU per step of `dims`, (B, dims[0]) -> (B, dims[-1]): torchreid's `fc`.
+
+    See torchreid/models/osnet.py at f8cd150.
+    """
+    layers: list[nn.Module] = []
     for dim_in, dim_out in zip(dims[:-1], dims[1:], strict=True):
         linear = nn.Linear(dim_in, dim_out)
         nn.init.normal_(linear.weight, std=std)
@@ -79,8 +85,8 @@ def reduction(dims, std=0.01):
     return nn.Sequential(*layers)
 
 
-def conv_reduction(dim_in, dim_out, *, bias):
-    """1x1 convolution, batch norm, ReLU."""
+def conv_reduction(dim_in: int, dim_out: int, *, bias: bool) -> nn.Sequential:
+    """(B, dim_in, h, w) -> (B, dim_out, h, w): 1x1 convolution, batch norm, ReLU."""
     conv = nn.Conv2d(dim_in, dim_out, 1, bias=bias)
     resnets.kaiming_fan_out(conv)
     return nn.Sequential(conv, nn.BatchNorm2d(dim_out), nn.ReLU(inplace=True))

@@ -12,16 +12,18 @@ NASNet-A Mobile (4 @ 1056): Zoph, Vasudevan, Shlens, Le. Learning Transferable A
 
 import functools
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from networks.osnet import ConvNorm
 from networks.resnets import kaiming_fan_out
 
 
-def depthwise_in_float32(net):
+def depthwise_in_float32(net: nn.Module) -> None:
     """Keep `net`'s depthwise convolutions with a stride or a kernel above 3x3 out of bfloat16 autocast on a CPU.
 
     oneDNN has no bfloat16 kernel for their gradients: with a stride the one for the input takes 26 to 380 times as long
@@ -33,10 +35,11 @@ def depthwise_in_float32(net):
             and conv.groups == conv.in_channels > 1
             and (max(conv.stride) > 1 or max(conv.kernel_size) > 3)
         ):
-            conv.forward = functools.partial(_in_float32, conv)
+            depthwise: Any = conv  # its method is replaced, in this one layer
+            depthwise.forward = functools.partial(_in_float32, conv)
 
 
-def _in_float32(conv, x):
+def _in_float32(conv: nn.Conv2d, x: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         return nn.Conv2d.forward(conv, x.float()).to(x.dtype)
 
@@ -44,7 +47,7 @@ def _in_float32(conv, x):
 class ShuffleUnit(nn.Module):
     """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1 (figure 2b; 2c with stride 2, which concatenates)."""
 
-    def __init__(self, in_channels, out_channels, stride, groups, *, group_first=True):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int, *, group_first: bool = True):
         super().__init__()
         middle = out_channels // 4
         new_channels = out_channels - in_channels if stride == 2 else out_channels
@@ -56,7 +59,7 @@ class ShuffleUnit(nn.Module):
         self.conv3 = nn.Conv2d(middle, new_channels, 1, groups=groups, bias=False)
         self.bn3 = nn.BatchNorm2d(new_channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = y.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)  # channel shuffle
         y = self.bn3(self.conv3(self.bn2(self.conv2(y))))
@@ -68,7 +71,13 @@ class ShuffleUnit(nn.Module):
 class ShuffleNet(nn.Module):
     """Table 1, column g = 3: stages of 4, 8 and 4 units, 240, 480 and 960 channels."""
 
-    def __init__(self, groups=3, channels=(24, 240, 480, 960), units=(4, 8, 4)):
+    stage2: nn.Sequential
+    stage3: nn.Sequential
+    stage4: nn.Sequential
+
+    def __init__(
+        self, groups: int = 3, channels: Sequence[int] = (24, 240, 480, 960), units: Sequence[int] = (4, 8, 4)
+    ):
         super().__init__()
         self.conv1 = nn.Sequential(
             nn.Conv2d(3, channels[0], 3, stride=2, padding=1, bias=False),
@@ -82,14 +91,14 @@ class ShuffleNet(nn.Module):
             blocks += [ShuffleUnit(channels[stage + 1], channels[stage + 1], 1, groups) for _ in range(count - 1)]
             self.add_module(f"stage{stage + 2}", nn.Sequential(*blocks))
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         return self.stage4(self.stage3(self.stage2(self.conv1(images))))  # (B, 960, H/32, W/32)
 
 
 class InvertedResidual(nn.Module):
     """1x1 to `expansion` times the width, depthwise 3x3, linear 1x1; identity shortcut where the shape allows."""
 
-    def __init__(self, in_channels, out_channels, expansion, stride):
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int):
         super().__init__()
         middle = in_channels * expansion
         self.shortcut = stride == 1 and in_channels == out_channels
@@ -97,7 +106,7 @@ class InvertedResidual(nn.Module):
         self.dwconv2 = ConvNorm(middle, middle, 3, stride, groups=middle, act=F.relu6)
         self.conv3 = nn.Sequential(nn.Conv2d(middle, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.conv3(self.dwconv2(self.conv1(x)))
         return x + y if self.shortcut else y
 
@@ -105,9 +114,9 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Sequential):
     """Table 2, all widths times `width` (the last one not below 1280)."""
 
-    def __init__(self, width):
+    def __init__(self, width: float):
         channels = int(32 * width)
-        stages = [ConvNorm(3, channels, 3, stride=2, act=F.relu6)]
+        stages: list[nn.Module] = [ConvNorm(3, channels, 3, stride=2, act=F.relu6)]
         for expansion, c, count, stride in (
             (1, 16, 1, 1),
             (6, 24, 2, 2),
@@ -118,7 +127,7 @@ class MobileNetV2(nn.Sequential):
             (6, 320, 1, 1),
         ):
             out = int(c * width)
-            blocks = [InvertedResidual(channels, out, expansion, stride)]
+            blocks: list[nn.Module] = [InvertedResidual(channels, out, expansion, stride)]
             blocks += [InvertedResidual(out, out, expansion, 1) for _ in range(count - 1)]
             stages.append(nn.Sequential(*blocks))
             channels = out
@@ -129,7 +138,9 @@ class MobileNetV2(nn.Sequential):
 
 # A cell adds pairs. Each entry is ((operation, input), (operation, input)); inputs are "h" (this cell's 1x1 of the
 # previous cell), "p" (the one before that) or the index of an earlier pair; operation None passes the input on.
-_NORMAL = (
+Pairs = tuple[tuple[tuple[str | None, str | int], tuple[str | None, str | int]], ...]
+
+_NORMAL: Pairs = (
     (("sep5", "h"), ("sep3", "p")),
     (("sep5", "p"), ("sep3", "p")),
     (("avg", "h"), (None, "p")),
@@ -138,7 +149,7 @@ _NORMAL = (
 )
 
 
-_REDUCTION = (
+_REDUCTION: Pairs = (
     (("sep5/2", "h"), ("sep7/2", "p")),
     (("max/2", "h"), ("sep7/2", "p")),
     (("avg/2", "h"), ("sep5/2", "p")),
@@ -151,18 +162,32 @@ class _Shifted(nn.Module):
     """A strided operation that starts one pixel later, as TensorFlow pads even sizes: one more row and column of zeros
     above and left, then the first output row and column dropped."""
 
-    def __init__(self, operation):
+    def __init__(self, operation: nn.Module):
         super().__init__()
         self.operation = operation
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.operation(F.pad(x, (1, 0, 1, 0)))[:, :, 1:, 1:]
 
 
 class _Separable(nn.Module):
     """ReLU, depthwise, pointwise, batch norm, twice; the stride is in the first."""
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, *, shifted=False, middle=None):
+    separable_1: nn.Sequential
+    separable_2: nn.Sequential
+    bn_sep_1: nn.BatchNorm2d
+    bn_sep_2: nn.BatchNorm2d
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        shifted: bool = False,
+        middle: int | None = None,
+    ):
         super().__init__()
         middle = middle or in_channels
         for i, (c_in, c_out, s) in enumerate(((in_channels, middle, stride), (middle, out_channels, 1)), start=1):
@@ -174,7 +199,7 @@ class _Separable(nn.Module):
             self.add_module(f"bn_sep_{i}", nn.BatchNorm2d(c_out, eps=0.001))
         self.shifted = shifted
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
         if self.shifted:  # as in _Shifted, which would change the weight names
             x = self.separable_1(F.pad(x, (1, 0, 1, 0)))[:, :, 1:, 1:]
@@ -188,7 +213,10 @@ class NASNetCell(nn.Module):
     """One cell. p: how the input before the last is brought to this cell's size: "same" (the first stem cell reads the
     last one), "halve" (its map is twice as large), "project" (1x1)."""
 
-    def __init__(self, pairs, h_channels, p_channels, width, *, p, shifted=True):
+    path_1: nn.Sequential
+    path_2: nn.Sequential
+
+    def __init__(self, pairs: Pairs, h_channels: int, p_channels: int, width: int, *, p: str, shifted: bool = True):
         super().__init__()
         self.pairs, self.p = pairs, p
         self.conv_1x1 = self._project(h_channels, width)
@@ -208,7 +236,7 @@ class NASNetCell(nn.Module):
         self.out_channels = width * (6 if pairs is _NORMAL else 4)
 
     @staticmethod
-    def _project(in_channels, out_channels):
+    def _project(in_channels: int, out_channels: int) -> nn.Sequential:
         return nn.Sequential(
             OrderedDict(
                 relu=nn.ReLU(),
@@ -218,7 +246,7 @@ class NASNetCell(nn.Module):
         )
 
     @staticmethod
-    def _operation(name, in_channels, width, shifted):
+    def _operation(name: str, in_channels: int, width: int, shifted: bool) -> nn.Module:
         kind, _, strided = name.partition("/")
         shifted = shifted and bool(strided)
         stride = 2 if strided else 1
@@ -226,12 +254,12 @@ class NASNetCell(nn.Module):
             middle = width if in_channels != width else None
             return _Separable(in_channels, width, int(kind[3:]), stride, shifted=shifted, middle=middle)
         if kind == "max":
-            pool = nn.MaxPool2d(3, stride, padding=1)
+            pool: nn.Module = nn.MaxPool2d(3, stride, padding=1)
         else:
             pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
         return _Shifted(pool) if shifted else pool
 
-    def _previous(self, prev):
+    def _previous(self, prev: Tensor) -> Tensor:
         if self.p == "same":
             return prev
         if self.p == "project":
@@ -240,22 +268,22 @@ class NASNetCell(nn.Module):
         later = F.pad(prev, (-1, 1, -1, 1))  # starts one pixel later
         return self.final_path_bn(torch.cat((self.path_1(prev[:, :, ::2, ::2]), self.path_2(later[:, :, ::2, ::2])), 1))
 
-    def forward(self, x, prev):
-        state = {"h": self.conv_1x1(x), "p": self._previous(prev)}
+    def forward(self, x: Tensor, prev: Tensor) -> Tensor:
+        state: dict[str | int, Tensor] = {"h": self.conv_1x1(x), "p": self._previous(prev)}
         for i, pair in enumerate(self.pairs):
             terms = []
             for side, (operation, source) in zip(("left", "right"), pair, strict=True):
                 value = state[source]
                 terms.append(value if operation is None else getattr(self, f"comb_iter_{i}_{side}")(value))
             state[i] = terms[0] + terms[1]
-        kept = ("p", 0, 1, 2, 3, 4) if self.pairs is _NORMAL else (1, 2, 3, 4)
+        kept: tuple[str | int, ...] = ("p", 0, 1, 2, 3, 4) if self.pairs is _NORMAL else (1, 2, 3, 4)
         return torch.cat([state[k] for k in kept], dim=1)
 
 
 class NASNetMobile(nn.Module):
     """Stem, then three times four normal cells with a reduction cell between (figure 2); 24 * 44 = 1056 channels."""
 
-    def __init__(self, filters=44, stem=32):
+    def __init__(self, filters: int = 44, stem: int = 32):
         super().__init__()
         self.conv0 = nn.Sequential(
             OrderedDict(conv=nn.Conv2d(3, stem, 3, stride=2, bias=False), bn=nn.BatchNorm2d(stem, eps=0.001))
@@ -275,7 +303,7 @@ class NASNetMobile(nn.Module):
                 last, before = cell.out_channels, last
         kaiming_fan_out(self)
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         stem = self.conv0(images)
         before = self.cell_stem_0(stem, stem)
         last = self.cell_stem_1(before, stem)

@@ -5,10 +5,12 @@ Weight names of KaiyangZhou/deep-person-reid, torchreid/models/osnet.py and osne
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from networks.resnets import kaiming_fan_out
 
@@ -16,7 +18,17 @@ from networks.resnets import kaiming_fan_out
 class ConvNorm(nn.Module):
     """Convolution, normalisation ("batch", "instance" or None), activation (a function or None)."""
 
-    def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, *, groups=1, norm="batch", act=F.relu):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        norm: str | None = "batch",
+        act: Callable[..., Tensor] | None = F.relu,
+    ):
         super().__init__()
         padding = kernel_size // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
@@ -24,7 +36,7 @@ class ConvNorm(nn.Module):
             self.bn = nn.BatchNorm2d(out_channels) if norm == "batch" else _instance_norm(out_channels)
         self.act = act
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         if hasattr(self, "bn"):
             x = self.bn(x)
@@ -34,13 +46,13 @@ class ConvNorm(nn.Module):
 class LiteConv3x3(nn.Module):
     """Lite 3x3 (figure 3b): pointwise, then depthwise convolution, batch norm, ReLU."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.bn = nn.BatchNorm2d(channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv2(self.conv1(x))), inplace=True)
 
 
@@ -48,7 +60,7 @@ class LiteConv3x3(nn.Module):
 FEWER_CALLS_PAY = "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def side_by_side(layers: list[LiteConv3x3], x):
+def side_by_side(layers: list[LiteConv3x3], x: Tensor) -> Tensor:
     """What k layers make of (B, k C, h, w), layer i of the i-th C channels; or each of the same (B, C, h, w).
 
     The layers' own numbers in fewer calls: what a CPU does before a call computes anything is a quarter of a training
@@ -65,19 +77,20 @@ def side_by_side(layers: list[LiteConv3x3], x):
             for bn, new in zip(norms, joint[name].chunk(len(norms)), strict=True):
                 getattr(bn, name).copy_(new)
         for bn in norms[1:]:
-            bn.num_batches_tracked.add_(1)
+            if bn.num_batches_tracked is not None:
+                bn.num_batches_tracked.add_(1)
     return F.relu(x, inplace=True)
 
 
 class AggregationGate(nn.Module):
     """Channel-wise weights in (0, 1) from globally pooled streams, (B, C, 1, 1); shared by all (section 3.2)."""
 
-    def __init__(self, channels, reduction=16):
+    def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
         self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
 
-    def forward(self, pooled):  # (B, C, 1, 1)
+    def forward(self, pooled: Tensor) -> Tensor:  # (B, C, 1, 1)
         return self.fc2(F.relu(self.fc1(pooled))).sigmoid()
 
 
@@ -88,7 +101,7 @@ class OSBlock(nn.Module):
     ain_names: streams are named conv2.t as in OSNet-AIN instead of conv2a to conv2d.
     """
 
-    def __init__(self, in_channels, out_channels, *, norm=None, ain_names=False):
+    def __init__(self, in_channels: int, out_channels: int, *, norm: str | None = None, ain_names: bool = False):
         super().__init__()
         middle = out_channels // 4
         self.conv1 = ConvNorm(in_channels, middle)
@@ -107,10 +120,11 @@ class OSBlock(nn.Module):
             self.IN = _instance_norm(out_channels)
         self.norm = norm
 
-    def streams(self, x):
+    def streams(self, x: Tensor) -> list[Tensor]:
         """x^1 to x^T, each (B, C/4, h, w)."""
         if hasattr(self, "conv2"):
-            layers = [list(stream.layers) for stream in self.conv2]
+            ain: Any = self.conv2
+            layers = [list(stream.layers) for stream in ain]
         else:
             layers = [[self.conv2a], list(self.conv2b), list(self.conv2c), list(self.conv2d)]
         exchanges = type(layers[0][0].bn) is not nn.BatchNorm2d  # --sync_bn: each call waits for the other processes
@@ -124,7 +138,7 @@ class OSBlock(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         return [*done, layers[-1][-1](x)]
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         shortcut = self.downsample(x) if hasattr(self, "downsample") else x
         x = self.conv1(x)
         streams = self.streams(x)
@@ -144,11 +158,11 @@ class OSBlock(nn.Module):
 class _Stream(nn.Module):
     """`depth` Lite 3x3 in a row, under the weight names of OSNet-AIN."""
 
-    def __init__(self, channels, depth):
+    def __init__(self, channels: int, depth: int):
         super().__init__()
         self.layers = nn.Sequential(*(LiteConv3x3(channels) for _ in range(depth)))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
 
@@ -159,13 +173,20 @@ class OSNet(nn.Module):
     stem: normalisation of conv1. ain_names: layout of the released OSNet-AIN (pool2, pool3, conv2.t).
     """
 
-    def __init__(self, channels, *, norms=((None, None),) * 3, stem="batch", ain_names=False):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        norms: Sequence[tuple[str | None, str | None]] = ((None, None),) * 3,
+        stem: str = "batch",
+        ain_names: bool = False,
+    ):
         super().__init__()
         self.conv1 = ConvNorm(3, channels[0], 7, stride=2, norm=stem)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         for stage, pair in enumerate(norms):
             width_in, width = channels[stage], channels[stage + 1]
-            blocks = [
+            blocks: list[nn.Module] = [
                 OSBlock(width_in, width, norm=pair[0], ain_names=ain_names),
                 OSBlock(width, width, norm=pair[1], ain_names=ain_names),
             ]
@@ -178,16 +199,17 @@ class OSNet(nn.Module):
         self.conv5 = ConvNorm(channels[3], channels[3])
         kaiming_fan_out(self)
 
-    def forward(self, images):  # (B, 3, H, W)
+    def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
         x = images
         for stage in self.children():
             x = stage(x)
         return x  # (B, channels[3], H/16, W/16)
 
 
-def _instance_norm(channels):
+def _instance_norm(channels: int) -> nn.InstanceNorm2d:
     return nn.InstanceNorm2d(channels, affine=True)
 
 
-def create_osnet(width, **options):
+def create_osnet(width: float, **options: Any) -> OSNet:
+    """OSNet with `width` times the channels of table 1."""
     return OSNet([int(round(c * width)) for c in (64, 256, 384, 512)], **options)

@@ -6,17 +6,19 @@ Non-local ResNet of AGW and fast-reid: mangye16/ReID-Survey, modeling/backbones/
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 # Where torchvision's classification networks stop being convolutional.
 HEADS = ("avgpool", "dropout", "fc", "classifier", "head", "heads", "flatten")
 
 
-def remove_stride(stage, name):
+def remove_stride(stage: nn.Module | None, name: str) -> None:
     """Stride 2 -> 1 in a residual stage, wherever its first block has it (conv1, conv2, shortcut); None: no stage."""
     strided = (
         []
@@ -35,7 +37,7 @@ def remove_stride(stage, name):
             module.stride = (1, 1)
 
 
-def kaiming_fan_out(net):
+def kaiming_fan_out(net: nn.Module) -> None:
     """Convolutions N(0, 2/fan_out), biases 0: what torchreid and IBN-Net train from scratch with."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -47,13 +49,13 @@ def kaiming_fan_out(net):
 class IBN(nn.Module):
     """Instance norm on the first half of the channels, batch norm on the rest (section 3.2, IBN-a)."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.split = (channels // 2, channels - channels // 2)
         self.IN = nn.InstanceNorm2d(self.split[0], affine=True)
         self.BN = nn.BatchNorm2d(self.split[1])
 
-    def forward(self, x):  # (B, C, h, w)
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
         first, second = x.split(self.split, dim=1)
         return torch.cat((self.IN(first), self.BN(second)), dim=1)
 
@@ -61,25 +63,25 @@ class IBN(nn.Module):
 class _BottleneckIN(Bottleneck):
     """Bottleneck with instance norm between the addition and the last ReLU (IBN-b)."""
 
-    def __init__(self, *args, **options):
+    def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.IN = nn.InstanceNorm2d(self.conv3.out_channels, affine=True)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         return self.relu(self.IN(self.bn3(self.conv3(x)) + shortcut))
 
 
-def resnet_ibn_a(net):
+def resnet_ibn_a(net: Any) -> None:
     """bn1 of every block of the first three stages; the fourth keeps batch norm, which holds the semantics."""
     for stage in (net.layer1, net.layer2, net.layer3):
         for block in stage:
             block.bn1 = IBN(block.bn1.num_features)
 
 
-def resnet_ibn_b(net):
+def resnet_ibn_b(net: Any) -> None:
     """Instance norm in the stem and at the end of the first two stages."""
     net.bn1 = nn.InstanceNorm2d(64, affine=True)
     for stage in (net.layer1, net.layer2):
@@ -87,7 +89,8 @@ def resnet_ibn_b(net):
         stage[-1] = _BottleneckIN(last.conv1.in_channels, last.conv1.out_channels)
 
 
-def create_resnet_ibn(depth, change):
+def create_resnet_ibn(depth: int, change: Callable[[nn.Module], None]) -> nn.Sequential:
+    """A ResNet of torchvision without its head, its norms replaced by `change` (`resnet_ibn_a`, `resnet_ibn_b`)."""
     whole = torchvision.models.get_model(f"resnet{depth}", weights=None)
     change(whole)
     kaiming_fan_out(whole)  # the replaced blocks too; as the released code
@@ -101,15 +104,16 @@ class NonLocal(nn.Module):
     Its weights need that, so it is kept. W ends in a batch norm at 0, so that training starts from the plain ResNet.
     """
 
-    def __init__(self, channels, inner=1):
+    def __init__(self, channels: int, inner: int = 1):
         super().__init__()
         self.g = nn.Conv2d(channels, inner, 1)
-        self.W = nn.Sequential(nn.Conv2d(inner, channels, 1), nn.BatchNorm2d(channels))
-        nn.init.zeros_(self.W[1].weight)
+        norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(norm.weight)
+        self.W = nn.Sequential(nn.Conv2d(inner, channels, 1), norm)
         self.theta = nn.Conv2d(channels, inner, 1)
         self.phi = nn.Conv2d(channels, inner, 1)
 
-    def forward(self, x):  # (B, C, h, w)
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
         g, theta, phi = (f(x).flatten(2) for f in (self.g, self.theta, self.phi))  # (B, inner, N)
         attention = theta.transpose(1, 2) @ phi / g.shape[2]  # (B, N, N)
         y = (attention @ g.transpose(1, 2)).transpose(1, 2)  # (B, inner, N)
@@ -117,22 +121,30 @@ class NonLocal(nn.Module):
 
 
 class NonLocalResNet(nn.Module):
-    """A ResNet with non-local blocks after the last counts[i] blocks of stage i + 1; weight names NL_1 to NL_4."""
+    """A ResNet with non-local blocks after the last counts[i] blocks of stage i + 1; weight names NL_1 to NL_4.
 
-    def __init__(self, net, counts):
+    out_channels: of its last map.
+    """
+
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+
+    def __init__(self, net: nn.Module, out_channels: int, counts: Sequence[int]):
         super().__init__()
         for name, module in net.named_children():
             self.add_module(name, module)
         for i, count in enumerate(counts, start=1):
             last = [m for m in getattr(net, f"layer{i}").modules() if isinstance(m, nn.Conv2d)][-1]
             self.add_module(f"NL_{i}", nn.ModuleList(NonLocal(last.out_channels) for _ in range(count)))
-        self.out_channels = net.out_channels
+        self.out_channels = out_channels
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         return self.stages(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
 
-    def stages(self, x):
-        """Everything behind the stem."""
+    def stages(self, x: Tensor) -> Tensor:
+        """Everything behind the stem: (B, 64, H / 4, W / 4) -> (B, C, h, w)."""
         for i in (1, 2, 3, 4):
             stage, added = getattr(self, f"layer{i}"), getattr(self, f"NL_{i}")
             for j, block in enumerate(stage, start=len(added) - len(stage)):

@@ -39,21 +39,21 @@ def torchrun(*words, **options) -> subprocess.Popen:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Plain(nn.Module):
+class Plain(models.Model):
     """No batch normalisation, two classifiers, parts: every field of an Output has work to do."""
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Linear(3 * 32 * 16, 24)
+        self.base = nn.Linear(3 * 32 * 16, 24)
         self.classifier = nn.ModuleList([nn.Linear(24, 6), nn.Linear(24, 6)])
 
     def forward(self, images, views=None):
-        feature = torch.tanh(self.body(images.flatten(1)))
+        feature = torch.tanh(self.base(images.flatten(1)))
         logits = tuple(classify(feature) for classify in self.classifier)
         return models.Output(feature, logits, (feature,), feature.unflatten(1, (4, 6)))
 
 
-class Small(nn.Module):
+class Small(models.Model):
     """Two convolutions with batch normalisation and a BN neck."""
 
     def __init__(self):

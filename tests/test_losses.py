@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import config
 import losses
 
 Output = namedtuple("Output", "embedding logits feats parts")
@@ -231,25 +232,52 @@ def test_collapse_is_told_from_a_loss_that_passes_the_margin():
     labels = labels_of(8, 4)
     collapsed = output_of(randn(32, 16, scale=1e-4, dtype=torch.float32))
     for loss, level in ((losses.TripletLoss(0.3), 0.3), (losses.TripletLoss(None), math.log(2))):
-        mean = float(loss(collapsed, labels))
+        near, far = {}, {}
+        mean = float(loss(collapsed, labels, near))
         assert mean == pytest.approx(level, rel=0.01)
-        assert "collapsed" in loss.collapsed(mean) and "learning rate" in loss.collapsed(mean)
-        loss(output_of(randn(32, 16, scale=5, dtype=torch.float32)), labels)
-        assert loss.collapsed(level) is None  # the value alone, with features far apart
-        loss(collapsed, labels)
-        assert loss.collapsed(0.9 * level) is None and loss.collapsed(1.6 * level) is None
-        assert loss.collapsed(1.1 * level) is not None  # a real run rests at 0.33, 0.32 for 0.3
-        assert loss.collapsed(math.nan) is None and loss.collapsed(math.inf) is None
-    total = losses.TripletLoss(0.3, reduction="sum")
-    total(output_of(*[randn(32, 8, seed=s, scale=1e-4) for s in range(5)]), labels)
-    assert "0.3" in total.collapsed(1.5) and total.collapsed(0.3) is None
+        assert "collapsed" in loss.collapsed(mean, near) and "learning rate" in loss.collapsed(mean, near)
+        loss(output_of(randn(32, 16, scale=5, dtype=torch.float32)), labels, far)
+        assert loss.collapsed(level, far) is None  # the value alone, with features far apart
+        assert loss.collapsed(0.9 * level, near) is None and loss.collapsed(1.6 * level, near) is None
+        assert loss.collapsed(1.1 * level, near) is not None  # a real run rests at 0.33, 0.32 for 0.3
+        assert loss.collapsed(math.nan, near) is None and loss.collapsed(math.inf, near) is None
+        assert loss.collapsed(level, {}) is not None
+    total, notes = losses.TripletLoss(0.3, reduction="sum"), {}
+    total(output_of(*[randn(32, 8, seed=s, scale=1e-4) for s in range(5)]), labels, notes)
+    assert "0.3" in total.collapsed(1.5, notes) and total.collapsed(0.3, notes) is None
 
 
 def test_collapse_with_the_harder_example_factor_sits_above_the_margin():
-    feats, labels = randn(32, 16, scale=5e-4, dtype=torch.float32), labels_of(8, 4)
+    feats, labels, notes = randn(32, 16, scale=5e-4, dtype=torch.float32), labels_of(8, 4), {}
     loss = losses.TripletLoss(0.3, hard_factor=0.5)
-    mean = float(loss(output_of(feats), labels))
-    assert mean > 0.3 * 1.01 and loss.collapsed(mean) is not None
+    mean = float(loss(output_of(feats), labels, notes))
+    assert mean > 0.3 * 1.01 and loss.collapsed(mean, notes) is not None
+
+
+def test_no_loss_remembers_a_batch():
+    """After a batch every loss is what it was before it, but for the running means of the dynamic balance."""
+    first, second, parts = (randn(8, *shape, dtype=torch.float32) for shape in ((4,), (4,), (6, 4)))
+    labels, output = labels_of(4, 2), output_of(first, second, logits=[second, first], parts=parts)
+    balance = losses.DynamicBalance(losses.IDLoss(), losses.TripletLoss())
+    some = config.Some(losses.TripletLoss(), slice(0, 1))
+    criterion = losses.Criterion(
+        balance=(1, balance), first=(1, some), plain=(1, losses.TripletLoss()), local=(1, losses.AlignedTriplet()),
+        kl=(1, losses.MutualKL()), distance=(1, losses.MutualDistance()), focal=(1, losses.FocalLoss()),
+        weighted=(1, losses.WeightedRegularizedTriplet()), circle=(1, losses.CircleLoss()), ring=(1, losses.RingLoss()),
+        center=(1, losses.CenterLoss(4, 8)), arc=(1, losses.ArcFace(4, 4)),
+    )  # fmt: skip
+
+    def remembered():
+        kept = ("_parameters", "_buffers", "_modules")
+        plain = {(n, k): repr(v) for n, m in criterion.named_modules() for k, v in vars(m).items() if k not in kept}
+        return plain, {n: v.clone() for n, v in criterion.state_dict().items() if not n.endswith("balance.means")}
+
+    before = remembered()
+    terms = criterion(output, labels)
+    after = remembered()
+    assert before[0] == after[0] and all(torch.equal(v, after[1][n]) for n, v in before[1].items())
+    assert terms.notes.keys() == {"balance", "first", "plain"} and balance.means.any()
+    assert terms.notes["first"]["num_feats"] == 1 and terms.notes["plain"]["num_feats"] == 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -624,8 +652,8 @@ class Recorded(torch.nn.Module):
         return self.scale * next(self.values)
 
 
-def slow_decisions(id_values, triplet_values, id_rising, alpha=0.25, gamma=2.0, sigma=0.16):
-    """The released rule with the two divisions by zero written out -> list of 'id' or 'both'."""
+def slow_decisions(id_values, triplet_values, alpha=0.25, gamma=2.0, sigma=0.16):
+    """The rule with its two divisions by zero written out -> list of 'id' or 'both'."""
     k_id = k_triplet = 0.0
     decisions = []
     for step, (l_id, l_triplet) in enumerate(zip(id_values, triplet_values, strict=True)):
@@ -636,7 +664,7 @@ def slow_decisions(id_values, triplet_values, id_rising, alpha=0.25, gamma=2.0, 
         fl_triplet = -((1 - p_triplet) ** gamma) * math.log(p_triplet)
         k_id, k_triplet = new_id, new_triplet
         if fl_id == 0:
-            decisions.append("id" if id_rising == "id" and fl_triplet > 0 else "both")
+            decisions.append("both")
         else:
             decisions.append("id" if fl_triplet / fl_id < sigma else "both")
     return decisions
@@ -652,19 +680,19 @@ def record(steps, seed):
 def decide(balance, steps, labels=None):
     decisions = []
     for _ in range(steps):
-        terms = balance(None, labels)
+        notes = {}
+        terms = balance(None, labels, notes)
         assert list(terms) == ["id", "triplet"]
-        decisions.append("id" if balance.id_only else "both")
-        assert (terms["triplet"].item() == 0) == bool(balance.id_only)
+        decisions.append("id" if notes["id_only"] else "both")
+        assert (terms["triplet"].item() == 0) == bool(notes["id_only"])
     return decisions
 
 
-@pytest.mark.parametrize("id_rising", ["both", "id"])
-def test_dynamic_rule_on_a_recorded_sequence(id_rising):
+def test_dynamic_rule_on_a_recorded_sequence():
     id_values, triplet_values = record(200, seed=0)
-    expected = slow_decisions(id_values, triplet_values, id_rising)
+    expected = slow_decisions(id_values, triplet_values)
     assert min(expected.count("id"), expected.count("both")) > 20  # the sequence does exercise both
-    balance = losses.DynamicBalance(Recorded(id_values), Recorded(triplet_values), id_rising=id_rising)
+    balance = losses.DynamicBalance(Recorded(id_values), Recorded(triplet_values))
     assert decide(balance, 200) == expected
 
 
@@ -674,12 +702,10 @@ def test_performance_measure_by_hand():
     torch.testing.assert_close(measure, torch.tensor([-(0.25**2) * math.log(0.75), 0.0, 0.0, 0.0, 0.0]))
 
 
-def test_the_two_readings_of_a_rising_id_loss():
+def test_an_id_loss_that_rises_means_both_losses():
     id_values, triplet_values = [4.0, 4.0, 1.0, 9.0, 9.0], [4.0, 4.0, 4.0, 0.1, 9.0]
-    for id_rising, fourth in (("both", "both"), ("id", "id")):
-        balance = losses.DynamicBalance(Recorded(id_values), Recorded(triplet_values), id_rising=id_rising)
-        # step 4: ID rises, triplet falls; step 5: both rise, which is NaN in the released code and trains both
-        assert decide(balance, 5)[3:] == [fourth, "both"]
+    balance = losses.DynamicBalance(Recorded(id_values), Recorded(triplet_values))
+    assert decide(balance, 5)[3:] == ["both", "both"]  # step 4: ID rises, triplet falls; step 5: both rise
 
 
 def test_dynamic_rule_falling_id_and_resting_triplet_is_id_only():
@@ -708,7 +734,6 @@ def test_dynamic_state_resumes_bit_for_bit():
     decide(first, 25)
     second = losses.DynamicBalance(Recorded(id_values[25:]), Recorded(triplet_values[25:]))
     second.load_state_dict(first.state_dict())
-    assert bool(second.id_only) == bool(first.id_only)
     assert decide(second, 35) == expected[25:]
     assert all(torch.equal(a, b) for a, b in zip(whole.buffers(), second.buffers(), strict=True))
 
@@ -716,8 +741,9 @@ def test_dynamic_state_resumes_bit_for_bit():
 def test_dynamic_gradient_stops_in_id_only_steps_and_eval_changes_nothing():
     balance = losses.DynamicBalance(Recorded([8.0] * 21), Recorded([2.0] * 21))
     balance.means.copy_(torch.tensor([80.0, 1.0]))  # ID falls by far, triplet rises
-    terms = balance(None, None)
-    assert balance.id_only and terms["triplet"].item() == 0
+    notes = {}
+    terms = balance(None, None, notes)
+    assert notes["id_only"] and terms["triplet"].item() == 0
     sum(terms.values()).backward()
     assert float(balance.triplet_loss.scale.grad) == 0 and float(balance.id_loss.scale.grad) == 8
     before = {key: value.clone() for key, value in balance.state_dict().items()}
@@ -757,21 +783,20 @@ def test_criterion_takes_the_terms_of_dynamic_balance():
     assert list(terms) == ["id", "triplet", "ring"]
     slow = sum(slow_cross_entropy(part, labels_of(2, 4)) for part in output.logits)
     assert terms["id"].item() == pytest.approx(2 * slow, rel=1e-6)
-    advice = criterion.collapsed({name: term.item() for name, term in terms.items()})
+    advice = criterion.collapsed({name: term.item() for name, term in terms.items()}, terms.notes)
     assert len(advice) == 1 and "1.4" in advice[0]  # seen in the running mean, not in the sum of both terms
-    assert criterion.id_only is False
-    balance.id_only.fill_(True)
-    assert criterion.id_only is True
+    assert terms.id_only is False
+    terms.notes["pyramid"]["id_only"] = torch.tensor(True)
+    assert terms.id_only is True
     with pytest.raises(ValueError, match="same name"):
         losses.Criterion(pyramid=(1, balance), id=(1, losses.IDLoss()))
 
 
 def test_criterion_passes_unweighted_means_to_collapsed():
-    triplet = losses.TripletLoss(0.3)
-    criterion = losses.Criterion(id=(1, losses.IDLoss()), triplet=(0.5, triplet))
-    triplet(output_of(torch.zeros(4, 2)), labels_of(2, 2))
-    assert len(criterion.collapsed({"id": 3.0, "triplet": 0.15})) == 1
-    assert criterion.collapsed({"id": 0.3, "triplet": 0.3}) == []
+    criterion = losses.Criterion(id=(1, losses.IDLoss()), triplet=(0.5, losses.TripletLoss(0.3)))
+    notes = criterion(output_of(torch.zeros(4, 2), logits=[torch.zeros(4, 2)]), labels_of(2, 2)).notes
+    assert len(criterion.collapsed({"id": 3.0, "triplet": 0.15}, notes)) == 1
+    assert criterion.collapsed({"id": 0.3, "triplet": 0.3}, notes) == []
 
 
 @pytest.mark.parametrize("weight", [0, 0.0, -1, math.nan, math.inf])
@@ -807,7 +832,6 @@ def test_criterion_names_a_batch_of_another_size():
         (lambda: losses.AlignedTriplet(mine="both"), "mine is 'both'"),
         (lambda: losses.MutualKL(members=1), "at least 2"),
         (lambda: losses.DynamicBalance(None, None, alpha=0), "alpha is 0"),
-        (lambda: losses.DynamicBalance(None, None, id_rising="maybe"), "id_rising is 'maybe'"),
     ],
 )
 def test_options_out_of_range_are_named(make, match):

@@ -11,10 +11,13 @@ import pytest
 import torch
 import trees
 
+import architectures
 import datasets
 import evaluate
 import main
+import models
 import train
+from config import Stage, check_trunk
 from loading.views import Views
 from recipes import RECIPES
 from synthetic import pictures
@@ -56,6 +59,140 @@ def small(name):
     size = {"image_size": IMAGE_SIZE, "backbone": backbone, "pretrained": "none", "fixbase_epochs": 0, "steps": None}
     batch = {"p": 4, "k": 2} if recipe.p else {"batch_size": 8}
     return recipe.with_(**size | batch | FIELDS.get(name, {}))
+
+
+# What no pretrained weights fill, by the beginnings of the names; everything else is the trunk.
+BOT, PARTS, LOCAL = ("bottleneck.", "classifier."), ("reduction.", "classifier."), ("local_conv.", "local_bn.")
+JPM = tuple(f"{kind}{i}." for kind in ("bottleneck", "classifier") for i in ("", "_1", "_2", "_3", "_4"))
+ALIGNED_MEMBER = (*LOCAL, "classifier.")
+NEW = {
+    models.Softmax: ("fc.", "classifier."),
+    models.ResNet50M: ("fc_fusion.", "classifier."),
+    models.AlignedReID: ALIGNED_MEMBER,
+    models.AlignedReIDPlusPlus: ("bn.", "conv1.", "classifier."),
+    models.PCB: PARTS,
+    models.RPP: (*PARTS, "part_classifier."),
+    models.Pyramid: PARTS,
+    models.BagOfTricks: BOT,
+    models.AGW: (*BOT, "global_pool."),
+    models.TwoStreamAGW: (*BOT, "global_pool."),
+    models.MGN: ("heads.",),
+    models.TransReID: ("base.sie_embed", *JPM),
+    architectures.MuDeep: ("classifier.",),
+    architectures.HACNN: ("classifier_global.", "classifier_local."),
+    architectures.MLFN: ("classifier.",),
+}
+# The last map of the trunk at the size above: (C, h, w).
+MAPS = {
+    "softmax": (512, 2, 1), "osnet_x0_25": (128, 4, 2), "bot": (512, 4, 2), "mudeep": (256, 8, 4),
+    "resnet50mid": (2048, 2, 1), "hacnn": (384, 5, 2), "mlfn": (2048, 1, 1), "pcb": (512, 6, 2),
+    "pcb_rpp": (512, 6, 2), "aligned": (512, 2, 1), "aligned_mutual": (512, 2, 1), "aligned_pp": (512, 2, 1),
+    "pyramid": (512, 6, 2), "agw": (512, 4, 2), "agw_rgbir": (512, 4, 2), "sbs": (512, 4, 2),
+    "mgn": (3 * 512, 4, 2), "transreid": (192, 5, 2), "transreid_baseline": (192, 4, 2), "demo": (128, 4, 2),
+}  # fmt: skip
+
+
+def names_of_new(recipe):
+    begins = NEW[recipe.network]
+    return (
+        tuple(f"members.{i}.{name}" for i in range(recipe.members) for name in begins) if recipe.members > 1 else begins
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_which_parameters_get_which_rate_and_which_are_open_in_each_stage(name):
+    recipe = small(name).with_(base_lr_mult=0.1, bias_lr_mult=1.0, lr=1.0)
+    with torch.device("meta"):
+        model, criterion = recipe.model(5, num_cameras=3), recipe.losses(5)
+    named = dict(model.named_parameters())
+    never = {n for n, p in named.items() if not p.requires_grad}
+    new = {n for n in named if n.startswith(names_of_new(recipe))}
+    assert new and new < set(named)
+    rates = {id(p): group["lr"] for group in train.build_optimizers(model, criterion, recipe)[0].param_groups
+             for p in group["params"]}  # fmt: skip
+    assert {n: rates.get(id(p)) for n, p in named.items()} == {
+        n: None if n in never else 1.0 if n in new else 0.1 for n in named
+    }
+
+    def opened(stage):
+        train.open_layers(model, stage.trainable, never)
+        for n, module in model.named_modules():
+            moves = any(p.requires_grad for p in module.parameters())
+            assert module.training == (moves or not stage.trainable), n
+        return {n for n, p in named.items() if p.requires_grad}
+
+    if recipe.stages:
+        part = {"part_classifier.weight", "part_classifier.bias"}
+        assert [opened(stage) for stage in recipe.plan()] == [set(named), part, set(named)]
+    else:
+        first, then = recipe.with_(fixbase_epochs=1, epochs=2).plan()
+        assert opened(first) == new - never and opened(then) == set(named) - never
+
+
+def test_a_stage_may_open_one_module_alone_as_torchreid_opens_the_classifier_of_osnet():
+    recipe = small("osnet_x0_25").with_(stages=(Stage(1, ("classifier",)), Stage(1)), epochs=2)
+    model = recipe.outline(5)
+    train.open_layers(model, recipe.plan()[0].trainable, set())
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"classifier.weight", "classifier.bias"}
+    assert not model.fc[1].training
+    with pytest.raises(ValueError, match="heads layers alone.*Softmax has none.*base, fc, classifier"):
+        model.layers("heads")
+
+
+@pytest.mark.parametrize(("name", "given", "message"), [
+    ("bot", {"fixbase_epochs": 3}, "--fixbase_epochs 3 .*--pretrained none"),
+    ("hacnn", {"base_lr_mult": 0.5}, "--base_lr_mult 0.5 .*hacnn starts with --pretrained none"),
+    ("softmax", {"pretrained": "imagenet", "fixbase_epochs": 1, "id_loss": "arcface"}, "opens the new layers alone"),
+])  # fmt: skip
+def test_layers_cannot_be_treated_apart_that_are_not_there(name, given, message):
+    with pytest.raises(ValueError, match=message):
+        check_trunk(small(name).with_(**given), given)
+
+
+def test_layers_can_be_treated_apart_that_are_there():
+    for name, given in (("softmax", {"fixbase_epochs": 1}), ("mgn", {"base_lr_mult": 0.1, "fixbase_epochs": 2}),
+                        ("mlfn", {"fixbase_epochs": 5}), ("aligned_mutual", {"fixbase_epochs": 1})):  # fmt: skip
+        check_trunk(small(name).with_(pretrained="imagenet", **given), given)
+    check_trunk(small("pcb"), {})  # the row's own rates, from scratch
+    check_trunk(small("pcb"), {"base_lr_mult": 1.0, "fixbase_epochs": 0})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_model_shows_the_last_map_of_its_trunk(name):
+    recipe = small(name)
+    with torch.device("meta"):
+        model = recipe.model(5, num_cameras=3).eval()
+        shown = model.feature_map(torch.empty(2, 3, *recipe.image_size))
+    assert shown.shape == (2, *MAPS[name]) if name in MAPS else shown.shape[:2] == (2, model.base.out_channels)
+
+
+def test_maps_are_what_the_embeddings_are_made_of():
+    torch.manual_seed(0)
+    images, views = torch.randn(2, 3, 96, 32), Views(torch.tensor([0, 2]))
+
+    def made(name, **fields):
+        recipe = small(name).with_(image_size=(96, 32), **fields)
+        model = recipe.model(5, num_cameras=3).eval()
+        return model, model.feature_map(images, views), model(images, views)
+
+    with torch.inference_mode():
+        for name in ("bot", "agw", "agw_rgbir"):
+            model, shown, output = made(name)
+            torch.testing.assert_close(model.bottleneck(model.global_pool(shown)), output.embedding)
+        model, shown, output = made("aligned")
+        torch.testing.assert_close(shown.mean(dim=(2, 3)), output.embedding)
+        model, shown, output = made("mgn")
+        torch.testing.assert_close(model.heads[2](shown.chunk(3, dim=1)[2])[1], output.feats[2])
+        model, shown, output = made("aligned_mutual")
+        assert torch.equal(shown, model.members[0].feature_map(images))
+        for name in ("transreid", "transreid_baseline"):
+            model, shown, output = made(name)
+            tokens = model.tokens(images, views)
+            assert torch.equal(shown.flatten(2).transpose(1, 2), tokens[:, 1:])
+            corner = model.base.patch_embed.proj(images)  # (B, D, h, w): the grid of the patches
+            assert shown.shape == corner.shape
+        video = models.Tracklet(model)
+        assert torch.equal(video.feature_map(images, views), shown)
 
 
 @pytest.fixture(scope="session")
@@ -117,8 +254,7 @@ def test_the_loss_falls_and_every_open_parameter_gets_a_gradient(name, samples):
     optimizers = train.build_optimizers(model, criterion, recipe)
     losses, seen = [], set()
     for index, stage in enumerate(recipe.plan()):
-        if hasattr(model, "begin_stage"):
-            model.begin_stage(index)
+        model.begin_stage(index)
         train.open_layers(model, stage.trainable, frozen)
         before = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
         for _ in range(STEPS if index == 0 else 2):

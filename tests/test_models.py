@@ -415,7 +415,9 @@ def test_mlfn_selection_weighs_whole_groups():
 def test_resnet50m_fuses_the_blocks_before_the_last():
     model = randomise(models.ResNet50M(num_pids=0, backbone="resnet34"))
     images = torch.randn(2, 3, 64, 32)
-    x, pooled = models.before_layer4(model.base, images), []
+    x, pooled = images, []
+    for stage in list(model.base)[:-1]:
+        x = stage(x)
     for block in model.base.layer4:
         x = block(x)
         pooled.append(x.mean((2, 3)))
@@ -520,7 +522,7 @@ def test_released_names_map_to_ours(build, pairs):
         (lambda: models.ResNet50M(num_pids=1, backbone="densenet121"), "reads inside the stages"),
         (lambda: models.ResNet50M(num_pids=1, backbone="resnet18"), "has 2"),
         (lambda: models.MGN(num_pids=1, backbone="osnet_x0_25"), "reads inside the stages"),
-        (lambda: models.AGW(num_pids=1, backbone="se_resnet50"), "non-local blocks"),
+        (lambda: models.AGW(num_pids=1, backbone="se_resnet50"), "AGW reads inside the stages"),
         (lambda: models.TransReID(num_pids=1, backbone="resnet50"), "not a vision transformer"),
         (
             lambda: models.PCB(num_pids=1, backbone="resnet18")(torch.zeros(2, 3, 64, 32)),

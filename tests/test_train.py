@@ -126,7 +126,7 @@ def test_stages():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Net(nn.Module):
+class Net(models.Model):
     """Trunk, BN neck without shift, classifier: what the suite's models are made of."""
 
     def __init__(self, num_pids=4, dropout=0.0):
@@ -143,7 +143,7 @@ class Net(nn.Module):
         return models.Output(after, (self.classifier(after),), (feature,))
 
 
-class NoBatchNorm(nn.Module):
+class NoBatchNorm(models.Model):
     def __init__(self, num_pids=4):
         super().__init__()
         self.base = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 8, 6), nn.Tanh(), nn.Dropout(0.2))
@@ -225,7 +225,7 @@ def test_center_loss_steps_as_if_its_gradient_were_divided_by_the_weight():
 def test_open_layers_freezes_batch_norm_with_its_parameters():
     net = Net()
     neck = {"bottleneck.bias", "bottleneck_1.bias"}
-    train.open_layers(net, ("classifier", "bottleneck"), neck)
+    train.open_layers(net, ("new",), neck)
     moving = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
     assert moving == {"classifier.weight", "bottleneck.weight", "bottleneck_1.weight"}
     training = {name for name, module in net.named_modules() if module.training}
@@ -234,7 +234,7 @@ def test_open_layers_freezes_batch_norm_with_its_parameters():
     net(torch.randn(4, 3, 12, 8))
     assert torch.equal(net.base[1].running_mean, before) and net.bottleneck.running_mean.abs().sum() > 0
 
-    train.open_layers(net, ("base.1",), neck)  # a prefix below the top: the way down to it is awake
+    train.open_layers(net, ("base.1",), neck)  # a module below the top: the way down to it is awake
     assert net.base.training and net.base[1].training and not net.base[0].training and not net.bottleneck.training
 
     train.open_layers(net, (), neck)
@@ -588,7 +588,7 @@ def test_only_a_loader_that_alternates_is_told_what_was_seen(tmp_path):
 
 
 def test_a_collapsed_triplet_loss_is_warned_of_from_the_second_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(losses.Criterion, "collapsed", lambda self, means: ["it has collapsed"])
+    monkeypatch.setattr(losses.Criterion, "collapsed", lambda self, means, notes: ["it has collapsed"])
     assert sum("WARNING: it has collapsed" in text for text in fit(tmp_path).said) == 3
 
 

@@ -311,7 +311,7 @@ def test_a_test_reads_the_clips_in_chunks_within_the_bound(samples, policy, max_
 # Tracklet ---------------------------------------------------------------------------------------------------------
 
 
-class Toy(nn.Module):
+class Toy(models.Model):
     """An image model with every field, small enough to follow: features are linear in the mean colour."""
 
     renames = ()
@@ -343,7 +343,7 @@ def toy(pooling="avg") -> models.Tracklet:
 
 def slow_pool(model, frames, how):
     """Fields of one tracklet's Output from its frames' (t, ...): in plain steps."""
-    out = model.image_model[0](frames)
+    out = model.image_model(frames)
     if how == "attention":
         scores = [float((f * model.attention.weight[0]).sum() + model.attention.bias) for f in out.embedding]
         total = sum(np.exp(s - max(scores)) for s in scores)
@@ -373,7 +373,7 @@ def test_a_test_pools_what_a_loop_over_tracklets_pools(samples, how, policy):
         embeddings, parts = evaluate.extract(model, loader)
         torch.testing.assert_close(embeddings, torch.stack([e for e, _, _ in expected]), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(parts, torch.stack([p for _, _, p in expected]), atol=1e-5, rtol=1e-5)
-    assert max(n for n, _ in model.image_model[0].batches[-20:]) <= 64
+    assert max(n for n, _ in model.image_model.batches[-20:]) <= 64
 
 
 def test_a_long_tracklet_goes_through_in_pieces(samples):
@@ -381,7 +381,7 @@ def test_a_long_tracklet_goes_through_in_pieces(samples):
     long = samples[4]._replace(path=samples[4].path * 167)
     model = toy().eval()
     embedding, _ = evaluate.extract(model, eval_loader([long], max_frames=50, cache="none"), flip=True)
-    sizes = [n for n, _ in model.image_model[0].batches]
+    sizes = [n for n, _ in model.image_model.batches]
     assert max(sizes) == 50 and sum(sizes) == 2 * 2004
     expected, _ = evaluate.extract(model, eval_loader([samples[4]]))
     torch.testing.assert_close(embedding, expected, atol=1e-5, rtol=1e-5)
@@ -398,9 +398,9 @@ def test_frames_that_are_not_there_change_nothing(how):
     model, packed = toy(how).train(), toy(how).train()
     output = model(images, views)
     frames = torch.cat([images[i, :length] for i, length in enumerate(lengths)])
-    out = packed.image_model[0].train()(frames)
-    assert torch.equal(model.bn.running_mean, packed.bn.running_mean)
-    assert model.image_model[0].batches[0][1].camera.tolist() == [1] * 5 + [2] * 2 + [3] * 3
+    out = packed.image_model.train()(frames)
+    assert torch.equal(model.image_model.bn.running_mean, packed.image_model.bn.running_mean)
+    assert model.image_model.batches[0][1].camera.tolist() == [1] * 5 + [2] * 2 + [3] * 3
     for i, rows in enumerate(torch.arange(10).split(lengths)):
         feats, logits = out.feats[0][rows], out.logits[0][rows]
         if how == "max":
@@ -408,7 +408,9 @@ def test_frames_that_are_not_there_change_nothing(how):
         if how != "attention":
             torch.testing.assert_close(output.logits[0][i], logits.mean(dim=0))
             # the classifier of the pooled feature, for pooling avg
-            torch.testing.assert_close(output.logits[0][i], packed.classifier(out.embedding[rows].mean(dim=0)))
+            torch.testing.assert_close(
+                output.logits[0][i], packed.image_model.classifier(out.embedding[rows].mean(dim=0))
+            )
     assert output.embedding.shape == (3, 6) and output.parts.shape == (3, 2, 6)
 
 
@@ -435,18 +437,37 @@ def test_names_are_those_of_the_image_model_and_its_weights_fit():
     trained = Toy()
     model.load_state_dict(trained.state_dict())
     images = torch.randn(5, 3, 4, 2)
+    back = Toy()
+    back.load_state_dict(model.state_dict())
+    assert torch.equal(back.eval()(images).embedding, trained.eval()(images).embedding)
     assert torch.equal(model.eval()(images).embedding, trained.eval()(images).embedding)
     assert torch.equal(model(images[:, None]).embedding, trained(images).embedding)
+
+
+def test_a_state_dict_is_the_image_models_wherever_the_tracklet_model_stands_and_errors_name_its_tensors():
+    """Inside another module (DistributedDataParallel) as well, with the attention's own weights, and both ways."""
+    model, other = toy("attention"), models.Tracklet(Toy(), "attention")
+    assert list(model.state_dict()) == [*Toy().state_dict(), "attention.weight", "attention.bias"]
+    wrapped = nn.ModuleDict({"module": other})
+    wrapped.load_state_dict({f"module.{name}": value for name, value in model.state_dict().items()})
+    assert all(torch.equal(value, model.state_dict()[name[7:]]) for name, value in wrapped.state_dict().items())
+    state = model.state_dict()
+    with pytest.raises(RuntimeError, match='Unexpected.*"attention.weight", "attention.bias"'):
+        toy("avg").load_state_dict(state)
+    del state["bn.weight"]
+    missing, unexpected = model.load_state_dict({**state, "more": torch.zeros(1)}, strict=False)
+    assert (missing, unexpected) == (["bn.weight"], ["more"])
 
 
 def test_a_tracklet_model_moves_copies_and_changes_mode_as_one():
     model = models.Tracklet(Toy()).double().eval()
     twin = copy.deepcopy(model)
-    twin.classifier.weight.data.zero_()
-    assert model.classifier.weight.any() and twin.image_model[0].classifier.weight is twin.classifier.weight
+    twin.image_model.classifier.weight.data.zero_()
+    assert model.image_model.classifier.weight.any() and not twin.state_dict()["classifier.weight"].any()
     output = model(torch.randn(2, 3, 3, 4, 2, dtype=torch.float64))
-    assert output.logits == () and model.steps.dtype == torch.float64 and int(model.steps) == 1
-    model.training = True  # as evaluate.extract gives back each module's own mode
+    steps = model.image_model.steps
+    assert output.logits == () and steps.dtype == torch.float64 and int(steps) == 1
+    model.train()
     assert len(model(torch.randn(2, 3, 3, 4, 2, dtype=torch.float64)).logits) == 1
 
 
