@@ -10,15 +10,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import datasets
 from datasets import SUBSETS, Sample, Splits
 from parsers.base import few, images_below
+from protocols import PROTOCOLS, Labels
 
-PROTOCOLS = ("market1501", "cuhk03", "sysu", "none")
 SMALL_IDENTITY = 4  # images; batches of P x K with K = 4 repeat images of people who have fewer
 
 
@@ -291,9 +291,9 @@ def _look_at_test(splits: Splits, protocol: str, findings: _Findings) -> None:
     ]
     if one_camera:
         findings.facts.append(f"test: {len(one_camera):,} identities are in one camera only (pids {few(one_camera)})")
-    for each in PROTOCOLS:
-        findings.facts.append(f"protocol {each}{' (used)' if each == protocol else ''}: {_removed(splits, each)}")
     try:
+        for each in PROTOCOLS:
+            findings.facts.append(f"protocol {each}{' (used)' if each == protocol else ''}: {_removed(splits, each)}")
         remark = datasets.matchable(Splits(splits.name, (), splits.query, splits.gallery, protocol=protocol))
         if remark:
             findings.warnings.append(remark.removeprefix(f"{splits.name}: "))
@@ -303,25 +303,11 @@ def _look_at_test(splits: Splits, protocol: str, findings: _Findings) -> None:
 
 def _removed(splits: Splits, protocol: str) -> str:
     """How many gallery images a protocol takes away from the queries, in words."""
-    query, gallery = splits.query, splits.gallery
+    labels = Labels.of(splits.query, splits.gallery, protocol)
     what = "tracklets" if splits.is_video else "images"
-    if protocol == "sysu":
-        number = sum(s.camid == 3 for s in query) * sum(s.camid == 2 for s in gallery)
-        rule = "of camera 2, for queries of camera 3"
-    elif protocol == "none":
-        paths = {sample.path for sample in gallery}
-        number, rule = sum(sample.path in paths for sample in query), "that are the query itself"
-    else:
-        there = Counter((s.pid, s.camid) for s in gallery)
-        number, rule = sum(there[s.pid, s.camid] for s in query), "of the query's person in its camera"
-    text = f"{number / len(query):.1f} gallery {what} per query taken away ({rule})"
-    if protocol == "cuhk03":
-        text += f", then one of each of {len({s.pid for s in gallery}):,} identities drawn"
-    return f"{text}, {_num_valid(query, gallery, protocol):,} of {len(query):,} queries can be answered"
-
-
-def _num_valid(query: Sequence[Sample], gallery: Sequence[Sample], protocol: str) -> int:
-    try:
-        return datasets.check_queries(query, gallery, protocol).num_valid
-    except ValueError:
-        return 0
+    per_query, rule = float(labels.num_removed.double().mean()), labels.protocol.words
+    text = f"{per_query:.1f} gallery {what} per query taken away ({rule})"
+    if labels.protocol.cmc == "draws":
+        text += f", then one of each of {len(labels.gallery_pids.unique()):,} identities drawn"
+    num_valid = int((labels.num_hits > 0).sum())
+    return f"{text}, {num_valid:,} of {len(splits.query):,} queries can be answered"

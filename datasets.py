@@ -22,13 +22,12 @@ import os
 import pkgutil
 import random
 import traceback
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import parsers
 from parsers import own
-from parsers.base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, few, missing, plain
+from parsers.base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, missing, plain
 
 __all__ = ["ALIASES", "DATASETS", "IMAGE_SUFFIXES", "SUBSETS", "Counts", "Entry", "QueryCheck", "Sample", "Splits",
            "canonical", "check_queries", "combine", "load_splits", "matchable", "num_splits",
@@ -252,62 +251,15 @@ class QueryCheck(NamedTuple):
 
 
 def check_queries(query: Sequence[Sample], gallery: Sequence[Sample], protocol: str = "market1501") -> QueryCheck:
-    """Count the queries that can be answered; dictionaries only, so that MSMT17 takes a fraction of a second.
-
-    protocol `market1501`, `cuhk03`: a match shows the same pid in another camera. `sysu`: the same pid, except in
-    camera 2 for queries from camera 3 (the two stand at one place). `none`: the same pid in any other image.
+    """Count the queries that can be answered under a protocol of `protocols.PROTOCOLS`, without any distance.
 
     Raises ValueError if there is no query, no gallery, or not one query with a match, and says which rule removed them.
     """
-    if protocol not in ("market1501", "cuhk03", "sysu", "none"):
-        raise ValueError(f"unknown protocol {protocol!r}; known: cuhk03, market1501, none, sysu")
-    for samples, subset in ((query, "query"), (gallery, "gallery")):
-        if not samples:
-            raise ValueError(f"the {subset} set is empty: there is nothing to measure")
-    seen: dict[int, dict[int, set]] = defaultdict(lambda: defaultdict(set))  # pid -> camid -> paths in the gallery
-    for sample in gallery:
-        seen[sample.pid][sample.camid].add(sample.path)
-    num_strangers = sum(sample.pid not in seen for sample in query)
-    num_valid = sum(sample.pid in seen and _has_match(sample, seen[sample.pid], protocol) for sample in query)
-    if not num_valid:
-        raise ValueError(_no_match(query, gallery, protocol, num_strangers))
-    return QueryCheck(len(query), num_valid)
+    from protocols import Labels  # here: it imports torch, and the command line reads this file before it needs that
 
-
-def _has_match(sample: Sample, cameras: Mapping[int, set], protocol: str) -> bool:
-    if protocol == "none":
-        return any(paths - {sample.path} for paths in cameras.values())
-    if protocol == "sysu":
-        return any(not (sample.camid == 3 and camid == 2) for camid in cameras)
-    return any(camid != sample.camid for camid in cameras)
-
-
-def _no_match(query: Sequence[Sample], gallery: Sequence[Sample], protocol: str, num_strangers: int) -> str:
-    """The message for a test that cannot have a result: which rule removed the matches, and what to do."""
-    reasons, advice = [], []
-    if num_strangers:
-        reasons.append(f"{num_strangers:,} show a pid that is not in the gallery")
-        advice.append(
-            f"check that query and gallery number people alike (query pids {few({s.pid for s in query})}; "
-            f"gallery pids {few({s.pid for s in gallery})})"
-        )
-    if num_strangers < len(query) and protocol == "none":
-        reasons.append(f"{len(query) - num_strangers:,} are themselves the only image of their pid in the gallery")
-        advice.append("add a second image of these people to the gallery")
-    elif num_strangers < len(query):
-        reasons.append(
-            f"{len(query) - num_strangers:,} have their pid in the gallery only in images that protocol "
-            f"{protocol} leaves out (same pid, same camera)"
-        )
-        advice.append(
-            "give each image its true camera number, or, if all were taken by one camera, "
-            f"use protocol none (query cameras {few({s.camid for s in query})}; "
-            f"gallery cameras {few({s.camid for s in gallery})})"
-        )
-    return (
-        f"none of the {len(query):,} queries has a match in the gallery ({len(gallery):,} images): "
-        f"{'; '.join(reasons)}. To do: {'; '.join(advice)}."
-    )
+    labels = Labels.of(query, gallery, protocol)
+    labels.need_matches()
+    return QueryCheck(len(query), int((labels.num_hits > 0).sum()))
 
 
 def matchable(splits: Splits) -> str | None:

@@ -1,8 +1,14 @@
-"""Protocols: which gallery rows a query may count, and which of them are right."""
+"""Protocols: which gallery rows a query may count, and which of them are right.
+
+`Protocol.removes` is the rule, `Labels` the rule applied to the images of a test. Metrics, the search of re-ranking
+parameters, the check of the queries, the data-set doctor and the pages of ranked queries all ask here.
+"""
 
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,29 +22,44 @@ INF = float("inf")
 @dataclass(frozen=True)
 class Protocol:
     """same_camera: gallery images of the query's pid *and* camid are removed. cameras: (query camid, gallery camid)
-    pairs; that whole gallery camera is removed for queries from that camera. cmc: what CMC counts, see FIRST_RANK.
-    Whatever the protocol, a gallery image that is the query image itself is removed where images are identified."""
+    pairs; that whole gallery camera is removed for queries from that camera. cmc: what CMC counts, see FIRST_RANK of
+    `evaluate`. Whatever the protocol, a gallery image that is the query image itself is removed where images are
+    identified. words: what is removed, after "gallery images taken away"."""
 
     same_camera: bool
     cameras: tuple[tuple[int, int], ...]
     cmc: str
+    words: str
+
+    def removes(self, query_camid: Tensor, camid: Tensor, same_pid, same_image):
+        """Whether a gallery image is taken away from what a query sees; the arguments are broadcast.
+
+        query_camid, camid: cameras of the query and of the image. same_pid, same_image: bool or tensors of bool,
+        whether the image shows the query's identity, and whether it is the query image itself.
+        """
+        rules = [same_image]
+        if self.same_camera:
+            rules.append((query_camid == camid) & same_pid)
+        rules += [(query_camid == asking) & (camid == hidden) for asking, hidden in self.cameras]
+        return functools.reduce(operator.or_, rules)
 
 
 PROTOCOLS = {
     # Zheng et al., ICCV 2015; torchreid metrics/rank.py at f8cd150, eval_market1501
-    "market1501": Protocol(same_camera=True, cameras=(), cmc="images"),
+    "market1501": Protocol(True, (), "images", "of the query's person in its camera"),
     # Single gallery shot: CMC over galleries of one drawn image per identity. AP and mINP are of the full gallery,
     # as in torchreid metrics/rank.py at f8cd150, eval_cuhk03, which draws anew for each query; here the queries share
     # the draws (a gallery is drawn, then searched), which has the same expectation.
-    "cuhk03": Protocol(same_camera=True, cameras=(), cmc="draws"),
+    "cuhk03": Protocol(True, (), "draws", "of the query's person in its camera"),
     # SYSU-MM01 (Wu et al., ICCV 2017): CMC counts each identity once, AP and mINP count images;
     # mangye16/Cross-Modal-Re-ID-baseline eval_metrics.py at a903f42, eval_sysu
-    "sysu": Protocol(same_camera=False, cameras=((3, 2),), cmc="identities"),
-    "none": Protocol(same_camera=False, cameras=(), cmc="images"),
+    "sysu": Protocol(False, ((3, 2),), "identities", "of camera 2, for queries of camera 3"),
+    "none": Protocol(False, (), "images", "that are the query itself"),
 }
 
 
 NUM_DRAWS = 10  # num_repeats in torchreid's eval_cuhk03
+CHUNK = 256  # queries whose candidates are looked at together
 
 
 class Labels:
@@ -64,13 +85,23 @@ class Labels:
         seed: int = 0,
     ):
         if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol '{protocol}' is unknown: expected one of {', '.join(PROTOCOLS)}")
+            raise ValueError(f"protocol '{protocol}' is unknown: expected one of {', '.join(PROTOCOLS)} (--protocol)")
         self.name, self.protocol, self.seed = protocol, PROTOCOLS[protocol], seed
         self.query_pids, self.query_camids = pair_of_labels(query_pids, query_camids, "query")
         self.gallery_pids, self.gallery_camids = pair_of_labels(gallery_pids, gallery_camids, "gallery")
         self.query_items, self.gallery_items = query_items, gallery_items
         self.query_codes, self.gallery_codes = self._item_codes()
         self._index()
+
+    @classmethod
+    def of(cls, query: Sequence, gallery: Sequence, protocol: str = "market1501") -> Labels:
+        """Labels of samples, which have `pid`, `camid` and `path`; the path says which image is which."""
+        for samples, subset in ((query, "query"), (gallery, "gallery")):
+            if not samples:
+                raise ValueError(f"the {subset} set is empty: there is nothing to measure")
+        pids, camids, paths = ([[getattr(s, field) for s in side] for side in (query, gallery)]
+                               for field in ("pid", "camid", "path"))  # fmt: skip
+        return cls(*pids, *camids, protocol, query_items=paths[0], gallery_items=paths[1])
 
     def _item_codes(self) -> tuple[Tensor | None, Tensor | None]:
         """Images as integers, equal where the image is the same one."""
@@ -127,6 +158,16 @@ class Labels:
         part._index()
         return part
 
+    def judge(self, query: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Gallery images `index` (b, n) for the queries `query` (b,): whether each shows the query's identity, and
+        whether the protocol removes it; (b, n) bool each."""
+        same = self.gallery_pids[index] == self.query_pids[query, None]
+        itself = torch.zeros_like(same)
+        if self.gallery_codes is not None:
+            itself = self.gallery_codes[index] == self.query_codes[query, None]
+        camids = self.query_camids[query, None], self.gallery_camids[index]
+        return same, self.protocol.removes(*camids, same, itself)
+
     def candidates(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """Gallery images of the identity of each query start:stop: their `index` (b, K); `same` (b, K), False where the
         row is padding; and `kept` (b, K), False also where the protocol removes the image."""
@@ -134,39 +175,83 @@ class Labels:
         position = low + torch.arange(max(int((high - low).max()), 1))  # (b, K)
         same = position < high
         index = self.order[position.clamp_max(len(self.order) - 1)]
-        camera, query_camera = self.gallery_camids[index], self.query_camids[start:stop, None]
-        kept = same.clone()
-        if self.protocol.same_camera:
-            kept &= camera != query_camera
-        for from_camera, removed in self.protocol.cameras:
-            kept &= (query_camera != from_camera) | (camera != removed)
-        if self.gallery_codes is not None:
-            kept &= self.gallery_codes[index] != self.query_codes[start:stop, None]
-        return index, same, kept
+        _, removed = self.judge(torch.arange(start, stop), index)
+        return index, same, same & ~removed
 
     def hide_cameras(self, block: Tensor, start: int, stop: int) -> Tensor:
         """The block (b, G) with +inf where the protocol removes a whole gallery camera; the input stays as it is."""
-        for from_camera, removed in self.protocol.cameras:
-            hidden = (self.query_camids[start:stop, None] == from_camera) & (self.gallery_camids == removed)
-            block = block.masked_fill(hidden.to(block.device), INF)
-        return block
+        if not self.protocol.cameras:
+            return block
+        hidden = self._hidden(self.query_camids[start:stop])
+        return block.masked_fill(hidden.to(block.device), INF)
+
+    def _hidden(self, query_camids: Tensor) -> Tensor:
+        """(b, G) bool: images of other people that queries of these cameras do not see."""
+        return self.protocol.removes(query_camids[:, None], self.gallery_camids, same_pid=False, same_image=False)
+
+    def _count(self) -> tuple[Tensor, Tensor]:
+        """(Q,) int64 each: images of the query's identity, and those of them that it sees."""
+        count = torch.empty(2, len(self.query_pids), dtype=torch.int64)
+        for start in range(0, count.shape[1], CHUNK):
+            stop = min(start + CHUNK, count.shape[1])
+            _, same, kept = self.candidates(start, stop)
+            count[0, start:stop], count[1, start:stop] = same.sum(1), kept.sum(1)
+        return count[0], count[1]
+
+    @property
+    def num_hits(self) -> Tensor:
+        """(Q,) int64: how many right images each query sees."""
+        return self._count()[1]
+
+    @property
+    def num_removed(self) -> Tensor:
+        """(Q,) int64: how many gallery images the protocol takes away from each query."""
+        present, seen = self._count()
+        if not self.protocol.cameras:
+            return present - seen
+        cameras, row = self.query_camids.unique(return_inverse=True)
+        pids, column = self.gallery_pids.unique(return_inverse=True)
+        hidden = torch.stack([torch.bincount(column[gone], minlength=len(pids)) for gone in self._hidden(cameras)])
+        own = torch.searchsorted(pids, self.query_pids).clamp_max(len(pids) - 1)
+        own_hidden = torch.where(pids[own] == self.query_pids, hidden[row, own], 0)
+        return present - seen + hidden.sum(1)[row] - own_hidden
 
     def need_matches(self) -> None:
-        """Raise ValueError, and say why, if no query has a match that the protocol lets it see."""
-        num_query, step = len(self.query_pids), 256
-        if any(self.candidates(a, min(a + step, num_query))[2].any() for a in range(0, num_query, step)):
+        """Raise ValueError, and say why and what to do, if no query has a match that the protocol lets it see."""
+        num_query = len(self.query_pids)
+        if any(self.candidates(a, min(a + CHUNK, num_query))[2].any() for a in range(0, num_query, CHUNK)):
             return
         present = int((self.high > self.low).sum())
-        if not present:
-            raise ValueError(
-                f"none of the {num_query} queries has its identity in the gallery: query and gallery must "
-                "show the same people with the same pids"
+        reasons, advice = [], []
+        if present < num_query:
+            reasons.append(f"{num_query - present:,} show a pid that is not in the gallery")
+            advice.append(
+                f"check that query and gallery number people alike (query pids {_few(self.query_pids)}; "
+                f"gallery pids {_few(self.gallery_pids)})"
+            )
+        if present and self.name == "none":
+            reasons.append(f"{present:,} are themselves the only image of their pid in the gallery")
+            advice.append("add a second image of these people to the gallery")
+        elif present:
+            reasons.append(
+                f"{present:,} have their pid in the gallery only in images that protocol {self.name} leaves out "
+                f"({self.protocol.words})"
+            )
+            advice.append(
+                "give each image its true camera number, or, if all were taken by one camera, use --protocol none "
+                f"(query cameras {_few(self.query_camids)}; gallery cameras {_few(self.gallery_camids)})"
             )
         raise ValueError(
-            f"{present} of {num_query} queries have their identity in the gallery, but protocol "
-            f"'{self.name}' removes every such image (same camera or same image): give the true camera "
-            "ids, or use protocol 'none' if there is one camera"
+            f"none of the {num_query:,} queries has a match in the gallery ({len(self.gallery_pids):,} images): "
+            f"{'; '.join(reasons)}. To do: {'; '.join(advice)}."
         )
+
+
+def _few(numbers: Tensor, limit: int = 5) -> str:
+    """`1, 2, 3 and 4 more`, sorted, each once."""
+    found = numbers.unique().tolist()
+    more = f" and {len(found) - limit:,} more" if len(found) > limit else ""
+    return ", ".join(map(str, found[:limit])) + more
 
 
 def pair_of_labels(pids, camids, what: str) -> tuple[Tensor, Tensor]:

@@ -717,9 +717,9 @@ def test_own_split_is_drawn_by_the_seed_alone(tmp_path):
 def has_match(query, gallery, protocol):
     """The rule of each protocol, word for word, image by image."""
     for other in gallery:
-        if other.pid != query.pid:
+        if other.pid != query.pid or other.path == query.path:
             continue
-        if protocol == "none" and other.path != query.path:
+        if protocol == "none":
             return True
         if protocol in ("market1501", "cuhk03") and other.camid != query.camid:
             return True
@@ -908,7 +908,8 @@ def test_check_queries_against_the_rule_word_for_word(protocol):
         rng = random.Random(seed)
 
         def draw(number, rng=rng):
-            return [Sample(f"{rng.randrange(8)}", rng.randrange(5), rng.randrange(1, 5)) for _ in range(number)]
+            paths = [rng.randrange(8) for _ in range(number)]
+            return [Sample(f"{path}", path % 5, rng.randrange(1, 5)) for path in paths]
 
         query, gallery = draw(rng.randrange(1, 6)), draw(rng.randrange(1, 6))
         expected = sum(has_match(q, gallery, protocol) for q in query)
@@ -923,10 +924,14 @@ def test_check_queries_says_why():
     one, same, other = Sample("q", 1, 1), Sample("g", 1, 1), Sample("h", 2, 2)
     with error(ValueError, "2 show a pid that is not in the gallery", "query pids 1", "gallery pids 2"):
         check_queries([one, one], [other])
-    with error(ValueError, "same pid, same camera", "query cameras 1", "gallery cameras 1, 2", "protocol none"):
+    with error(
+        ValueError, "the query's person in its camera", "query cameras 1", "gallery cameras 1, 2", "--protocol none"
+    ):
         check_queries([one], [same, other])
     with error(ValueError, "only image of their pid", "second image"):
         check_queries([one], [one, other], "none")
+    with error(ValueError, "image q has one pid among the queries and another in the gallery"):
+        check_queries([one], [Sample("q", 2, 1)], "none")
     with error(ValueError, "protocol sysu leaves out"):
         check_queries([Sample("q", 1, 3)], [Sample("g", 1, 2)], "sysu")
     with error(ValueError, "query set is empty"):
