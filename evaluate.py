@@ -5,9 +5,9 @@ block, and from the ranks AP, CMC and mINP. Nothing here holds the whole (Q, G) 
 nothing argsorts it: a metric needs the ranks of a query's few matches only, and a rank is a count.
 
     labels = Labels(query_pids, gallery_pids, query_camids, gallery_camids, "market1501")
-    ranks = rank_features(query, gallery, labels, "cosine")     # what happened to each query
-    summarize(ranks), confidence_intervals(ranks)
-    verification(distance_blocks(query, gallery, "cosine"), labels)
+    pages, pairs = RankedLists(labels, top_k=10), details.VerificationCounts(labels)
+    ranks = rank_features(query, gallery, labels, Comparison("cosine"), [pages, pairs])  # one pass serves all
+    summarize(ranks), confidence_intervals(ranks), pages.choose("worst", num=20), pairs.result()
 
 `evaluate_features` and `rank_metrics` are the two short cuts from features and from a distance matrix to `Metrics`.
 
@@ -21,14 +21,14 @@ that share the identity of one query, H <= K hits of a query, P gallery identiti
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
+import functools
+import itertools
+import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,10 +38,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import rerank as reranking
-from machine.memory import free_memory
+from machine.memory import GIB, Budget, FeatureRows
 from protocols import INF, NUM_DRAWS, Labels, pair_of_labels
-
-GIB = 2**30
 
 
 class Metrics(NamedTuple):
@@ -79,15 +77,7 @@ class Ranks(NamedTuple):
 
 
 def extract(
-    model,
-    loader,
-    *,
-    flip: bool = False,
-    autocast_dtype: torch.dtype | None = None,
-    progress: str | bool | None = None,
-    out: str | os.PathLike | None = None,
-    device: torch.device | str | None = None,
-    memory_gb: float | None = None,
+    model, loader, *, flip: bool = False, progress: str | None = None, memory_gb: float | Budget | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Features of every image of `loader`, in its order: embeddings (N, D) and parts (N, S, D) or None, float32, CPU.
 
@@ -95,25 +85,18 @@ def extract(
         `loader.num_images`, `len(loader.dataset)`, or the batches themselves if it is a list.
     flip: mean of the features of each image and of its mirror image, before any normalisation, as fast-reid
         (evaluation/evaluator.py at c9bc3ce). The sum that other code takes has the same direction.
-    autocast_dtype: e.g. torch.bfloat16; None computes in the model's own precision.
-    progress: text of a progress bar, True for a bar without text, None for no bar; in a terminal only.
-    out: a .npy file for the embeddings, which then stay memory-mapped from it; parts go beside it, `<stem>.parts.npy`.
-        Without it features live in memory, and where they would take more than `memory_gb` (default: half of what is
-        free) in a memory-mapped temporary file, which is said on stderr.
-    device: where to move images to; None leaves them where the loader put them.
+    progress: text of a progress bar, None for no bar; in a terminal only.
+    memory_gb: where features would take more (default: half of what is free) they live in a memory-mapped temporary
+        file, which is said on stderr.
 
     The model is put into eval mode and every module gets its own mode back afterwards.
     """
-    count = _num_images(loader)
-    embeddings, parts = _Rows(count, out, memory_gb), _Rows(count, _beside(out), memory_gb)
+    count, budget = _num_images(loader), Budget.of(memory_gb)
+    embeddings, parts = FeatureRows(count, budget), FeatureRows(count, budget)
     with _eval_mode(model), torch.inference_mode():
-        title = progress if isinstance(progress, str) else None
-        for images, views in tqdm(loader, desc=title, disable=not progress or None):
-            if device is not None:
-                images = images.to(device, non_blocking=True)
-            with torch.autocast(images.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-                output = model(images, views)
-                mirrored = model(images.flip(3), views) if flip else output
+        for images, views in tqdm(loader, desc=progress, disable=not progress or None):
+            output = model(images, views)
+            mirrored = model(images.flip(3), views) if flip else output
             embeddings.add(output.embedding, mirrored.embedding)
             if output.parts is not None:
                 parts.add(output.parts, mirrored.parts)
@@ -130,10 +113,6 @@ def _num_images(loader) -> int:
     raise ValueError(f"{type(loader).__name__} does not say how many images it yields: give it `num_images`")
 
 
-def _beside(out) -> Path | None:
-    return None if out is None else Path(out).with_suffix(".parts.npy")
-
-
 @contextmanager
 def _eval_mode(model):
     """Eval mode, then each module's own mode again: `train()` would also wake BatchNorm layers frozen on purpose."""
@@ -146,77 +125,9 @@ def _eval_mode(model):
             module.training = training
 
 
-class _Rows:
-    """(count, ...) float32 rows filled batch by batch, in memory or in a memory-mapped .npy file."""
-
-    def __init__(self, count: int, out: str | os.PathLike | None, memory_gb: float | None):
-        self.count, self.out, self.memory_gb = count, None if out is None else Path(out), memory_gb
-        self.rows, self.filled = None, 0
-
-    def add(self, batch: Tensor, mirrored: Tensor) -> None:
-        """Append the mean of the two (the batch itself where both are one tensor)."""
-        mean = batch.float() if mirrored is batch else (batch.float() + mirrored.float()) / 2
-        if self.rows is None:
-            with torch.inference_mode(False):  # what is handed out shall be an ordinary tensor
-                self.rows = self._allocate((self.count, *mean.shape[1:]), mean.is_cuda)
-        end = self.filled + len(mean)
-        if end > self.count:
-            raise RuntimeError(f"the loader announced {self.count} images and yields more")
-        self.rows[self.filled : end].copy_(mean, non_blocking=True)
-        self.filled = end
-
-    def _allocate(self, shape: tuple[int, ...], pinned: bool) -> Tensor:
-        size = 4 * int(np.prod(shape, dtype=np.int64))
-        budget = free_memory() / 2 if self.memory_gb is None else self.memory_gb * GIB
-        if self.out is None and size <= budget:
-            return torch.empty(shape, pin_memory=pinned)  # pinned: the copy does not wait for the network
-        if self.out is not None:
-            self.partial.parent.mkdir(parents=True, exist_ok=True)
-            return torch.from_numpy(np.lib.format.open_memmap(self.partial, "w+", np.float32, shape))
-        handle, path = tempfile.mkstemp(suffix=".npy", prefix="features-")
-        os.close(handle)
-        rows = torch.from_numpy(np.lib.format.open_memmap(path, "w+", np.float32, shape))
-        print(
-            f"features take {size / GIB:.1f} GiB, more than {budget / GIB:.1f} GiB: they are in a file in "
-            f"{os.path.dirname(path)} while this process lives",
-            file=sys.stderr,
-        )
-        with suppress(OSError):  # the mapping keeps the file alive; Windows refuses, and the file stays
-            os.unlink(path)
-        return rows
-
-    @property
-    def partial(self) -> Path:
-        """Where rows go until all are there: a killed run must not leave a file that looks whole."""
-        return self.out.with_name(self.out.name + ".partial")
-
-    def finish(self) -> Tensor:
-        """All rows, (count, D), a file of them under its final name; RuntimeError if the loader yielded too few."""
-        if self.filled != self.count:
-            raise RuntimeError(f"the loader announced {self.count} images and yielded {self.filled}")
-        if self.rows is None:
-            raise ValueError("the loader has no images")
-        if self.rows.is_pinned():
-            torch.cuda.synchronize()
-        if self.out is not None:
-            self.rows = None  # closes the mapping, without which Windows does not rename
-            os.replace(self.partial, self.out)
-            self.rows = torch.from_numpy(np.load(self.out, mmap_mode="r+"))
-        return self.rows
-
-
-def concatenate(*features: Tensor, weights: Sequence[float] | None = None) -> Tensor:
-    """Several features (N, D_i) of the same images as one (N, sum D_i), each L2-normalised, times its weight.
-
-    Squared distances add: |x - y|^2 = sum_i w_i^2 |x_i - y_i|^2; with equal weights, cosine is the mean of cosines.
-    """
-    weights = [1.0] * len(features) if weights is None else weights
-    return torch.cat(
-        [w * F.normalize(_as_features(x, "given"), dim=1) for w, x in zip(weights, features, strict=True)], dim=1
-    )
-
-
-def pool_queries(query_pids, query_camids, features, pids, camids, how: str = "mean") -> Tensor:
+def pool_queries(
+    query_pids, query_camids, features, pids, camids, how: str = "mean", memory_gb: float | Budget | None = None
+) -> Tensor:
     """Multi-query (Zheng et al., ICCV 2015, Sec. 5.2): one feature per query from all its images -> (Q, D).
 
     `features` (M, D), `pids`, `camids` (M,) are those of Market-1501's `gt_bbox`; a query's images are the ones of its
@@ -233,12 +144,19 @@ def pool_queries(query_pids, query_camids, features, pids, camids, how: str = "m
     if missing:
         pid, camid = wanted[missing[0]].tolist()
         raise ValueError(f"{len(missing)} queries have no multi-query image, the first is pid {pid} camid {camid}")
-    index = of_image[:, None].expand_as(features)
-    pooled = features.new_zeros(len(groups), features.shape[1])
-    return pooled.scatter_reduce_(0, index, features, "mean" if how == "mean" else "amax", include_self=False)[of_query]
+    pooled = features.new_empty(len(of_query), features.shape[1])
+    column = (2 * len(groups) + len(features) + len(of_query)) * features.element_size()  # bytes
+    step = Budget.of(memory_gb).rows(column, features.device)  # columns at a time
+    for part, out in zip(features.split(step, dim=1), pooled.split(step, dim=1), strict=True):
+        part = part.contiguous()  # else the index is copied
+        index = of_image[:, None].expand_as(part)
+        sums = features.new_zeros(len(groups), part.shape[1])
+        sums.scatter_reduce_(0, index, part, "mean" if how == "mean" else "amax", include_self=False)
+        out.copy_(sums[of_query])
+    return pooled
 
 
-def expand_queries(query, gallery, k: int = 5, alpha: float = 3.0, memory_gb: float | None = None) -> Tensor:
+def expand_queries(query, gallery, k: int = 5, alpha: float = 3.0, memory_gb: float | Budget | None = None) -> Tensor:
     """alpha query expansion (Radenovic et al., TPAMI 2019, Sec. 3.3), Chum's AQE at alpha = 0 -> (Q, D), unit length.
 
     With x of unit length, q' = q + sum over the k nearest gallery images g of max(q.g, 0)^alpha g, normalised. Rank
@@ -248,13 +166,17 @@ def expand_queries(query, gallery, k: int = 5, alpha: float = 3.0, memory_gb: fl
     query, gallery = _same_width(query, gallery)
     if not 1 <= k <= len(gallery):
         raise ValueError(f"k is {k}: expected 1 to the gallery's {len(gallery)} images")
-    expanded = []
-    for start, stop, block in distance_blocks(query, gallery, "cosine", memory_gb=memory_gb):
+    budget = Budget.of(memory_gb)
+    step = budget.rows(4 * k * gallery.shape[1] * gallery.element_size(), gallery.device)
+    expanded = query.new_empty(query.shape)
+    for start, stop, block in distance_blocks(query, gallery, "cosine", memory_gb=budget):
         distance, index = block.topk(k, dim=1, largest=False)  # (b, k)
         weight = (1 - distance).clamp_min(0).pow(alpha)
-        near = F.normalize(gallery[index], dim=2)  # (b, k, D)
-        expanded.append(F.normalize(query[start:stop], dim=1) + (weight[:, :, None] * near).sum(1))
-    return F.normalize(torch.cat(expanded), dim=1)
+        for a in range(start, stop, step):
+            rows = slice(a - start, min(a + step, stop) - start)
+            near = F.normalize(gallery[index[rows]], dim=2).mul_(weight[rows, :, None]).sum(1)  # (b, D)
+            expanded[a : a + len(near)] = F.normalize(query[a : a + len(near)], dim=1).add_(near)
+    return F.normalize(expanded, dim=1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -364,20 +286,19 @@ class Plan(NamedTuple):
         )
 
 
+BLOCK_BYTES = 10  # on the CPU, of each distance of a block with what is computed from it
 MAX_ROWS = 256  # past this the matrix product gains nothing (benchmarks/evaluate.py, table "block size")
 
 
 def plan_blocks(
-    num_query: int, num_gallery: int, memory_gb: float | None = None, device: torch.device | str = "cpu"
+    num_query: int, num_gallery: int, memory_gb: float | Budget | None = None, device: torch.device | str = "cpu"
 ) -> Plan:
     """Block size for a memory budget. memory_gb: GiB beyond the features, default a quarter of what is free and at
     most 0.5 GiB on the CPU, 8 GiB on an accelerator, past which nothing gets faster. One query is the least."""
-    device = torch.device(device)
-    on_cpu = device.type == "cpu"
+    on_cpu = torch.device(device).type == "cpu"
     # distances, one copy, masks; on an accelerator also the sorted values, their indices and the sort's own buffers
-    per_row = (10 if on_cpu else 40) * num_gallery
-    budget = min(free_memory(device) / 4, (0.5 if on_cpu else 8) * GIB) if memory_gb is None else memory_gb * GIB
-    rows = max(1, min(int(budget // per_row), num_query, MAX_ROWS if on_cpu else 4096))
+    per_row = (BLOCK_BYTES if on_cpu else 40) * num_gallery
+    rows = min(Budget.of(memory_gb).rows(per_row, device), num_query, MAX_ROWS if on_cpu else 4096)
     return Plan(rows, num_query, num_gallery, rows * per_row)
 
 
@@ -397,53 +318,107 @@ def check_finite(features, what: str, items: Sequence | None = None) -> None:
 Block = tuple[int, int, Tensor]  # start, stop, distances (stop - start, G)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How features are compared.
+
+    metric, distance, rerank: see `distance_blocks`. budget: working memory. group: a process group
+    (`torch.distributed.group.WORLD` under torchrun), whose processes each rank a slice of the queries; re-ranking is
+    not split.
+    """
+
+    metric: str = "euclidean"
+    distance: Callable | None = None
+    rerank: Mapping | None = None
+    budget: Budget = Budget()
+    group: Any = None
+
+
 def distance_blocks(
     query,
     gallery,
     metric: str = "euclidean",
     *,
-    rerank: dict | None = None,
+    rerank: Mapping | None = None,
     distance: Callable | None = None,
-    memory_gb: float | None = None,
+    memory_gb: float | Budget | None = None,
 ) -> Iterator[Block]:
     """Distances of successive queries to the whole gallery: (start, stop, (stop - start, G)).
 
-    distance: replaces `metric`; called with (query rows, gallery) -> (b, G) on slices of what is given here, which may
-        be tensors of any shape, e.g. parts (Q, S, D), or tuples of tensors, e.g. (embeddings, parts).
+    distance: replaces `metric`; called with (query rows, gallery rows) -> (b, g) on slices of what is given here, which
+        may be tensors of any shape, e.g. parts (Q, S, D), or tuples of tensors, e.g. (embeddings, parts).
     rerank: keyword arguments of `rerank.k_reciprocal`; features are L2-normalised first if the metric is "cosine".
         With `distance` it is `rerank.k_reciprocal_from_distances`, which holds all (Q + G)^2 distances.
     memory_gb: see `plan_blocks`. A block is valid until the next one is asked for.
     """
+    budget = Budget.of(memory_gb)
+    if rerank is not None:
+        if distance is None:
+            query, gallery = _normalised(query, gallery, metric)
+            yield from reranking.iter_k_reciprocal(query, gallery, **rerank, memory_gb=budget)
+        else:
+            final = reranking.k_reciprocal_from_distances(
+                *_all_distances(query, gallery, distance, budget), **rerank, memory_gb=budget
+            )
+            yield 0, len(final), final
+        return
     if distance is None:
         query, gallery = _same_width(query, gallery)
-        if rerank is not None:
-            if metric == "cosine":
-                query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
-            yield from reranking.iter_k_reciprocal(query, gallery, **rerank, memory_gb=memory_gb)
-            return
-        measure = _Metric(gallery, metric)
-    elif rerank is not None:
-        pairs = ((query, gallery), (query, query), (gallery, gallery))
-        given = [
-            torch.cat([block for _, _, block in distance_blocks(x, y, distance=distance, memory_gb=memory_gb)])
-            for x, y in pairs
-        ]
-        final = reranking.k_reciprocal_from_distances(*given, **rerank, memory_gb=memory_gb)
-        yield 0, len(final), final
-        return
+        measure: Callable = _Metric(gallery, metric)
     else:
         query, gallery = _tensors(query), _tensors(gallery)
-
-        def measure(rows):
-            return distance(rows, gallery)
-
+        measure = functools.partial(_measure_in_parts, distance, gallery=gallery, budget=budget)
     num_query, device = len(_first(query)), _first(query).device
-    plan = plan_blocks(num_query, len(_first(gallery)), memory_gb, device)
+    plan = plan_blocks(num_query, len(_first(gallery)), budget, device)
     for start in range(0, num_query, plan.rows):
         stop = min(start + plan.rows, num_query)
         with torch.no_grad():
             block = measure(_rows(query, start, stop))
         yield start, stop, block
+
+
+def _normalised(query, gallery, metric: str) -> tuple[Tensor, Tensor]:
+    """The features that re-ranking compares by squared euclidean distance."""
+    query, gallery = _same_width(query, gallery)
+    return (F.normalize(query, dim=1), F.normalize(gallery, dim=1)) if metric == "cosine" else (query, gallery)
+
+
+def _measure_in_parts(distance: Callable, query, gallery, budget: Budget) -> Tensor:
+    """`distance` of all pairs (b, G). Under a given budget it sees few enough images at a time that what it allocates
+    beside its result keeps to half of that: copies of the gallery rows and, of parts, a plane of pairs for each."""
+    if budget.gb is None:
+        return distance(query, gallery)
+    num_query, num_gallery = len(_first(query)), len(_first(gallery))
+    tensors = gallery if isinstance(gallery, tuple) else (gallery,)
+    copies = 4 * sum(x[0].numel() * x.element_size() for x in tensors)  # bytes of a gallery image
+    planes = 8 * sum(x.shape[1] for x in tensors if x.ndim == 3)  # bytes of a pair of images
+    columns = min(num_gallery, max(1, budget.bytes() // (4 * copies)))
+    rows = min(num_query, max(1, budget.bytes() // (4 * max(planes, 1) * columns)))
+    block = None
+    for a, c in itertools.product(range(0, num_query, rows), range(0, num_gallery, columns)):
+        part = distance(_rows(query, a, a + rows), _rows(gallery, c, c + columns))
+        block = part.new_empty(num_query, num_gallery) if block is None else block
+        block[a : a + rows, c : c + columns] = part
+    return block
+
+
+def _all_distances(query, gallery, distance: Callable, budget: Budget) -> list[Tensor]:
+    """(Q, G), (Q, Q) and (G, G), which re-ranking from distances holds at once."""
+    num_query, num_gallery = len(_first(query)), len(_first(gallery))
+    size = 4 * (num_query + num_gallery) ** 2
+    if budget.gb is not None and size > budget.bytes():
+        raise ValueError(
+            f"re-ranking by a distance of parts holds all distances, {size / GIB:.2f} GiB, and --memory_gb is "
+            f"{budget.gb:g}: give more memory, compare embeddings (--test_distance global), or do without re-ranking"
+        )
+    given = []
+    for x, y in ((query, gallery), (query, query), (gallery, gallery)):
+        whole = None
+        for start, stop, block in distance_blocks(x, y, distance=distance, memory_gb=budget):
+            whole = block.new_empty(len(_first(x)), len(_first(y))) if whole is None else whole
+            whole[start:stop] = block
+        given.append(whole)
+    return given
 
 
 def _tensors(features):
@@ -492,51 +467,70 @@ def _count_row_by_row(block: Tensor, levels: Tensor, num: Tensor) -> Tensor:
     return torch.from_numpy(counts)
 
 
-class _Matches(NamedTuple):
-    """A block seen from its hits. `block` (b, G) with removed cameras at +inf; `hits` (b, K) d_1 <= d_2 <= ..., then
-    +inf; `num_hits` (b,); `wrong` (b, K) = w(d_j)."""
+class Piece:
+    """Some queries and their distances to the whole gallery, seen from their hits: what collectors are fed.
 
-    block: Tensor
-    hits: Tensor
-    num_hits: Tensor
-    wrong: Tensor
+    distances (b, G): as measured. seen (b, G): +inf where the protocol removes a whole camera. index, same, kept:
+    `Labels.candidates` (b, K), whose distances are `own` (b, K).
+    """
+
+    def __init__(self, distances: Tensor, start: int, labels: Labels):
+        self.labels, self.start, self.stop = labels, start, start + len(distances)
+        self.distances, self.seen = distances, labels.hide_cameras(distances, self.start, self.stop)
+        candidates = labels.candidates(self.start, self.stop)
+        self.index, self.same, self.kept = (x.to(distances.device) for x in candidates)
+        self.own = self.seen.gather(1, self.index)
+        self.num_hits = self.kept.sum(1)  # (b,)
+
+    @functools.cached_property
+    def hits(self) -> Tensor:
+        """(b, K): d_1 <= d_2 <= ..., then +inf."""
+        return self.own.masked_fill(~self.kept, INF).sort(1).values
+
+    @functools.cached_property
+    def wrong(self) -> Tensor:
+        """(b, K): w(d_j)."""
+        alike = self.own.masked_fill(~self.same, INF).sort(1).values
+        # the wrong ones within d_j are all within d_j less those of the query's identity, seen or removed
+        alike_within = torch.searchsorted(alike, self.hits, right=True).minimum(self.same.sum(1, keepdim=True))
+        return _count_within(self.seen, self.hits, self.num_hits) - alike_within
+
+    @functools.cached_property
+    def ranks(self) -> Ranks:
+        """`Ranks` of these queries."""
+        first = FIRST_RANK[self.labels.protocol.cmc](self)
+        valid = self.num_hits > 0
+        num_hits, wrong = self.num_hits[valid].cpu(), self.wrong[valid].cpu()  # (n,), (n, K)
+        j = torch.arange(1, wrong.shape[1] + 1)
+        # precision at hit j = j / rank_j, rank_j = j + w(d_j); AP = 1/H sum_j j / rank_j; INP = H / rank_H
+        precision = (j.double() / (j + wrong)).masked_fill(j > num_hits[:, None], 0)
+        # a sum in order: its last bit must not depend on K, which is a property of the block
+        ap = precision.cumsum(1)[:, -1] / num_hits
+        inp = precision.gather(1, num_hits[:, None] - 1).flatten()
+        return Ranks(self.start + valid.nonzero().flatten().cpu(), first[valid].cpu(), ap, inp)
 
 
-def _match(block: Tensor, start: int, labels: Labels) -> _Matches:
-    stop = start + len(block)
-    block = labels.hide_cameras(block, start, stop)
-    index, same, kept = (x.to(block.device) for x in labels.candidates(start, stop))  # (b, K)
-    distance = block.gather(1, index)
-    hits = distance.masked_fill(~kept, INF).sort(1).values
-    alike = distance.masked_fill(~same, INF).sort(1).values
-    num_hits = kept.sum(1)
-    # the wrong ones within d_j are all within d_j less those of the query's identity, seen or removed
-    alike_within = torch.searchsorted(alike, hits, right=True).minimum(same.sum(1, keepdim=True))
-    return _Matches(block, hits, num_hits, _count_within(block, hits, num_hits) - alike_within)
-
-
-def _first_image(match: _Matches, start: int, labels: Labels) -> Tensor:
+def _first_image(piece: Piece) -> Tensor:
     """Rank of the first hit among images (b, 1)."""
-    return 1 + match.wrong[:, :1]
+    return 1 + piece.wrong[:, :1]
 
 
-def _first_identity(match: _Matches, start: int, labels: Labels) -> Tensor:
+def _first_identity(piece: Piece) -> Tensor:
     """Rank of the query's identity when each gallery identity stands where its nearest image does (b, 1)."""
-    block, device = match.block, match.block.device
+    block, device, labels = piece.seen, piece.seen.device, piece.labels
     pids, column = labels.gallery_pids.unique(return_inverse=True)
     column = column.to(device).expand(len(block), -1)
     nearest = block.new_full((len(block), len(pids)), INF).scatter_reduce_(1, column, block, "amin")  # (b, P)
-    other = (labels.query_pids[start : start + len(block), None] != pids).to(device)
-    return 1 + ((nearest <= match.hits[:, :1]) & other).sum(1, keepdim=True)
+    other = (labels.query_pids[piece.start : piece.stop, None] != pids).to(device)
+    return 1 + ((nearest <= piece.hits[:, :1]) & other).sum(1, keepdim=True)
 
 
-def _first_draw(match: _Matches, start: int, labels: Labels) -> Tensor:
+def _first_draw(piece: Piece) -> Tensor:
     """Rank of one of the query's hits in each drawn gallery of one image per identity (b, R)."""
-    block, device = match.block, match.block.device
-    stop = start + len(block)
-    pick = (labels.own[:, start:stop].to(device) * match.num_hits).long()  # (R, b): which hit, counted by distance
-    right = match.hits.gather(1, pick.T)  # (b, R)
-    other = (labels.query_pids[start:stop, None] != labels.gallery_pids[labels.drawn[0]]).to(device)  # (b, P)
+    block, device, labels, rows = piece.seen, piece.seen.device, piece.labels, slice(piece.start, piece.stop)
+    pick = (labels.own[:, rows].to(device) * piece.num_hits).long()  # (R, b): which hit, counted by distance
+    right = piece.hits.gather(1, pick.T)  # (b, R)
+    other = (labels.query_pids[rows, None] != labels.gallery_pids[labels.drawn[0]]).to(device)  # (b, P)
     return torch.stack(
         [
             1 + ((block[:, images] <= right[:, r, None]) & other).sum(1)
@@ -549,46 +543,63 @@ def _first_draw(match: _Matches, start: int, labels: Labels) -> Tensor:
 FIRST_RANK = {"images": _first_image, "identities": _first_identity, "draws": _first_draw}
 
 
-def _rank_block(block: Tensor, start: int, labels: Labels) -> Ranks:
-    """`Ranks` of queries start, start + 1, ... from their distances (b, G)."""
-    match = _match(block, start, labels)
-    first = FIRST_RANK[labels.protocol.cmc](match, start, labels)
-    valid = match.num_hits > 0
-    num_hits, wrong = match.num_hits[valid].cpu(), match.wrong[valid].cpu()  # (n,), (n, K)
-    j = torch.arange(1, wrong.shape[1] + 1)
-    # precision at hit j = j / rank_j, rank_j = j + w(d_j); AP = 1/H sum_j j / rank_j; INP = H / rank_H
-    precision = (j.double() / (j + wrong)).masked_fill(j > num_hits[:, None], 0)
-    # a sum in order: its last bit must not depend on K, which is a property of the block
-    ap = precision.cumsum(1)[:, -1] / num_hits
-    inp = precision.gather(1, num_hits[:, None] - 1).flatten()
-    return Ranks(start + valid.nonzero().flatten().cpu(), first[valid].cpu(), ap, inp)
+class Collector:
+    """Something to be known of a test, gathered piece by piece in one pass over the distances.
+
+    `found` is a list to which `add` may append; those of several processes, or of several galleries, are concatenated.
+    `pair_bytes`: what `add` allocates for each distance of a piece, on the CPU.
+    """
+
+    pair_bytes = 6
+
+    def __init__(self, labels: Labels):
+        self.labels = labels
+        self.found: list = []
+
+    def add(self, piece: Piece) -> None:
+        """Take what is needed of these queries."""
+        raise NotImplementedError
 
 
-def _pieces(blocks: Iterable[Block], labels: Labels) -> Iterator[tuple[int, Tensor]]:
-    """(start, distances) in pieces that fit in memory together with what is computed from them."""
+class RankCollector(Collector):
+    """`Ranks` of all queries."""
+
+    def add(self, piece: Piece) -> None:
+        """Take the ranks of the piece."""
+        self.found.append(piece.ranks)
+
+    def result(self) -> Ranks:
+        """`Ranks` of the queries that have a match."""
+        width = NUM_DRAWS if self.labels.protocol.cmc == "draws" else 1
+        empty = Ranks(torch.empty(0).long(), torch.empty(0, width).long(), *torch.empty(2, 0, dtype=torch.float64))
+        return Ranks(*(torch.cat(field) for field in zip(empty, *self.found, strict=True)))
+
+
+def collect(blocks: Iterable[Block], collectors: Sequence[Collector], memory_gb: float | Budget | None = None) -> None:
+    """Feed the distances, in pieces that fit in memory together with what is computed from them, to the collectors."""
+    labels, budget = collectors[0].labels, Budget.of(memory_gb)
+    cost = max(collector.pair_bytes for collector in collectors) + (8 if labels.protocol.cameras else 0)
     for start, _, block in blocks:
         if block.ndim != 2 or block.shape[1] != labels.shape[1]:
             raise ValueError(f"distances have shape {tuple(block.shape)}, the gallery has {labels.shape[1]} images")
-        rows = plan_blocks(len(block), block.shape[1], device=block.device).rows
+        rows = plan_blocks(len(block), block.shape[1], budget, block.device).rows
+        if block.device.type == "cpu":  # 4 of BLOCK_BYTES are the block itself
+            rows = max(1, rows * min(cost, BLOCK_BYTES - 4) // cost)
         for a, piece in zip(range(start, start + len(block), rows), block.split(rows), strict=True):
             piece = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
             if torch.isnan(piece.sum()) and torch.isnan(piece).any():  # the sum alone is NaN for inf - inf as well
                 row, column = torch.isnan(piece).nonzero()[0].tolist()
                 raise ValueError(f"the distance of query {a + row} to gallery image {column} is NaN")
-            yield a, piece
+            seen = Piece(piece, a, labels)
+            for collector in collectors:
+                collector.add(seen)
 
 
-def rank_blocks(blocks: Iterable[Block], labels: Labels) -> Ranks:
+def rank_blocks(blocks: Iterable[Block], labels: Labels, memory_gb: float | Budget | None = None) -> Ranks:
     """`Ranks` from an iterator of (start, stop, distances (stop - start, G))."""
-    width = NUM_DRAWS if labels.protocol.cmc == "draws" else 1
-    empty = Ranks(
-        torch.empty(0, dtype=torch.int64),
-        torch.empty(0, width, dtype=torch.int64),
-        torch.empty(0, dtype=torch.float64),
-        torch.empty(0, dtype=torch.float64),
-    )
-    parts = [_rank_block(block, start, labels) for start, block in _pieces(blocks, labels)]
-    return Ranks(*(torch.cat(field) for field in zip(empty, *parts, strict=True)))
+    ranks = RankCollector(labels)
+    collect(blocks, [ranks], memory_gb)
+    return ranks.result()
 
 
 def summarize(ranks: Ranks, max_rank: int = 50) -> Metrics:
@@ -639,32 +650,30 @@ def rank_features(
     query,
     gallery,
     labels: Labels,
-    metric: str = "euclidean",
+    how: Comparison | None = None,
+    others: Sequence[Collector] = (),
     *,
-    rerank: dict | None = None,
-    distance: Callable | None = None,
-    memory_gb: float | None = None,
-    group=None,
     verbose: bool = False,
 ) -> Ranks:
-    """`Ranks` from features, block by block; the arguments are those of `distance_blocks` and `evaluate_features`."""
+    """`Ranks` from features, block by block; `others` are fed from the same pass. verbose: see `evaluate_features`."""
+    how = how or Comparison()
     labels.need_matches()
     for features, what, items in ((query, "query", labels.query_items), (gallery, "gallery", labels.gallery_items)):
         for part in features if isinstance(features, tuple) else (features,):
             check_finite(part, what, items)
-    first, last = 0, labels.shape[0]
-    if group is not None and rerank is None:
-        first, last = shard(labels.shape[0], group)
-    if verbose and rerank is None and (group is None or dist.get_rank(group) == 0):
-        print(plan_blocks(last - first, labels.shape[1], memory_gb, _as_tensor(_first(query)).device))
-    if first == last:
-        blocks = iter(())
-    else:
-        blocks = distance_blocks(
-            _rows(query, first, last), gallery, metric, rerank=rerank, distance=distance, memory_gb=memory_gb
-        )
-    ranks = rank_blocks(((first + start, first + stop, block) for start, stop, block in blocks), labels)
-    return ranks if group is None or rerank is not None else _gather(ranks, group)
+    split = how.group is not None and how.rerank is None
+    first, last = shard(labels.shape[0], how.group) if split else (0, labels.shape[0])
+    if verbose and how.rerank is None and (how.group is None or dist.get_rank(how.group) == 0):
+        print(plan_blocks(last - first, labels.shape[1], how.budget, _as_tensor(_first(query)).device))
+    collectors = [RankCollector(labels), *others]
+    if first < last:
+        mine = _rows(query, first, last)
+        options = {"rerank": how.rerank, "distance": how.distance, "memory_gb": how.budget}
+        blocks = distance_blocks(mine, gallery, how.metric, **options)
+        collect(((first + start, first + stop, block) for start, stop, block in blocks), collectors, how.budget)
+    if split:
+        _gather(collectors, how.group)
+    return collectors[0].result()
 
 
 def evaluate_features(
@@ -683,7 +692,7 @@ def evaluate_features(
     query_items: Sequence | None = None,
     gallery_items: Sequence | None = None,
     seed: int = 0,
-    memory_gb: float | None = None,
+    memory_gb: float | Budget | None = None,
     group=None,
     verbose: bool = False,
 ) -> Metrics:
@@ -714,25 +723,46 @@ def evaluate_features(
             f"{found[0]} query and {found[1]} gallery features were given, with labels for "
             f"{labels.shape[0]} and {labels.shape[1]}"
         )
-    return summarize(
-        rank_features(
-            query,
-            gallery,
-            labels,
-            metric,
-            rerank=rerank,
-            distance=distance,
-            memory_gb=memory_gb,
-            group=group,
-            verbose=verbose,
-        ),
-        max_rank,
-    )
+    how = Comparison(metric, distance, rerank, Budget.of(memory_gb), group)
+    return summarize(rank_features(query, gallery, labels, how, verbose=verbose), max_rank)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Beside the metrics
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+class Trial(NamedTuple):
+    """One row of a search for re-ranking parameters; fractions in [0, 1]."""
+
+    k1: int
+    k2: int
+    lambda_value: float
+    mAP: float
+    rank1: float
+
+
+def search(query, gallery, labels: Labels, grid: reranking.Grid, how: Comparison | None = None) -> list[Trial]:
+    """mAP and rank-1 after re-ranking for every combination of `grid`: the numbers that `evaluate_features` gives with
+    these parameters, at a fraction of the time, because what the combinations share is made once.
+
+    how: metric or distance of the features, and the memory. Choosing by this table on a test set is not a fair result.
+    """
+    how = how or Comparison()
+    labels.need_matches()
+    if how.distance is None:
+        steps = reranking.iter_search(*_normalised(query, gallery, how.metric), grid, memory_gb=how.budget)
+    else:
+        given = _all_distances(query, gallery, how.distance, how.budget)
+        steps = reranking.iter_search_from_distances(*given, grid, memory_gb=how.budget)
+    trials, ranks = [], {}
+    for parameters, start, stop, block in steps:
+        collector = ranks.setdefault(parameters, RankCollector(labels))
+        collect([(start, stop, block)], [collector], how.budget)
+        if stop == labels.shape[0]:
+            found = summarize(ranks.pop(parameters).result(), max_rank=1)
+            trials.append(Trial(*parameters, found.mAP, found.cmc[0].item()))
+    return trials
 
 
 def confidence_intervals(
@@ -758,103 +788,143 @@ def confidence_intervals(
     return {"rank1": (low[0], high[0]), "mAP": (low[1], high[1])}
 
 
-class CameraPairs(NamedTuple):
-    """`mAP` (A, B) float64: queries of camera `query_camids[a]` against the gallery images of `gallery_camids[b]`
-    alone; NaN where no such query has a match. `num_valid` (A, B): how many have."""
+class Ranking(NamedTuple):
+    """A query and the gallery images a person is shown for it, nearest first; at equal distance wrong before right, as
+    the metric counts."""
 
-    query_camids: Tensor
-    gallery_camids: Tensor
-    mAP: Tensor
-    num_valid: Tensor
-
-
-def camera_pairs(blocks: Iterable[Block], labels: Labels) -> CameraPairs:
-    """mAP for each pair of query camera and gallery camera; under "market1501" a camera against itself has none."""
-    query_cameras, row = labels.query_camids.unique(return_inverse=True)
-    gallery_cameras = labels.gallery_camids.unique()
-    columns = [(labels.gallery_camids == camera).nonzero().flatten() for camera in gallery_cameras]
-    parts = [labels.only(index) for index in columns]
-    total = torch.zeros(len(query_cameras), len(gallery_cameras), dtype=torch.float64)
-    count = torch.zeros_like(total)
-    for start, block in _pieces(blocks, labels):
-        for b, (index, part) in enumerate(zip(columns, parts, strict=True)):
-            ranks = _rank_block(block[:, index.to(block.device)], start, part)
-            total[:, b].index_add_(0, row[ranks.query], ranks.ap)
-            count[:, b].index_add_(0, row[ranks.query], torch.ones_like(ranks.ap))
-    return CameraPairs(query_cameras, gallery_cameras, total / count, count.long())
+    query: int  # row among the queries
+    ap: float  # nan: no match in the gallery
+    first_hit: int | None  # rank of the first right image, from 1, removed ones not counted
+    num_hits: int  # right images in the whole gallery
+    index: tuple[int, ...]  # (n,) rows of the gallery
+    distance: tuple[float, ...]  # (n,)
+    mark: tuple[str | None, ...]  # (n,) "right", "wrong", "junk" (removed by the protocol), None: unlabelled
+    rank: tuple[int | None, ...]  # (n,) from 1; None for junk
 
 
-class Verification(NamedTuple):
-    """Same person or not, decided by distance <= threshold, over all pairs of a query and a gallery image it sees.
+WRONG, JUNK, RIGHT, NOTHING = range(4)  # at equal distance in this order
+ORDERS = ("worst", "best", "random", "given")
+ONLY = ("all", "right", "wrong")
 
-    `levels` (F,) are the false positive rates asked for; `tpr`, `thresholds` (F,) belong to the largest threshold whose
-    rate does not exceed the level. At `eer_threshold` false positive and false negative rate are equal, to `eer`.
-    `curve_thresholds`, `curve_fpr`, `curve_tpr` (T,) are the ROC.
+
+class RankedLists(Collector):
+    """The `top_k` nearest gallery images of every query: what pages of ranked queries are drawn from.
+
+    Kept for all queries, because which are the worst is known only at the end of the pass; that is a few numbers each.
+    show_junk: images that the protocol removes stand in the list at their place instead of being left out.
+    labelled: False where nothing is known of identities (all pids are equal then).
     """
 
-    levels: Tensor
-    tpr: Tensor
-    thresholds: Tensor
-    eer: float
-    eer_threshold: float
-    curve_thresholds: Tensor
-    curve_fpr: Tensor
-    curve_tpr: Tensor
-    num_genuine: int
-    num_impostor: int
+    pair_bytes = 14
+
+    def __init__(self, labels: Labels, top_k: int = 10, show_junk: bool = False, labelled: bool = True):
+        super().__init__(labels)
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}: expected 1 or more (--top_k)")
+        self.top_k, self.show_junk, self.labelled = top_k, show_junk, labelled
+
+    def add(self, piece: Piece) -> None:
+        """Take the nearest images of each query, and its nearest right one, which may be farther."""
+        right, first = _sorted_candidates(piece, piece.kept, self.top_k)
+        kinds = {WRONG: self._wrong(piece), RIGHT: right}
+        if self.show_junk:
+            kinds[JUNK] = self._junk(piece)
+        distance, index = (torch.cat([found[i] for found in kinds.values()], dim=1).cpu().numpy() for i in (0, 1))
+        width = min(self.top_k, self.labels.shape[1])
+        missing = max(0, width - distance.shape[1])
+        distance, index = (np.pad(x, ((0, 0), (0, missing)), constant_values=-1) for x in (distance, index))
+        widths = [found[0].shape[1] for found in kinds.values()]
+        mark = np.repeat([*kinds, NOTHING], [*widths, missing])[None].repeat(len(index), axis=0)
+        mark[index < 0] = NOTHING
+        order = np.lexsort((index, mark, distance, mark == NOTHING))[:, :width]
+        columns = [np.take_along_axis(x, order, axis=1) for x in (distance, index, mark)]
+        ap = np.full(len(distance), math.nan)
+        ap[(piece.ranks.query - piece.start).numpy()] = piece.ranks.ap.numpy()
+        rank = 1 + piece.wrong[:, 0].cpu().numpy()
+        self.found.append(_Lists(*columns, *(x.cpu().numpy() for x in first), ap, rank, piece.num_hits.cpu().numpy()))
+
+    def _wrong(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Distances and columns (b, k) of the nearest images of other people; column -1: there are no more."""
+        others = piece.seen.clone()
+        row, place = piece.same.nonzero(as_tuple=True)
+        others[row, piece.index[row, place]] = INF
+        distance, index = others.topk(min(self.top_k, others.shape[1]), dim=1, largest=False)
+        same, removed = self.labels.judge(torch.arange(piece.start, piece.stop), index.cpu())
+        return distance, index.masked_fill((same | removed).to(index.device), -1)
+
+    def _junk(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Distances and columns of the nearest images that the protocol removes."""
+        distance, index = _sorted_candidates(piece, piece.same & ~piece.kept, self.top_k, piece.distances)[0]
+        if self.labels.protocol.cameras:
+            hidden = piece.distances.masked_fill(piece.seen != INF, INF)
+            far, column = hidden.topk(min(self.top_k, hidden.shape[1]), dim=1, largest=False)
+            same, removed = self.labels.judge(torch.arange(piece.start, piece.stop), column.cpu())
+            column = column.masked_fill((same | ~removed).to(column.device), -1)
+            distance, index = torch.cat([distance, far], dim=1), torch.cat([index, column], dim=1)
+        return distance, index
+
+    def choose(self, order: str = "worst", only: str = "all", num: int = 20, seed: int = 0) -> list[Ranking]:
+        """The rows of up to `num` queries. order: "worst" and "best" by AP, without queries that have no match,
+        "random" (by `seed`) or "given". only: "right" or "wrong" keeps queries whose first image is so."""
+        for name, value, choices in (("order", order, ORDERS), ("only", only, ONLY)):
+            if value not in choices:
+                raise ValueError(f"{name} is '{value}', expected one of {', '.join(choices)} (--{name})")
+        if not self.labelled and only != "all":
+            raise ValueError(f"--only {only}: the images have no labels, nothing is known to be right or wrong")
+        found = _Lists(*(np.concatenate(field) for field in zip(*self.found, strict=True)))
+        rows = np.arange(len(found.ap))
+        if order == "random":
+            rows = np.random.default_rng(seed).permutation(rows)
+        elif order in ("worst", "best") and self.labelled:
+            rows = rows[~np.isnan(found.ap)]
+            rows = rows[np.argsort(found.ap[rows] * (1 if order == "worst" else -1), kind="stable")]
+        if only != "all":
+            rows = rows[(found.num_hits[rows] > 0) & ((found.first_hit[rows] == 1) == (only == "right"))]
+        if not len(rows):
+            raise ValueError(f"no query to draw: none of {len(found.ap)} has a first image that is {only} (--only)")
+        return [self._ranking(found, int(row)) for row in rows[:num]]
+
+    def _ranking(self, found: _Lists, row: int) -> Ranking:
+        listed = found.mark[row] != NOTHING
+        index, distance, mark = (x[row][listed].tolist() for x in (found.index, found.distance, found.mark))
+        places = np.cumsum([kind != JUNK for kind in mark]).tolist()
+        rank = [None if kind == JUNK else place for kind, place in zip(mark, places, strict=True)]
+        if not self.labelled:
+            return Ranking(row, math.nan, None, 0, tuple(index), tuple(distance), (None,) * len(index), tuple(rank))
+        hits, first = int(found.num_hits[row]), int(found.first_hit[row])
+        if hits and RIGHT not in mark:  # what the model should have found
+            index.append(int(found.first_index[row]))
+            distance.append(float(found.first_distance[row]))
+            mark.append(RIGHT)
+            rank.append(first)
+        words = {WRONG: "wrong", JUNK: "junk", RIGHT: "right"}
+        marks = tuple(words[kind] for kind in mark)
+        ap = float(found.ap[row])
+        return Ranking(row, ap, first if hits else None, hits, tuple(index), tuple(distance), marks, tuple(rank))
 
 
-_DROPPED_BITS = 11  # of a float32's 23-bit fraction: thresholds lie on a grid of relative spacing 2^-12 to 2^-13
-_NUM_BINS = (0x7F800000 >> _DROPPED_BITS) + 1  # 0x7F800000 is +inf, the bin of what the protocol hides
+class _Lists(NamedTuple):
+    """n queries: the first three (n, k), the others (n,)."""
+
+    distance: np.ndarray
+    index: np.ndarray
+    mark: np.ndarray
+    first_distance: np.ndarray
+    first_index: np.ndarray
+    ap: np.ndarray
+    first_hit: np.ndarray
+    num_hits: np.ndarray
 
 
-def verification(
-    blocks: Iterable[Block], labels: Labels, levels: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1)
-) -> Verification:
-    """ROC, TPR at given false positive rates, and the equal error rate, without holding the pairs.
-
-    Distances must be finite and not negative: then the bit patterns of float32 are ordered as they are, and pairs are
-    counted by their leading bits. Thresholds so lie on a grid 0.02 % apart, and the rates at each are exact. Between
-    the two thresholds around the crossing the equal error rate is interpolated.
-    """
-    genuine, impostor = torch.zeros(2, _NUM_BINS, dtype=torch.int64)
-    for start, block in _pieces(blocks, labels):
-        if block.min() < 0:
-            raise ValueError(f"a distance is {block.min().item():g}: expected 0 or more")
-        block = labels.hide_cameras(block, start, start + len(block))
-        index, same, kept = (x.to(block.device) for x in labels.candidates(start, start + len(block)))
-        distance = block.gather(1, index)
-        genuine += _histogram(distance[kept])
-        impostor += _histogram(block) - _histogram(distance[same])
-    genuine[-1] = impostor[-1] = 0
-    return _roc(genuine, impostor, torch.tensor(levels, dtype=torch.float64))
-
-
-def _histogram(distance: Tensor) -> Tensor:
-    """Counts (bins,) by the leading bits of the float32 pattern."""
-    bits = distance.float().contiguous().view(torch.int32).flatten() & 0x7FFFFFFF  # -0.0 is 0.0
-    return torch.bincount(bits >> _DROPPED_BITS, minlength=_NUM_BINS).cpu()
-
-
-def _roc(genuine: Tensor, impostor: Tensor, levels: Tensor) -> Verification:
-    num_genuine, num_impostor = int(genuine.sum()), int(impostor.sum())
-    if not num_genuine or not num_impostor:
-        raise ValueError(
-            f"verification needs pairs of both kinds: found {num_genuine} of the same person and {num_impostor} of two"
-        )
-    used = ((genuine > 0) | (impostor > 0)).nonzero().flatten()
-    upper = ((used + 1 << _DROPPED_BITS) - 1).to(torch.int32).view(torch.float32)  # the largest float of each bin
-    thresholds = F.pad(upper.double(), (1, 0))  # (T,), the first below every pair of a distance > 0
-    fpr, tpr = (F.pad(counts[used].cumsum(0).double() / counts.sum(), (1, 0)) for counts in (impostor, genuine))
-
-    at = torch.searchsorted(fpr, levels, right=True) - 1  # the last with fpr <= level
-    gap = (1 - tpr) - fpr  # falls from 1 to -1
-    i = int((gap <= 0).nonzero()[0])
-    t = gap[i - 1] / (gap[i - 1] - gap[i])
-    eer, eer_threshold = (torch.lerp(x[i - 1], x[i], t).item() for x in (fpr, thresholds))
-    return Verification(
-        levels, tpr[at], thresholds[at], eer, eer_threshold, thresholds, fpr, tpr, num_genuine, num_impostor
-    )
+def _sorted_candidates(piece: Piece, chosen: Tensor, top_k: int, distances: Tensor | None = None):
+    """The candidates `chosen` (b, K) of a piece by distance: distances and columns (b, top_k), column -1 past the last
+    one; and those of the first (b,)."""
+    own = piece.own if distances is None else distances.gather(1, piece.index)
+    order = own.masked_fill(~chosen, INF).sort(dim=1, stable=True).indices
+    order = order.gather(1, chosen.gather(1, order).logical_not().to(torch.int8).sort(dim=1, stable=True).indices)
+    distance, chosen, column = (x.gather(1, order)[:, :top_k] for x in (own, chosen, piece.index))
+    index = column.masked_fill(~chosen, -1)
+    return (distance, index), (distance[:, 0], index[:, 0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -868,10 +938,12 @@ def shard(count: int, group=None) -> tuple[int, int]:
     return count * rank // world, count * (rank + 1) // world
 
 
-def _gather(ranks: Ranks, group) -> Ranks:
+def _gather(collectors: Sequence[Collector], group) -> None:
+    """Every process gets what all have found, in the order of the queries."""
     parts: list = [None] * dist.get_world_size(group)
-    dist.all_gather_object(parts, ranks, group=group)
-    return Ranks(*(torch.cat(field) for field in zip(*parts, strict=True)))
+    dist.all_gather_object(parts, [collector.found for collector in collectors], group=group)
+    for collector, found in zip(collectors, zip(*parts, strict=True), strict=True):
+        collector.found = list(itertools.chain(*found))
 
 
 def gather_rows(rows: Tensor, count: int, group=None) -> Tensor:

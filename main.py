@@ -56,6 +56,7 @@ from config import applies, check_test_distance, check_trunk, value_in
 from loading import samplers
 from machine import files, memory, processes
 from machine.device import pick_amp, pick_device
+from machine.memory import Budget
 from networks import mobile
 from parsers.base import images_below
 from recipes import RECIPES, Recipe
@@ -335,7 +336,9 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     model = prepared(model, args, loader)
     torch.manual_seed(args.seed)  # the criterion's own weights do not depend on how the network drew its own
     criterion = recipe.losses(num_pids).to(run.device)
-    evaluated = make_tester(args, recipe, run, {name: found[name] for name in tests}, cameras, share=True)
+    evaluated = make_tester(
+        args, recipe, run, {name: found[name] for name in tests}, cameras, True, bool(args.num_queries)
+    )
     conditions = train.Conditions(
         seed=args.seed,
         autocast=run.autocast,
@@ -453,8 +456,11 @@ def mode_test(args, recipe: Recipe) -> None:
             print(f"pictures      {tester.search_heatmap(metrics['search'], run.output / f'search_{name}.png')}")
 
 
-def make_tester(args, recipe: Recipe, run: Run, splits, cameras: dict, share: bool = False) -> tester.Tester:
-    """The flags of testing as `tester.Options`; `share`: each process of torchrun takes a part of the work."""
+def make_tester(
+    args, recipe: Recipe, run: Run, splits, cameras: dict, share: bool = False, drawn: bool = False
+) -> tester.Tester:
+    """The flags of testing as `tester.Options`; `share`: each process of torchrun takes a part of the work; `drawn`:
+    pages will be drawn of it."""
     reranking = {"k1": args.rerank_k1, "k2": args.rerank_k2, "lambda_value": args.rerank_lambda}
     options = tester.Options(
         batch_size=args.test_batch,
@@ -467,7 +473,9 @@ def make_tester(args, recipe: Recipe, run: Run, splits, cameras: dict, share: bo
         expansion=(int(args.query_expansion[0]), args.query_expansion[1]) if args.query_expansion else None,
         multi_query=args.multi_query,
         details=args.details,
-        memory_gb=args.memory_gb,
+        top_k=args.top_k if drawn else 0,
+        show_junk=args.show_junk,
+        budget=Budget(args.memory_gb),
         skip_bad=args.skip_bad_images,
     )
     return tester.Tester(
@@ -541,8 +549,9 @@ def mode_visualize(args, recipe: Recipe) -> None:
     if "batch" in args.vis and trains:
         data = datasets.combine([found[name] for name in trains], args.use_all_images)
         loader = training_data(args, loaded.recipe, run, data, cache="none")
-    drawn = make_tester(args, loaded.recipe, run, {name: found[name] for name in tests}, loaded.cameras)
-    pictures = draw(args, loaded.recipe, run, loaded.model, drawn, log, args.vis, loader)
+    sets = {name: found[name] for name in tests}
+    tested = make_tester(args, loaded.recipe, run, sets, loaded.cameras, drawn=True)
+    pictures = draw(args, loaded.recipe, run, loaded.model, tested, log, args.vis, loader)
     print("\n" + "\n".join(f"{'pictures':<14}{path}" for path in pictures))
 
 
@@ -557,19 +566,8 @@ def draw(args, recipe: Recipe, run: Run, model, tested: tester.Tester, log, what
         sheet = visualize.augmented_batch(images, recipe.mean, recipe.std, folder / "batch.png", k=recipe.k or 4)
         figures["A training batch as the network sees it"] = sheet
     if {"ranks", "actmap"} & set(what):
-        pages = tester.ranked_pages(
-            tested,
-            model,
-            folder,
-            what=what,
-            top_k=args.top_k,
-            num_queries=args.num_queries,
-            order=args.order,
-            only=args.only,
-            show_junk=args.show_junk,
-            figures=figures,
-            seed=args.seed,
-        )
+        wanted = tester.Pages(what, args.num_queries, args.order, args.only, figures, args.seed)
+        pages = tester.ranked_pages(tested, model, folder, wanted)
     return pages or [folder]
 
 
@@ -587,21 +585,15 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
     plain = make_tester(args, recipe, run, {}, loaded.cameras)
     query = plain.features(model, [datasets.Sample(str(args.query_image), 0, 0)], "query")
     gallery = plain.features(model, folder_of_images(args.gallery_path), "gallery")
-    distances = query.distances_to(gallery, recipe, 0)[None]
-    page = visualize.draw_ranks(
-        run.output / "visualize" / args.query_image.stem,
-        query.samples,
-        gallery.samples,
-        distances,
-        topk=args.top_k,
-        protocol="none",
-        labelled=False,
-        title=f"{args.query_image.name} in {args.gallery_path}",
-    )
+    [ranking] = plain.nearest(query, gallery, args.top_k)
+    title = f"{args.query_image.name} in {args.gallery_path}"
+    folder = run.output / "visualize" / args.query_image.stem
+    page = visualize.Page(title, "1 query", labelled=False)
+    file = visualize.draw_ranks(folder, [ranking], query.samples, gallery.samples, page)
     print(f"\nnearest by {recipe.metric} distance (smaller is more alike):")
-    for index in distances[0].argsort()[: args.top_k].tolist():
-        print(f"  {distances[0, index]:.4f}  {gallery.samples[index].path}")
-    print(f"\npictures      {page}")
+    for index, distance in zip(ranking.index, ranking.distance, strict=True):
+        print(f"  {distance:.4f}  {gallery.samples[index].path}")
+    print(f"\npictures      {file}")
 
 
 def mode_extract(args, recipe: Recipe) -> None:

@@ -12,19 +12,22 @@ equal distance are ranked by index (queries first), which is the released algori
 a duplicate of lower index is therefore second in its own list.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import itertools
 import numbers
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from machine.memory import free_memory
+from machine.memory import Budget
 
-GIB = 2**30
 SPARE = 8  # neighbours kept beyond the last one needed, so that near ties can be settled among them
 
 
@@ -44,20 +47,28 @@ class Sparse(NamedTuple):
     value: torch.Tensor  # (nnz,)
 
 
-class Trial(NamedTuple):
-    """One row of a parameter search; fractions in [0, 1]."""
+class Grid(NamedTuple):
+    """The values that a search combines."""
 
-    k1: int
-    k2: int
-    lambda_value: float
-    mAP: float
-    rank1: float
+    k1s: Sequence[int] = (10, 15, 20, 25, 30)
+    k2s: Sequence[int] = (1, 3, 6, 9, 12)
+    lambdas: Sequence[float] = (0.1, 0.3, 0.5, 0.7)
+
+
+Parameters = tuple[int, int, float]  # k1, k2, lambda
 
 
 # ---------------------------------------------------------------- public functions
 
 
-def k_reciprocal(query, gallery, k1=20, k2=6, lambda_value=0.3, memory_gb=None):
+def k_reciprocal(
+    query: Tensor,
+    gallery: Tensor,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    memory_gb: float | Budget | None = None,
+) -> Tensor:
     """Re-ranked distance of every query to every gallery image, from features.
 
     Args:
@@ -81,7 +92,15 @@ def k_reciprocal(query, gallery, k1=20, k2=6, lambda_value=0.3, memory_gb=None):
     return final
 
 
-def k_reciprocal_from_distances(q_g, q_q, g_g, k1=20, k2=6, lambda_value=0.3, memory_gb=None):
+def k_reciprocal_from_distances(
+    q_g: Tensor,
+    q_q: Tensor,
+    g_g: Tensor,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    memory_gb: float | Budget | None = None,
+) -> Tensor:
     """Re-ranked distance from given distances, squared inside as the released code does.
 
     Args:
@@ -99,7 +118,14 @@ def k_reciprocal_from_distances(q_g, q_q, g_g, k1=20, k2=6, lambda_value=0.3, me
     return final
 
 
-def iter_k_reciprocal(query, gallery, k1=20, k2=6, lambda_value=0.3, memory_gb=None):
+def iter_k_reciprocal(
+    query: Tensor,
+    gallery: Tensor,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    memory_gb: float | Budget | None = None,
+) -> Iterator[tuple[int, int, Tensor]]:
     """`k_reciprocal` in blocks of queries, for when (Q, G) is not to be held: yields (start, stop, (stop - start, G)).
 
     A yielded block may be written over once the next one is asked for. The (Q, G) distances are computed once and
@@ -107,82 +133,26 @@ def iter_k_reciprocal(query, gallery, k1=20, k2=6, lambda_value=0.3, memory_gb=N
     """
     _check_parameters(k1, k2, lambda_value)
     points = _Features(query, gallery, memory_gb)
-    shape = (points.num_query, points.num_all - points.num_query)
-    keep = shape[0] * shape[1] * points.sq.element_size() <= points.memory / 2
-    return _stream(points, k1, k2, lambda_value, points.sq.new_empty(shape) if keep else None)
+    return _stream(points, k1, k2, lambda_value, points.room())
 
 
-def search(
-    query,
-    gallery,
-    query_pids=None,
-    gallery_pids=None,
-    query_camids=None,
-    gallery_camids=None,
-    *,
-    k1s=(10, 15, 20, 25, 30),
-    k2s=(1, 3, 6, 9, 12),
-    lambdas=(0.1, 0.3, 0.5, 0.7),
-    metric=None,
-    memory_gb=None,
-):
-    """mAP and rank-1 after re-ranking for every combination of k1, k2 and lambda.
+def iter_search(
+    query: Tensor, gallery: Tensor, grid: Grid, memory_gb: float | Budget | None = None
+) -> Iterator[tuple[Parameters, int, int, Tensor]]:
+    """What `iter_k_reciprocal` yields, for every combination of `grid`: (parameters, start, stop, (stop - start, G)).
 
-    Distances and neighbour lists are made once, the sets once per k1, the shared parts s of Eq. (10) once per
-    (k1, k2). Ranks are not found by sorting (Q, G) for every combination: a gallery image whose set does not meet the
-    query's is at (1 - lambda) + lambda d, so one sort of the distances d orders all of these for every combination,
-    and only the images that do meet are sorted anew.
-
-    Args:
-        query (Q, D), gallery (G, D), memory_gb: as in `k_reciprocal`.
-        query_pids (Q,), gallery_pids (G,): identities.
-        query_camids (Q,), gallery_camids (G,): gallery images of the query's identity and camera are left out (protocol
-            "market1501"); without cameras none is.
-        k1s, k2s, lambdas: the values to combine.
-        metric: replaces identities and cameras: called with (start, stop, block (stop - start, G)) for every
-            combination, returns (stop - start, 2): AP and 1.0 or 0.0 for rank-1, NaN for a query without a match.
-
-    Returns:
-        list of Trial in the order of k1s, k2s, lambdas. Queries without a match do not count; of equal distances the
-        wrong image is first. Two (Q, G) matrices are held. Choosing by this table on a test set is not a fair result.
+    Combinations come in the order of k1s, k2s, lambdas, those of one (k1, k2) block by block together. Distances and
+    neighbour lists are made once, the sets once per k1, the Jaccard distance of Eq. (10) once per (k1, k2). A yielded
+    block may be written over once the next one is asked for.
     """
-    k1s, k2s, lambdas = list(k1s), list(k2s), list(lambdas)
-    for k1, k2, lambda_value in itertools.product(k1s, k2s, lambdas):
-        _check_parameters(k1, k2, lambda_value)
-    if not (k1s and k2s and lambdas):
-        raise ValueError("search needs at least one value each of k1, k2 and lambda")
-    points = _Features(query, gallery, memory_gb)
-    if metric is None:
-        if query_pids is None or gallery_pids is None:
-            raise ValueError("search needs query_pids and gallery_pids, or a metric")
-        truth = _Truth(points, query_pids, gallery_pids, query_camids, gallery_camids)
-    dist = points.sq.new_empty(points.num_query, points.num_all - points.num_query)  # (Q, G)
-    bounds = {b for k1 in k1s for b in (k1 + 1, _half(k1) + 1)} | set(k2s)
-    near = _neighbours(points, min(max(bounds), points.num_all), bounds, keep=dist)
-    dist.div_(near.scale[: points.num_query, None]).clamp_(min=0)
-    if metric is None:
-        truth.sort(dist)
-    trials = []
-    for k1 in k1s:
-        sets = _encode(points, near, k1)
-        for k2 in k2s:
-            v = _expand_queries(sets, near, k2)
-            column = _columns(v, points.num_query)
-            scores = [[] for _ in lambdas]
-            for start, stop in points.query_blocks():
-                parts = _even_blocks(v, column, start, stop)
-                shared = torch.cat([_shared(v, column, *part, dist.shape[1]) for part in parts])  # (b, G)
-                if metric is None:
-                    found = truth.scores(start, stop, shared, dist[start:stop], lambdas)
-                else:
-                    jaccard = _jaccard(shared)
-                    found = [metric(start, stop, torch.lerp(jaccard, dist[start:stop], x)) for x in lambdas]
-                for many, one in zip(scores, found, strict=True):
-                    many.append(one)
-            for lambda_value, many in zip(lambdas, scores, strict=True):
-                ap, first = torch.cat([torch.as_tensor(x) for x in many]).double().nanmean(0).tolist()
-                trials.append(Trial(k1, k2, lambda_value, ap, first))
-    return trials
+    return _search(_Features(query, gallery, memory_gb), grid)
+
+
+def iter_search_from_distances(
+    q_g: Tensor, q_q: Tensor, g_g: Tensor, grid: Grid, memory_gb: float | Budget | None = None
+) -> Iterator[tuple[Parameters, int, int, Tensor]]:
+    """`iter_search` from given distances, those of `k_reciprocal_from_distances`."""
+    return _search(_Distances(q_g, q_q, g_g, memory_gb), grid)
 
 
 # ---------------------------------------------------------------- the algorithm, in the order of the paper
@@ -200,6 +170,36 @@ def _stream(points, k1, k2, lambda_value, final):
             part.div_(near.scale[lo:hi, None]).clamp_(min=0).mul_(lambda_value)
             part.add_(_jaccard(_shared(v, column, lo, hi, block.shape[1])), alpha=1 - lambda_value)  # Eq. (12)
         yield start, stop, block
+
+
+def _search(points, grid):
+    """`_stream` for every combination; the arithmetic on a block is that of `_stream`, operation by operation."""
+    k1s, k2s, lambdas = map(list, grid)
+    for k1, k2, lambda_value in itertools.product(k1s, k2s, lambdas):
+        _check_parameters(k1, k2, lambda_value)
+    if not (k1s and k2s and lambdas):
+        raise ValueError("search needs at least one value each of k1, k2 and lambda")
+    kept = points.room()
+    bounds = {b for k1 in k1s for b in (k1 + 1, _half(k1) + 1)} | set(k2s)
+    near = _neighbours(points, min(max(bounds), points.num_all), bounds, keep=kept)
+    for k1 in k1s:
+        sets = _encode(points, near, k1)
+        for k2 in k2s:
+            v = _expand_queries(sets, near, k2)
+            column = _columns(v, points.num_query)
+            for start, stop in points.query_blocks():
+                original = points.query_gallery(start, stop) if kept is None else kept[start:stop].clone()  # (b, G)
+                parts = [slice(lo - start, hi - start) for lo, hi in _even_blocks(v, column, start, stop)]
+                jaccard, mixed = torch.empty_like(original), torch.empty_like(original)
+                for part in parts:
+                    lo, hi = start + part.start, start + part.stop
+                    original[part].div_(near.scale[lo:hi, None]).clamp_(min=0)
+                    jaccard[part] = _jaccard(_shared(v, column, lo, hi, original.shape[1]))
+                for lambda_value in lambdas:
+                    for part in parts:
+                        torch.mul(original[part], lambda_value, out=mixed[part])
+                        mixed[part].add_(jaccard[part], alpha=1 - lambda_value)  # Eq. (12)
+                    yield (k1, k2, lambda_value), start, stop, mixed
 
 
 def _half(k1):
@@ -351,93 +351,6 @@ def _jaccard(shared):
     return 1 - shared / (2 - shared)
 
 
-# ---------------------------------------------------------------- ranks for the search
-
-
-class _Truth:
-    """Who should match whom, and the ranks of the matches without a sort per combination.
-
-    The rank of a match at distance f is its place among the matches plus the number of wrong images at <= f. Wrong
-    images are counted in two parts: all of them as if none met the query's set, by binary search in their sorted
-    original distances; then, for those that do meet, the difference between that and their real distance.
-    """
-
-    def __init__(self, points, query_pids, gallery_pids, query_camids, gallery_camids):
-        q_pid = _labels(query_pids, points.num_query, "query_pids", points.device)
-        g_pid = _labels(gallery_pids, points.num_all - points.num_query, "gallery_pids", points.device)
-        if (query_camids is None) != (gallery_camids is None):
-            raise ValueError("camera ids are given for query or gallery alone: give both or neither")
-        same = q_pid[:, None] == g_pid  # (Q, G)
-        self.wrong = ~same
-        if query_camids is not None:
-            q_cam = _labels(query_camids, len(q_pid), "query_camids", points.device)
-            same &= q_cam[:, None] != _labels(gallery_camids, len(g_pid), "gallery_camids", points.device)
-        self.query, self.image = same.nonzero(as_tuple=True)  # (M,) matches in order of queries
-        self.start = _starts(torch.bincount(self.query, minlength=len(q_pid)))  # (Q + 1,) first match of each query
-        if len(self.query) == 0:
-            raise ValueError("no query has a match in the gallery: check identities and cameras")
-
-    def sort(self, dist):
-        """The wrong images of each query in the order of the original distance: once for all combinations."""
-        far = dist.masked_fill(~self.wrong, float("inf"))
-        self.sorted = _sort(far)
-
-    def scores(self, start, stop, shared, dist, lambdas):
-        """AP and rank-1 (b, 2) of queries start:stop for each lambda; shared, dist (b, G)."""
-        lo, hi = int(self.start[start]), int(self.start[stop])
-        row, image = self.query[lo:hi] - start, self.image[lo:hi]  # (m,)
-        met_row, met_image = _true((shared > 0) & self.wrong[start:stop])  # wrong images that meet the query's set
-        # Row r holds the values from 4 r on; distances are at most 1, so one sorted array serves all rows.
-        met = _Line(met_row, _jaccard(shared[met_row, met_image].double()), dist[met_row, met_image].double())
-        match = _Line(row, _jaccard(shared[row, image].double()), dist[row, image].double())
-        met_dist = _sort(met.at(1))
-        out = []
-        for weight in lambdas:
-            f = match.at(weight)  # (m,)
-            # The original distance at which an image that does not meet the set would be at f.
-            reach = ((f - row * 4 - (1 - weight)) / weight).clamp(-1, 2) if weight else torch.full_like(f, -1)
-            reach = torch.where(match.jaccard < 1, reach, match.dist if weight else 2)
-            place = torch.arange(lo, hi, device=row.device) - self.start[row + start]
-            grid = self.sorted.new_zeros(stop - start, int(place.max()) + 1 if len(place) else 1)
-            grid[row, place] = reach.to(grid.dtype)
-            wrong = torch.searchsorted(self.sorted[start:stop], grid, right=True)[row, place]
-            wrong -= torch.searchsorted(met_dist, row * 4 + reach, right=True)
-            wrong += torch.searchsorted(_sort(met.at(weight)), f, right=True)
-            out.append(_average_precision(row, f, wrong, stop - start))
-        return out
-
-
-class _Line(NamedTuple):
-    """Images of several rows and their distance as a function of lambda, 4 * row added (Eq. (12))."""
-
-    row: torch.Tensor
-    jaccard: torch.Tensor
-    dist: torch.Tensor
-
-    def at(self, weight):
-        """The distances at lambda = `weight`, 4 * row added."""
-        return torch.add(self.row * 4 + self.jaccard, self.dist - self.jaccard, alpha=weight)
-
-
-def _average_precision(row, f, wrong, num_rows):
-    """AP and rank-1 (b, 2) from the number of wrong images at or below each match; NaN for a row without matches."""
-    order = _argsort(f)
-    row, wrong = row[order], wrong[order]
-    number = torch.bincount(row, minlength=num_rows)
-    place = torch.arange(len(row), device=row.device) - _starts(number)[row] + 1
-    zeros = torch.zeros(num_rows, dtype=torch.float64, device=row.device)
-    ap = zeros.index_add(0, row, place.double() / (place + wrong)) / number
-    first = zeros.index_add(0, row, ((place == 1) & (wrong == 0)).double())
-    return torch.stack([ap, torch.where(number > 0, first, float("nan"))], 1)
-
-
-def _labels(x, length, name, device):
-    x = torch.as_tensor(x, device=device).flatten()
-    if len(x) != length:
-        raise ValueError(f"{name} has {len(x)} entries for {length} features")
-    return x
-
-
 # ---------------------------------------------------------------- ragged arrays
 
 
@@ -459,12 +372,8 @@ def _ranges(first, length):
     return shift.add_(torch.arange(len(shift), device=shift.device))
 
 
-def _sort(x):
-    """Sorted along the last axis (NumPy sorts with vector instructions, several times faster than torch on the CPU)."""
-    return torch.from_numpy(np.sort(x.numpy())) if x.device.type == "cpu" else x.sort()[0]
-
-
 def _argsort(key):
+    """NumPy sorts with vector instructions, several times faster than torch on the CPU."""
     return torch.from_numpy(np.argsort(key.numpy())) if key.device.type == "cpu" else key.argsort()
 
 
@@ -678,6 +587,12 @@ class _Features:
         """Squared distances of queries start to stop - 1 to the gallery, (b, G)."""
         return self.products(slice(start, stop))(self.num_query, self.num_all)
 
+    def room(self):
+        """Room for the (Q, G) distances, so that they are computed once; None where it takes half of the memory."""
+        shape = self.num_query, self.num_all - self.num_query
+        keep = shape[0] * shape[1] * self.sq.element_size() <= self.memory / 2
+        return self.sq.new_empty(shape) if keep else None
+
     def query_blocks(self):
         """Borders of the blocks of queries that are finished together."""
         row = (self.num_all - self.num_query) * 16  # bytes of a row of (Q, G) with what is made on the way
@@ -752,6 +667,7 @@ class _Distances:
         self.device, self.num_query, self.num_all = q_g.device, q, q + g
         self.memory = _memory(memory_gb, self.device)
 
+    room = _Features.room
     query_blocks = _Features.query_blocks
     set_rows = _Features.set_rows
     blocks = _Features.blocks
@@ -835,11 +751,5 @@ def _full_precision(device):
 
 
 def _memory(memory_gb, device):
-    if memory_gb is not None:
-        if memory_gb <= 0:
-            raise ValueError(f"memory_gb must be positive, found {memory_gb}")
-        return memory_gb * GIB
-    free = free_memory(device)
-    if device.type != "cuda":
-        free = min(free, 8 * GIB)
-    return free / 2
+    """Bytes of working memory: what is given, or half of what is free, on a CPU at most 4 GiB."""
+    return Budget.of(memory_gb).bytes(device, share=0.5, limit=None if device.type == "cuda" else 4)

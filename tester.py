@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -22,7 +23,10 @@ import models
 import protocols
 import rerank
 import visualize
+from details import CameraPairCollector, VerificationCounts
+from evaluate import RankedLists
 from machine import processes
+from machine.memory import Budget
 
 K1S, K2S, LAMBDAS = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50), (1, 3, 6, 9, 12), (0.1, 0.2, 0.3, 0.5)  # of the search
 
@@ -41,7 +45,9 @@ class Options:
     expansion: tuple[int, float] | None = None  # alpha query expansion: k, alpha
     multi_query: str | None = None  # mean or max over all images of the query's person and camera
     details: bool = False  # verification rates and camera pairs
-    memory_gb: float | None = None
+    top_k: int = 0  # gallery images of each query that are kept for the pages; 0: none
+    show_junk: bool = False  # in these lists, what the protocol removes
+    budget: Budget = Budget()  # for everything that grows with queries or gallery
     skip_bad: bool = False
 
 
@@ -56,13 +62,6 @@ class Features:
     def compared(self, recipe) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """What `recipe` compares: embeddings by its metric, or (embeddings, parts) by its distance."""
         return self.embeddings if recipe.distance is None else (self.embeddings, self.parts)
-
-    def distances_to(self, gallery: Features, recipe, row: int) -> torch.Tensor:
-        """Distances (G,) of image number `row` to the whole gallery."""
-        query, others = self.compared(recipe), gallery.compared(recipe)
-        if recipe.distance is None:
-            return evaluate.pairwise_distance(query[row : row + 1], others, recipe.metric)[0]
-        return recipe.distance(tuple(x[row : row + 1] for x in query), others)[0]
 
     def only(self, rows: list[int]) -> Features:
         """The samples of these rows."""
@@ -119,7 +118,7 @@ class Tester:
         self.recipe, self.splits, self.options = recipe, splits, options
         self.device, self.channels_last = device, channels_last
         self.camera_label, self.group = camera_label, group
-        self.last: dict[str, tuple[Features, Features]] = {}  # query and gallery of each set, of the last evaluation
+        self.last: dict[str, Shown] = {}  # what pages are drawn from, of the last evaluation of each set
 
     def loader(self, samples: Sequence[datasets.Sample], name: str = "") -> loaders.EvalLoader:
         """`samples` of set `name` in order, prepared as the recipe tests; an empty `name` is no set of this tester."""
@@ -155,7 +154,7 @@ class Tester:
         sized = Sized(self.batches(loader, name, stop), len(loader), loader.num_images)
         progress = label if processes.is_main() else None
         embeddings, parts = evaluate.extract(
-            model, sized, flip=self.options.flip, progress=progress, memory_gb=self.options.memory_gb
+            model, sized, flip=self.options.flip, progress=progress, memory_gb=self.options.budget
         )
         return Features(tuple(loader.samples), embeddings, parts)
 
@@ -187,7 +186,7 @@ class Tester:
             query = Features(query.samples, pooled, query.parts)
         if self.options.expansion:
             k, alpha = self.options.expansion
-            expanded = evaluate.expand_queries(query.embeddings, gallery.embeddings, k, alpha)
+            expanded = evaluate.expand_queries(query.embeddings, gallery.embeddings, k, alpha, self.options.budget)
             query = Features(query.samples, expanded, query.parts)
         return query, gallery
 
@@ -216,49 +215,67 @@ class Tester:
         return {name: results[name] for name in self.splits}
 
     def one(self, model, name: str, stop=None, chosen: dict | None = None) -> dict:
-        """Everything that `options` ask of data set `name`; `chosen`: re-ranking parameters found on other people."""
+        """Everything that `options` ask of data set `name`; `chosen`: re-ranking parameters found on other people.
+
+        The distances are computed once: metrics, details and the lists of the pages are gathered in one pass over
+        them, the lists and the AP that a page shows in that of the re-ranked distances where there are such.
+        """
         began = time.perf_counter()
-        query, gallery = self.last[name] = self.query_and_gallery(model, name, stop)
+        query, gallery = self.query_and_gallery(model, name, stop)
         seconds = time.perf_counter() - began
-        labels = self.labels(name, query, gallery)
-        if self.splits[name].trials:
-            return self.mean_over_trials(name, query, gallery, chosen or self.options.rerank)
-        result = self.metrics(query, gallery, labels)
-        result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
         reranked = chosen or self.options.rerank
+        if self.splits[name].trials:
+            return self.mean_over_trials(name, query, gallery, reranked)
+        labels = self.labels(name, query, gallery)
+        details = [VerificationCounts(labels), CameraPairCollector(labels)] if self.options.details else []
+        lists = [RankedLists(labels, self.options.top_k, self.options.show_junk)] if self.options.top_k else []
+        result = self.metrics(query, gallery, labels, others=details if reranked else (*details, *lists))
+        result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
         if reranked:
-            result["reranked"] = self.metrics(query, gallery, labels, reranked) | reranked
+            result["reranked"] = self.metrics(query, gallery, labels, reranked, lists) | reranked
+        if lists:
+            shown = result["reranked"] if reranked else result
+            self.last[name] = Shown(query.samples, gallery.samples, lists[0], shown, reranked)
         if self.options.search and chosen is None:
-            result["search"] = self.search(query, gallery)
-        if self.options.details:
-            result |= self.details(query, gallery, labels)
+            result["search"] = self.search(query, gallery, labels)
+        if details:
+            result |= plain_details(*(collector.result() for collector in details))
         return result
 
     def mean_over_trials(self, name: str, query: Features, gallery: Features, reranked: dict | None) -> dict:
-        """Mean of the metrics over the published galleries; `gallery` holds the images of all of them."""
+        """Mean of the metrics over the published galleries; `gallery` holds the images of all of them. The pages show
+        the first."""
         row = {sample.path: i for i, sample in enumerate(gallery.samples)}
         found, again = [], []
         for samples in self.splits[name].trials:
-            index = [row[sample.path] for sample in samples if sample.path in row]
-            part = gallery.only(index)
+            part = gallery.only([row[sample.path] for sample in samples if sample.path in row])
             labels = self.labels(name, query, part)
-            found.append(self.metrics(query, part, labels))
+            keep = self.options.top_k and not found
+            lists = [RankedLists(labels, self.options.top_k, self.options.show_junk)] if keep else []
+            found.append(self.metrics(query, part, labels, others=() if reranked else lists))
             if reranked:
-                again.append(self.metrics(query, part, labels, reranked))
+                again.append(self.metrics(query, part, labels, reranked, lists))
+            if lists:
+                self.last[name] = Shown(query.samples, part.samples, lists[0], (again or found)[0], reranked)
         result = mean_and_std(found)
         return result | ({"reranked": mean_and_std(again) | reranked} if reranked else {})
 
-    def metrics(self, query: Features, gallery: Features, labels: protocols.Labels, reranked=None) -> dict:
-        """Metrics as plain values; ``rank1_interval`` and ``mAP_interval`` are 95 % bootstrap intervals."""
+    def comparison(self, reranked: Mapping | None = None) -> evaluate.Comparison:
+        """How features are compared, as the recipe says or re-ranked on top of that."""
+        recipe = self.recipe
+        return evaluate.Comparison(recipe.metric, recipe.distance, reranked, self.options.budget, self.group)
+
+    def metrics(self, query: Features, gallery: Features, labels: protocols.Labels, reranked=None, others=()) -> dict:
+        """Metrics as plain values; ``rank1_interval`` and ``mAP_interval`` are 95 % bootstrap intervals.
+
+        others: collectors (`evaluate.Collector`) that are fed from the same pass over the distances.
+        """
         ranks = evaluate.rank_features(
             query.compared(self.recipe),
             gallery.compared(self.recipe),
             labels,
-            self.recipe.metric,
-            rerank=reranked,
-            distance=self.recipe.distance,
-            memory_gb=self.options.memory_gb,
-            group=self.group,
+            self.comparison(reranked),
+            others,
             verbose=reranked is None and processes.is_main(),
         )
         found = evaluate.summarize(ranks, self.options.max_rank)
@@ -276,44 +293,54 @@ class Tester:
             "cmc": cmc,
         }
 
-    def blocks(self, query: Features, gallery: Features):
-        """Distances of successive queries to the gallery, as `evaluate.distance_blocks` yields them."""
-        return evaluate.distance_blocks(
-            query.compared(self.recipe),
-            gallery.compared(self.recipe),
-            self.recipe.metric,
-            distance=self.recipe.distance,
-            memory_gb=self.options.memory_gb,
-        )
-
-    def details(self, query: Features, gallery: Features, labels: protocols.Labels) -> dict:
-        """``verification`` (same person or not, by a threshold on the distance) and ``camera_pairs``."""
-        same = evaluate.verification(self.blocks(query, gallery), labels)
-        pairs = evaluate.camera_pairs(self.blocks(query, gallery), labels)
-        rates = [
-            {"fpr": float(level), "tpr": float(tpr), "threshold": float(threshold)}
-            for level, tpr, threshold in zip(same.levels, same.tpr, same.thresholds, strict=True)
-        ]
-        return {
-            "verification": {"eer": same.eer, "eer_threshold": same.eer_threshold, "rates": rates},
-            "camera_pairs": {
-                "query_cameras": pairs.query_camids.tolist(),
-                "gallery_cameras": pairs.gallery_camids.tolist(),
-                "mAP": [[None if value != value else value for value in row] for row in pairs.mAP.tolist()],
-            },
-        }
-
-    def search(self, query: Features, gallery: Features) -> list[dict]:
+    def search(self, query: Features, gallery: Features, labels: protocols.Labels) -> list[dict]:
         """mAP and rank-1 after re-ranking for every combination of `K1S`, `K2S` and `LAMBDAS`, best mAP first."""
-        if self.recipe.distance is not None:
-            raise ValueError(f"recipe {self.recipe.name} compares parts; the search knows features only")
-        vectors = [query.embeddings, gallery.embeddings]
-        if self.recipe.metric == "cosine":
-            vectors = [torch.nn.functional.normalize(x, dim=1) for x in vectors]
-        trials = rerank.search(
-            *vectors, query.pids, gallery.pids, query.camids, gallery.camids, k1s=K1S, k2s=K2S, lambdas=LAMBDAS
-        )
+        grid, compared = rerank.Grid(K1S, K2S, LAMBDAS), (each.compared(self.recipe) for each in (query, gallery))
+        trials = evaluate.search(*compared, labels, grid, self.comparison())
         return sorted((trial._asdict() for trial in trials), key=lambda trial: -trial["mAP"])
+
+    def nearest(self, query: Features, gallery: Features, top_k: int) -> list[evaluate.Ranking]:
+        """The `top_k` nearest gallery images of each query, of which nobody knows who is on them."""
+        labels = protocols.Labels(
+            query.pids,
+            gallery.pids,
+            query.camids,
+            gallery.camids,
+            "none",
+            query_items=query.paths,
+            gallery_items=gallery.paths,
+        )
+        lists = RankedLists(labels, top_k, labelled=False)
+        compared = (each.compared(self.recipe) for each in (query, gallery))
+        options = {"distance": self.recipe.distance, "memory_gb": self.options.budget}
+        evaluate.collect(evaluate.distance_blocks(*compared, self.recipe.metric, **options), [lists])
+        return lists.choose("given", num=len(query.samples))
+
+
+class Shown(NamedTuple):
+    """What the page of a data set is drawn from."""
+
+    query: tuple[datasets.Sample, ...]
+    gallery: tuple[datasets.Sample, ...]
+    lists: RankedLists
+    metrics: dict
+    reranked: Mapping | None  # parameters of the re-ranking behind lists and metrics
+
+
+def plain_details(same, pairs) -> dict:
+    """``verification`` (same person or not, by a threshold on the distance) and ``camera_pairs`` as plain values."""
+    rates = [
+        {"fpr": float(level), "tpr": float(tpr), "threshold": float(threshold)}
+        for level, tpr, threshold in zip(same.levels, same.tpr, same.thresholds, strict=True)
+    ]
+    return {
+        "verification": {"eer": same.eer, "eer_threshold": same.eer_threshold, "rates": rates},
+        "camera_pairs": {
+            "query_cameras": pairs.query_camids.tolist(),
+            "gallery_cameras": pairs.gallery_camids.tolist(),
+            "mAP": [[None if value != value else value for value in row] for row in pairs.mAP.tolist()],
+        },
+    }
 
 
 class Stopped(Exception):
@@ -417,66 +444,62 @@ def search_heatmap(trials: list[dict], path: Path) -> Path:
     return visualize.heatmap([[value[k1, k2] for k1 in k1s] for k2 in k2s], k1s, k2s, path)
 
 
-def ranked_pages(
-    tester: Tester,
-    model,
-    folder: Path,
-    *,
-    what=("ranks",),
-    top_k: int = 10,
-    num_queries: int = 20,
-    order: str = "worst",
-    only: str = "all",
-    show_junk: bool = False,
-    figures: dict | None = None,
-    seed: int = 0,
-) -> list[Path]:
+@dataclass(frozen=True)
+class Pages:
+    """What is drawn of a test, of which queries; the flags of ``main.py`` carry the same names."""
+
+    what: Sequence[str] = ("ranks",)  # ranks, actmap
+    num_queries: int = 20
+    order: str = "worst"
+    only: str = "all"
+    figures: Mapping[str, Path] = dataclasses.field(default_factory=dict)  # for the end of every page
+    seed: int = 0  # of order "random"
+
+
+def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path]:
     """A page of ranked queries per data set under `folder`, with CMC curve and activation maps; returns the pages.
 
-    Features come from the tester's last evaluation if it has made one, which must have been of this very model.
+    They show the lists that the tester's last evaluation of this very model gathered, and evaluate where there was
+    none: after multi-query, expansion and re-ranking as the options ask, with the AP that the metrics count.
     """
-    pages, recipe = [], tester.recipe
-    for name, splits in tester.splits.items():
-        query, gallery = tester.last.get(name) or tester.query_and_gallery(model, name)
-        ranks = evaluate.rank_features(
-            query.compared(recipe),
-            gallery.compared(recipe),
-            tester.labels(name, query, gallery),
-            recipe.metric,
-            distance=recipe.distance,
-            memory_gb=tester.options.memory_gb,
-        )
-        found = evaluate.summarize(ranks, tester.options.max_rank)
-        ap = torch.full((len(query.samples),), torch.nan, dtype=torch.float64)
-        ap[ranks.query] = ranks.ap
-        extra = {"Cumulative matching": visualize.cmc_curve({name: found.cmc}, folder / name / "cmc.png")}
-        if "actmap" in what:
-            worst = ap.nan_to_num(2).argsort(stable=True)[: min(num_queries, 12)].tolist()
-            samples = [query.samples[i] for i in worst]
-            frames = [s.frames[len(s.frames) // 2] for s in samples]  # of a tracklet the one in the middle
-            shown = [dataclasses.replace(s, path=path) for s, path in zip(samples, frames, strict=True)]
-            batches = tester.batches(tester.loader(shown, name), name)
-            with torch.inference_mode():
-                maps = torch.cat([model.eval().feature_map(*batch).float().cpu() for batch in batches])
-            sheet = visualize.activation_maps(maps, frames, folder / name / "activation.png")
+    drawn = []
+    for name, splits in tested.splits.items():
+        if name not in tested.last:
+            tested.one(model, name)
+        shown = tested.last[name]
+        extra = {"Cumulative matching": visualize.cmc_curve({name: shown.metrics["cmc"]}, folder / name / "cmc.png")}
+        if "actmap" in pages.what:
+            worst = shown.lists.choose("worst", num=min(pages.num_queries, 12))
+            sheet = activation_sheet(tested, model, name, [shown.query[each.query] for each in worst], folder / name)
             extra["Where the network answers: the worst queries"] = sheet
-        if "ranks" in what:
-            page = visualize.draw_ranks(
-                folder / name,
-                query.samples,
-                gallery.samples,
-                lambda row, query=query, gallery=gallery: query.distances_to(gallery, recipe, row),
-                ap=ap,
-                topk=top_k,
-                order=order,
-                only=only,
-                num=num_queries,
-                protocol=tester.options.protocol or splits.protocol,
-                show_junk=show_junk,
-                title=f"{recipe.name} on {splits.title or datasets.DATASETS[name].title}",
-                summary={"rank-1": found.cmc[0], "mAP": found.mAP, "mINP": found.mINP, "queries": found.num_valid},
-                figures=extra | (figures or {}),
-                seed=seed,
+        if "ranks" in pages.what:
+            rankings = shown.lists.choose(pages.order, pages.only, pages.num_queries, pages.seed)
+            numbers = {"rank-1": "rank1", "mAP": "mAP", "mINP": "mINP", "queries": "num_valid"}
+            page = visualize.Page(
+                f"{tested.recipe.name} on {splits.title or datasets.DATASETS[name].title}",
+                chosen_text(len(rankings), shown, pages),
+                {title: shown.metrics[key] for title, key in numbers.items()},
+                extra | dict(pages.figures),
             )
-            pages.append(page)
-    return pages
+            drawn.append(visualize.draw_ranks(folder / name, rankings, shown.query, shown.gallery, page))
+    return drawn
+
+
+def chosen_text(number: int, shown: Shown, pages: Pages) -> str:
+    """Which queries stand on a page, and whether re-ranked, in words."""
+    which = {"worst": ", worst first", "best": ", best first", "random": ", at random", "given": ""}[pages.order]
+    kind = {"all": "", "right": " with a right first image", "wrong": " with a wrong first image"}[pages.only]
+    text = f"{number} of {len(shown.query):,} queries{kind}{which}"
+    if shown.reranked:
+        text += "; re-ranked with " + ", ".join(f"{key} {value}" for key, value in shown.reranked.items())
+    return text
+
+
+@torch.inference_mode()
+def activation_sheet(tested: Tester, model, name: str, samples: Sequence[datasets.Sample], folder: Path) -> Path:
+    """``activation.png`` in `folder`: where the network answers on these queries of set `name`."""
+    frames = [sample.frames[len(sample.frames) // 2] for sample in samples]  # of a tracklet the one in the middle
+    images = [dataclasses.replace(sample, path=path) for sample, path in zip(samples, frames, strict=True)]
+    batches = tested.batches(tested.loader(images, name), name)
+    maps = torch.cat([model.eval().feature_map(*batch).float().cpu() for batch in batches])
+    return visualize.activation_maps(maps, frames, folder / "activation.png")

@@ -1,17 +1,18 @@
 """Pictures of what a model does: ranked strips with an HTML report, augmented batches, curves, activation maps.
 
-Everything here is handed tensors, samples and paths; no checkpoint is opened and no model is run. Pictures of people
-are drawn with Pillow; curves need matplotlib, which is imported where it is used.
+Everything here is handed finished rows, tensors, samples and paths; nothing is judged, no checkpoint is opened and no
+model is run. Pictures of people are drawn with Pillow; curves need matplotlib, which is imported where it is used.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import html
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,38 +117,36 @@ def _to_file(image: Image.Image, path: ImageFile) -> Path:
 # ============ ranked strip ============
 
 
+class Tile(NamedTuple):
+    """One gallery image of a strip."""
+
+    path: ImageFile
+    distance: float  # shown under the image
+    mark: str | None  # "right" (green, check), "wrong" (red, cross), "junk" (grey, dash), None (no labels: thin grey)
+    rank: int | None  # over the image, from 1; None: it has no rank (junk)
+    caption: str = ""  # under the distance, such as identity and camera
+
+
 def ranked_strip(
     query_path: ImageFile,
-    gallery_paths: Sequence[ImageFile],
-    distances: Sequence[float] | Tensor,
-    marks: Sequence[str | None],
+    tiles: Sequence[Tile],
     *,
-    ranks: Sequence[int | None] | None = None,
-    captions: Sequence[str] | None = None,
     query_caption: str = "",
     title: str = "",
     box: tuple[int, int] = (128, 256),
 ) -> Image.Image:
-    """A query and its nearest gallery images, nearest first.
+    """A query and its nearest gallery images, nearest first; where ranks are left out there is a wide gap.
 
-    distances (k,): shown under each image. marks: "right" (green, check), "wrong" (red, cross), "junk" (grey, dash) or
-    None (no labels: thin grey). ranks: the number over each image, 1 to k if not given; None where it has no rank
-    (junk); where numbers are left out there is a wide gap. captions: a line under each distance, such as identity and
-    camera. box: (width, height) in pixels of each image. Raises FileNotFoundError or ValueError that name an image that
-    cannot be read.
+    box: (width, height) in pixels of each image. Raises FileNotFoundError or ValueError that name an image that cannot
+    be read.
     """
-    values = [float(d) for d in distances]
-    if not len(gallery_paths) == len(values) == len(marks):
-        raise ValueError(f"{len(gallery_paths)} images, {len(values)} distances, {len(marks)} marks: expected as many.")
-    captions, ranks = captions or [""] * len(values), ranks or range(1, len(values) + 1)
-    jumps = _jumps(ranks)
-    width, height = box
-    tile = (width + 2 * BORDER, height + 2 * BORDER)
-    has_captions = bool(query_caption) or any(captions)
+    jumps = _jumps([tile.rank for tile in tiles])
+    width, height = box[0] + 2 * BORDER, box[1] + 2 * BORDER  # of an image with its border
+    has_captions = bool(query_caption) or any(tile.caption for tile in tiles)
     top = MARGIN + (30 if title else 0) + 22
     canvas_size = (
-        2 * MARGIN + tile[0] + len(values) * (tile[0] + GAP) + (QUERY_GAP - GAP) * (bool(values) + sum(jumps)),
-        top + tile[1] + (46 if has_captions else 28) + MARGIN // 2,
+        2 * MARGIN + width + len(tiles) * (width + GAP) + (QUERY_GAP - GAP) * (bool(tiles) + sum(jumps)),
+        top + height + (46 if has_captions else 28) + MARGIN // 2,
     )
     canvas = Image.new("RGB", canvas_size, PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -155,26 +154,24 @@ def ranked_strip(
         font = _font(18)
         draw.text((MARGIN, MARGIN), _shorten(title, canvas_size[0] - 2 * MARGIN, font), INK, font)
 
-    _tile(canvas, (MARGIN, top), _open(query_path), box, QUERY)
-    _centred(draw, MARGIN, top - 20, tile[0], "query", QUERY, 14)
-    _centred(draw, MARGIN, top + tile[1] + 6, tile[0], query_caption, INK, 14)
-    left = MARGIN + tile[0] + QUERY_GAP
-    if values:
-        draw.line((left - QUERY_GAP // 2, top, left - QUERY_GAP // 2, top + tile[1] - 1), fill=MARKS[None], width=1)
-    for path, distance, mark, rank, jump, caption in zip(
-        gallery_paths, values, marks, ranks, jumps, captions, strict=True
-    ):
+    _framed(canvas, (MARGIN, top), _open(query_path), box, QUERY)
+    _centred(draw, (MARGIN, top - 20), width, "query", QUERY, 14)
+    _centred(draw, (MARGIN, top + height + 6), width, query_caption, INK, 14)
+    left = MARGIN + width + QUERY_GAP
+    if tiles:
+        draw.line((left - QUERY_GAP // 2, top, left - QUERY_GAP // 2, top + height - 1), fill=MARKS[None], width=1)
+    for tile, jump in zip(tiles, jumps, strict=True):
         if jump:
-            _dots(draw, left + (QUERY_GAP - 2 * GAP) // 2, top + tile[1] // 2)
+            _dots(draw, left + (QUERY_GAP - 2 * GAP) // 2, top + height // 2)
             left += QUERY_GAP - GAP
-        _tile(canvas, (left, top), _open(path), box, MARKS[mark], thin=mark is None)
-        if mark is not None:
-            badge = _badge(mark)
-            canvas.paste(badge, (left + tile[0] - badge.width - BORDER - 3, top + BORDER + 3), badge)
-        _centred(draw, left, top - 20, tile[0], "junk" if rank is None else str(rank), FAINT, 14)
-        _centred(draw, left, top + tile[1] + 6, tile[0], _distance_text(distance), INK, 15)
-        _centred(draw, left, top + tile[1] + 26, tile[0], caption, FAINT, 13)
-        left += tile[0] + GAP
+        _framed(canvas, (left, top), _open(tile.path), box, MARKS[tile.mark], thin=tile.mark is None)
+        if tile.mark is not None:
+            badge = _badge(tile.mark)
+            canvas.paste(badge, (left + width - badge.width - BORDER - 3, top + BORDER + 3), badge)
+        _centred(draw, (left, top - 20), width, "junk" if tile.rank is None else str(tile.rank), FAINT, 14)
+        _centred(draw, (left, top + height + 6), width, _distance_text(tile.distance), INK, 15)
+        _centred(draw, (left, top + height + 26), width, tile.caption, FAINT, 13)
+        left += width + GAP
     return canvas
 
 
@@ -192,7 +189,7 @@ def _dots(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
         draw.ellipse((x + step - 2, y - 2, x + step + 2, y + 2), fill=FAINT)
 
 
-def _tile(canvas: Image.Image, corner: tuple[int, int], image: Image.Image, box, colour, thin: bool = False) -> None:
+def _framed(canvas: Image.Image, corner: tuple[int, int], image: Image.Image, box, colour, thin: bool = False) -> None:
     """An image with a border of `colour` around it; a thin one leaves the room of a full one."""
     outer = (*corner, corner[0] + box[0] + 2 * BORDER - 1, corner[1] + box[1] + 2 * BORDER - 1)
     draw = ImageDraw.Draw(canvas)
@@ -203,199 +200,84 @@ def _tile(canvas: Image.Image, corner: tuple[int, int], image: Image.Image, box,
     canvas.paste(_fit(image, box), (corner[0] + BORDER, corner[1] + BORDER))
 
 
-def _centred(draw: ImageDraw.ImageDraw, left: int, top: int, width: int, text: str, colour, size: int) -> None:
+def _centred(draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, text: str, colour, size: int) -> None:
     font = _font(size)
     text = _shorten(text, width, font)
-    draw.text((left + (width - font.getlength(text)) / 2, top), text, colour, font)
+    draw.text((corner[0] + (width - font.getlength(text)) / 2, corner[1]), text, colour, font)
 
 
 # ============ the report: many strips and one page ============
 
-ORDERS = ("worst", "best", "random", "given")
-ONLY = ("all", "right", "wrong")
 
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What stands on a page of ranked queries beside the strips."""
 
-class Shown(NamedTuple):
-    """One gallery image of a strip."""
-
-    index: int  # in the gallery
-    distance: float
-    mark: str | None
-    rank: int | None  # from 1, junk not counted; None: is junk
-
-
-class Ranked(NamedTuple):
-    """What the report says of one query."""
-
-    index: int  # among the queries
-    ap: float  # nan: no labels, or no match in the gallery
-    first_hit: int | None  # rank of the first right image, from 1
-    hits: int  # right images in the whole gallery
-    shown: list[Shown]  # nearest first
+    title: str = "Ranked queries"
+    chosen: str = ""  # which queries these are, in words
+    summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # metrics for the head of the page
+    figures: Mapping[str, ImageFile] = dataclasses.field(default_factory=dict)  # title -> file, for the end of the page
+    labelled: bool = True  # False: nothing is known of identities
 
 
 def draw_ranks(
-    out_dir: ImageFile,
-    query: Sequence[Any],
-    gallery: Sequence[Any],
-    distances: Tensor | Mapping[int, Tensor] | Callable[[int], Tensor],
-    *,
-    ap: Tensor | Sequence[float] | None = None,
-    topk: int = 10,
-    order: str = "worst",
-    only: str = "all",
-    num: int = 20,
-    protocol: str = "market1501",
-    show_junk: bool = False,
-    labelled: bool = True,
-    title: str = "Ranked queries",
-    summary: Mapping[str, Any] | None = None,
-    figures: Mapping[str, ImageFile] | None = None,
-    seed: int = 0,
+    out_dir: ImageFile, rankings: Sequence[Any], query: Sequence[Any], gallery: Sequence[Any], page: Page | None = None
 ) -> Path:
-    """Draw the ranking of up to `num` queries into ``ranks/*.png`` and the page ``index.html``; returns the page.
+    """Draw finished rankings into ``ranks/*.png`` and the page ``index.html``; returns the page.
 
-    query, gallery: samples with `path` (or a tuple of frame paths), `pid`, `camid`. distances: (Q, G), or anything that
-    gives the row (G,) of a query by index or by call. ap (Q,): average precision of each query, nan where it has no
-    match; computed from the rows if None. order: "worst" and "best" by AP, "random" (by `seed`) or "given". only:
-    "right" or "wrong" keeps queries whose first image is so. protocol: what is junk, and so removed from the ranking
-    (evaluate.py): gallery images of the query's identity and camera ("market1501", "cuhk03"), of camera 2 for queries
-    of camera 3 ("sysu"), or the query image itself ("none"); `show_junk` draws it in grey at its place instead.
-    Where none of the topk images is right, the first right one follows after a gap. labelled=False: nothing is known
-    of identities. summary: metrics for the head of the page. figures: other pictures for its end, title -> file.
+    rankings: `evaluate.Ranking`, in the order of the page: which gallery images to show, what they are, and the AP of
+    the query. Nothing is judged here. query, gallery: samples with `path` (or a tuple of frame paths), `pid`, `camid`.
     """
-    for name, value, choices in (("order", order, ORDERS), ("only", only, ONLY)):
-        if value not in choices:
-            raise ValueError(f"{name} is '{value}', expected one of {', '.join(choices)}.")
-    if not labelled and only != "all":
-        raise ValueError(f"only is '{only}', but the images have no labels: nothing is known to be right or wrong.")
+    page = page or Page()
+    if not rankings:
+        raise ValueError(f"there is no query to draw{f': {page.chosen}' if page.chosen else ''}")
     out_dir = Path(out_dir)
-    judge = _Judge(query, gallery, distances, protocol, labelled, topk, show_junk)
-    ranked = list(_choose(judge, ap, order, only, num, seed))
-    if not ranked:
-        raise ValueError(f"no query to draw: none of {len(query)} has a first image that is {only}.")
     for old in (out_dir / "ranks").glob("[0-9][0-9][0-9][0-9]_*.png"):  # of an earlier report in this folder
         old.unlink()
     rows = []
-    for position, entry in enumerate(ranked, 1):
-        path = str(_one_path(query[entry.index].path))
+    for position, ranking in enumerate(rankings, 1):
+        path = str(_one_path(query[ranking.query].path))
         stem = re.sub(r"[^\w.-]", "_", Path(path).stem)[:60]
-        strip = _draw(entry, query, gallery, labelled)
+        strip = _draw(ranking, query, gallery, page.labelled)
         file = _to_file(strip, out_dir / "ranks" / f"{position:04d}_{stem}.png")
-        rows.append(_Row(entry, path, file.relative_to(out_dir).as_posix(), strip.width))
-    page = out_dir / "index.html"
-    chosen = _chosen_text(len(ranked), len(query), order if labelled else "given", only)
-    page.write_text(_page(title, chosen, summary or {}, rows, query, figures or {}, out_dir, labelled), "utf-8")
-    return page
+        rows.append(_Row(ranking, path, file.relative_to(out_dir).as_posix(), strip.width))
+    out = out_dir / "index.html"
+    out.write_text(_page(page, rows, query, out_dir), "utf-8")
+    return out
 
 
 class _Row(NamedTuple):
     """One query of the page."""
 
-    entry: Ranked
+    ranking: Any
     path: str
     file: str  # relative to the page
     width: int  # pixels
 
 
-class _Judge:
-    """Ranks the gallery for one query at a time: (Q, G) need never exist."""
+def _draw(ranking: Any, query: Sequence[Any], gallery: Sequence[Any], labelled: bool) -> Image.Image:
+    def caption(sample) -> str:
+        return _who(sample) if labelled else Path(_one_path(sample.path)).name
 
-    def __init__(self, query, gallery, distances, protocol: str, labelled: bool, topk: int, show_junk: bool):
-        protocols = ("market1501", "cuhk03", "sysu", "none")
-        if protocol not in protocols:
-            raise ValueError(f"protocol is '{protocol}', expected one of {', '.join(protocols)}.")
-        if not gallery or not query:
-            raise ValueError(f"{len(query)} queries and {len(gallery)} gallery images: expected at least one of each.")
-        self.query, self.gallery, self.distances = query, gallery, distances
-        self.protocol, self.labelled, self.topk, self.show_junk = protocol, labelled, topk, show_junk
-        self.pids = np.array([sample.pid for sample in gallery])
-        self.camids = np.array([sample.camid for sample in gallery])
-        self.paths = np.array([str(_one_path(sample.path)) for sample in gallery])
-
-    def junk(self, sample) -> np.ndarray:
-        """(G,) bool: what the protocol removes for this query."""
-        if self.protocol == "none" or not self.labelled:
-            return self.paths == str(_one_path(sample.path))
-        if self.protocol == "sysu":
-            return (self.camids == 2) & (sample.camid == 3)
-        return ((self.pids == sample.pid) & (self.camids == sample.camid)) | (self.pids == -1)
-
-    def __call__(self, index: int) -> Ranked:
-        row = self.distances(index) if callable(self.distances) else self.distances[index]
-        row = torch.as_tensor(row).detach().float().cpu().numpy()
-        if row.shape != (len(self.gallery),):
-            raise ValueError(f"distances of query {index} are {row.shape}, expected ({len(self.gallery)},).")
-        sample = self.query[index]
-        nearest = np.argsort(row, kind="stable")
-        junk = self.junk(sample)[nearest]
-        right = (self.pids[nearest] == sample.pid) & ~junk if self.labelled else np.zeros_like(junk)
-        rank = np.cumsum(~junk)  # of each image, from 1, junk not counted
-        hits = np.flatnonzero(right)
-        ap = float(np.mean(np.arange(1, len(hits) + 1) / rank[hits])) if len(hits) else math.nan
-        seen = (np.arange(len(nearest)) if self.show_junk else np.flatnonzero(~junk))[: self.topk]
-        if len(hits) and not right[seen].any():
-            seen = np.append(seen, hits[0])  # what the model should have found
-        shown = []
-        for i in seen:
-            mark = None if not self.labelled else "junk" if junk[i] else "right" if right[i] else "wrong"
-            shown.append(Shown(int(nearest[i]), float(row[nearest[i]]), mark, None if junk[i] else int(rank[i])))
-        return Ranked(index, ap, int(rank[hits[0]]) if len(hits) else None, len(hits), shown)
-
-
-def _choose(judge: _Judge, ap, order: str, only: str, num: int, seed: int) -> Iterator[Ranked]:
-    """The queries to draw, in order. Queries without a match are left out where AP or a verdict decides."""
-    indices = np.arange(len(judge.query))
-    if judge.labelled and order in ("worst", "best"):
-        if ap is None:
-            ap = [judge(int(i)).ap for i in indices]
-        values = np.asarray(torch.as_tensor(ap, dtype=torch.float64))
-        if values.shape != indices.shape:
-            raise ValueError(f"ap has shape {values.shape}, expected ({len(indices)},): nan for a query without match.")
-        indices = indices[~np.isnan(values)]
-        indices = indices[np.argsort(values[indices] * (1 if order == "worst" else -1), kind="stable")]
-    elif order == "random":
-        indices = np.random.default_rng(seed).permutation(indices)
-    found = 0
-    for i in indices:
-        if found >= num:
-            return
-        entry = judge(int(i))
-        if only == "all" or (entry.first_hit is not None and (entry.first_hit == 1) == (only == "right")):
-            found += 1
-            yield entry
-
-
-def _draw(entry: Ranked, query, gallery, labelled: bool) -> Image.Image:
-    sample = query[entry.index]
-    found = [gallery[image.index] for image in entry.shown]
-    paths = [_one_path(other.path) for other in found]
-    return ranked_strip(
-        _one_path(sample.path),
-        paths,
-        [image.distance for image in entry.shown],
-        [image.mark for image in entry.shown],
-        ranks=[image.rank for image in entry.shown],
-        captions=[_who(other) if labelled else Path(path).name for other, path in zip(found, paths, strict=True)],
-        query_caption=_who(sample) if labelled else Path(_one_path(sample.path)).name,
-    )
+    others = [gallery[index] for index in ranking.index]
+    tiles = [
+        Tile(_one_path(other.path), distance, mark, rank, caption(other))
+        for other, distance, mark, rank in zip(others, ranking.distance, ranking.mark, ranking.rank, strict=True)
+    ]
+    sample = query[ranking.query]
+    return ranked_strip(_one_path(sample.path), tiles, query_caption=caption(sample))
 
 
 def _who(sample) -> str:
     return f"id {sample.pid}  cam {sample.camid}"
 
 
-def _verdict(entry: Ranked) -> tuple[str, ...]:
-    if entry.first_hit is None:
+def _verdict(ranking: Any) -> tuple[str, ...]:
+    if ranking.first_hit is None:
         return ("no match in the gallery",)
-    found = f"first hit at rank {entry.first_hit:,}", f"{entry.hits} match{'es' * (entry.hits > 1)} in the gallery"
-    return (f"AP {100 * entry.ap:.1f} %", *found)
-
-
-def _chosen_text(drawn: int, total: int, order: str, only: str) -> str:
-    which = {"worst": ", worst first", "best": ", best first", "random": ", at random", "given": ""}[order]
-    kind = {"all": "", "right": " with a right first image", "wrong": " with a wrong first image"}[only]
-    return f"{drawn} of {total:,} queries{kind}{which}"
+    hits = ranking.num_hits
+    found = f"first hit at rank {ranking.first_hit:,}", f"{hits} match{'es' * (hits > 1)} in the gallery"
+    return (f"AP {100 * ranking.ap:.1f} %", *found)
 
 
 # ------------ index.html ------------
@@ -439,31 +321,31 @@ box.addEventListener('click', () => box.close());
 """
 
 
-def _page(title: str, chosen: str, summary, rows, query, figures, out_dir: Path, labelled: bool) -> str:
+def _page(page: Page, rows: Sequence[_Row], query: Sequence[Any], out_dir: Path) -> str:
     """The report as one HTML page: no file but the pictures, no network."""
     text = html.escape
-    parts = [f"<h1>{text(title)}</h1>", f"<p>{text(chosen)}</p>"]
-    if summary:
-        cells = "".join(f"<div><dt>{text(str(k))}</dt><dd>{text(_number(v))}</dd></div>" for k, v in summary.items())
-        parts.append(f"<dl>{cells}</dl>")
-    if labelled:
+    parts = [f"<h1>{text(page.title)}</h1>", f"<p>{text(page.chosen)}</p>"]
+    if page.summary:
+        cells = (f"<div><dt>{text(str(k))}</dt><dd>{text(_number(v))}</dd></div>" for k, v in page.summary.items())
+        parts.append(f"<dl>{''.join(cells)}</dl>")
+    if page.labelled:
         names = {"right": "same identity (check)", "wrong": "other identity (cross)", "junk": "not counted (dash)"}
-        shown = {image.mark for row in rows for image in row.entry.shown}
+        shown = {mark for row in rows for mark in row.ranking.mark}
         key = [f'<span><i style="background:rgb{MARKS[m]}"></i>{names[m]}</span>' for m in names if m in shown]
         parts.append(f'<p class="key">{"".join(key)}</p>')
-    parts.append("<h2>Queries</h2>" if figures else "")
+    parts.append("<h2>Queries</h2>" if page.figures else "")
     widest = max(row.width for row in rows)
-    for position, (entry, path, file, width) in enumerate(rows, 1):
-        facts = (Path(path).name, *((_who(query[entry.index]), *_verdict(entry)) if labelled else ()))
-        spans = "".join(f"<span>{text(fact)}</span>" for fact in facts)
+    for position, (ranking, path, file, width) in enumerate(rows, 1):
+        known = (_who(query[ranking.query]), *_verdict(ranking)) if page.labelled else ()
+        spans = "".join(f"<span>{text(fact)}</span>" for fact in (Path(path).name, *known))
         caption = f"<figcaption><b>{position}</b>{spans}</figcaption>"
         parts.append(_figure(file, f"ranking of {Path(path).name}", caption, width / widest))
-    for name, file in figures.items():
+    for name, file in page.figures.items():
         relative = Path(os.path.relpath(file, out_dir)).as_posix()
         parts.append(f'<h2>{text(name)}</h2><div class="small">{_figure(relative, name)}</div>')
     body = "\n".join(filter(None, parts))
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{text(title)}</title>\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{text(page.title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'
         f'<body>\n{body}\n<dialog><img alt=""></dialog>\n<script>{SCRIPT}</script>\n</body>\n</html>\n'
     )

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this fold
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+import details  # noqa: E402
 import evaluate  # noqa: E402
 import protocols  # noqa: E402
 
@@ -211,8 +212,8 @@ def table_features() -> None:
             )
     blocks = lambda: evaluate.distance_blocks(query, gallery)  # noqa: E731
     every = protocols.Labels(*labels)
-    row("2048-d: verification (ROC, EER), product included", best(lambda: evaluate.verification(blocks(), every), 1))
-    row("2048-d: camera pairs, product included", best(lambda: evaluate.camera_pairs(blocks(), every), 1))
+    row("2048-d: verification (ROC, EER), product included", best(lambda: details.verification(blocks(), every), 1))
+    row("2048-d: camera pairs, product included", best(lambda: details.camera_pairs(blocks(), every), 1))
     ranks = evaluate.rank_features(query, gallery, every)
     row("confidence intervals, 2,000 samples", best(lambda: evaluate.confidence_intervals(ranks), 1))
 

@@ -148,7 +148,11 @@ def measure(work, q, g, dim, device):
         found = evaluate.evaluate_features(query, gallery, *labels, rerank=dict(k1=20, k2=6, lambda_value=0.3))
         result["mAP"] = float(found.mAP)
     elif work == "search":
-        trials = rerank.search(query, gallery, *labels, k1s=range(10, 30, 2), k2s=(1, 3, 6, 9, 12))
+        import evaluate
+        import protocols
+
+        grid = rerank.Grid(range(10, 30, 2), (1, 3, 6, 9, 12))
+        trials = evaluate.search(query, gallery, protocols.Labels(*labels), grid)
         assert len(trials) == 200
         best = max(trials, key=lambda t: t.mAP)
         result["best"] = f"k1 {best.k1} k2 {best.k2} lambda {best.lambda_value}: mAP {best.mAP:.4f}"

@@ -1,13 +1,20 @@
-"""How much memory is free: what caches, blocks of distances and re-ranking size themselves by."""
+"""How much memory is free, how much of it may be taken, and rows that go to a file where it is not enough."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
+
+GIB = 2**30
 
 
 def free_memory(device: torch.device | str = "cpu") -> int:
@@ -56,3 +63,79 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # musl
         return False
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
+
+
+class Budget:
+    """Working memory for whatever grows with the number of queries or gallery images: `--memory_gb`.
+
+    One budget is made from the command line and handed down to everything that allocates so: features, blocks of
+    distances and what is computed from them, query expansion, multi-query pooling, re-ranking and its search, the rows
+    of the ranked pages. It is what may be held beside the inputs and the result. gb: GiB; None is a share of what is
+    free when somebody asks, up to a limit past which nothing gets faster.
+    """
+
+    def __init__(self, gb: float | None = None):
+        if gb is not None and not gb > 0:
+            raise ValueError(f"memory_gb must be positive, found {gb} (--memory_gb)")
+        self.gb = gb
+
+    @classmethod
+    def of(cls, memory_gb: float | None | Budget) -> Budget:
+        """A budget as it is, or one of so many GiB."""
+        return memory_gb if isinstance(memory_gb, cls) else cls(memory_gb)
+
+    def bytes(self, device: torch.device | str = "cpu", share: float = 0.25, limit: float | None = None) -> int:
+        """What may be taken: the GiB asked for, else `share` of what is free on `device`, at most `limit` GiB."""
+        if self.gb is not None:
+            return int(self.gb * GIB)
+        return int(min(free_memory(device) * share, float("inf") if limit is None else limit * GIB))
+
+    def rows(self, row_bytes: float, device: torch.device | str = "cpu") -> int:
+        """How many rows of `row_bytes` may be held at a time at least one."""
+        return max(1, int(self.bytes(device, limit=0.5 if torch.device(device).type == "cpu" else 8) // row_bytes))
+
+
+class FeatureRows:
+    """(count, ...) float32 rows filled batch by batch, in memory or in a memory-mapped temporary file."""
+
+    def __init__(self, count: int, budget: Budget):
+        self.count, self.budget = count, budget
+        self.rows, self.filled = None, 0
+
+    def add(self, batch: Tensor, mirrored: Tensor) -> None:
+        """Append the mean of the two (the batch itself where both are one tensor)."""
+        mean = batch.float() if mirrored is batch else (batch.float() + mirrored.float()) / 2
+        if self.rows is None:
+            with torch.inference_mode(False):  # what is handed out shall be an ordinary tensor
+                self.rows = self._allocate((self.count, *mean.shape[1:]), mean.is_cuda)
+        end = self.filled + len(mean)
+        if end > self.count:
+            raise RuntimeError(f"the loader announced {self.count} images and yields more")
+        self.rows[self.filled : end].copy_(mean, non_blocking=True)
+        self.filled = end
+
+    def _allocate(self, shape: tuple[int, ...], pinned: bool) -> Tensor:
+        size, most = 4 * math.prod(shape), self.budget.bytes(share=0.5)
+        if size <= most:
+            return torch.empty(shape, pin_memory=pinned)  # pinned: the copy does not wait for the network
+        handle, path = tempfile.mkstemp(suffix=".npy", prefix="features-")
+        os.close(handle)
+        rows = torch.from_numpy(np.lib.format.open_memmap(path, "w+", np.float32, shape))
+        print(
+            f"features take {size / GIB:.1f} GiB, more than {most / GIB:.1f} GiB: they are in a file in "
+            f"{os.path.dirname(path)} while this process lives",
+            file=sys.stderr,
+        )
+        with suppress(OSError):  # the mapping keeps the file alive; Windows refuses, and the file stays
+            os.unlink(path)
+        return rows
+
+    def finish(self) -> Tensor:
+        """All rows (count, ...); RuntimeError if the loader yielded too few."""
+        if self.filled != self.count:
+            raise RuntimeError(f"the loader announced {self.count} images and yielded {self.filled}")
+        if self.rows is None:
+            raise ValueError("the loader has no images")
+        if self.rows.is_pinned():
+            torch.cuda.synchronize()
+        return self.rows

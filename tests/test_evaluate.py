@@ -12,8 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+import details
 import evaluate
+import losses
 import protocols
+import rerank
+from machine.memory import Budget
 
 SEEDS = range(40)
 
@@ -418,7 +422,7 @@ def test_features_of_two_models():
 def test_verification_counts_are_exact_at_its_thresholds(protocol):
     query, gallery, qp, gp, qc, gc = clusters(5, spread=1.6)
     labels = protocols.Labels(qp, gp, qc, gc, protocol)
-    found = evaluate.verification(evaluate.distance_blocks(query, gallery, memory_gb=3e-5), labels, (1e-3, 1e-2, 0.1))
+    found = details.verification(evaluate.distance_blocks(query, gallery, memory_gb=3e-5), labels, (1e-3, 1e-2, 0.1))
     d = evaluate.pairwise_distance(query, gallery).numpy()
     genuine, impostor = [], []
     for q in range(len(qp)):
@@ -438,10 +442,10 @@ def test_verification_counts_are_exact_at_its_thresholds(protocol):
 
 def test_verification_of_separable_pairs():
     d = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 2.0]])
-    found = evaluate.verification([(0, 2, d)], protocols.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
+    found = details.verification([(0, 2, d)], protocols.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
     assert found.tpr.tolist() == [1, 1, 1, 1] and found.eer == 0 and 0 <= found.eer_threshold < 1
     with pytest.raises(ValueError, match="expected 0 or more"):
-        evaluate.verification([(0, 2, d - 1)], protocols.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
+        details.verification([(0, 2, d - 1)], protocols.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
 
 
 def test_confidence_intervals_agree_with_the_normal_approximation():
@@ -456,7 +460,7 @@ def test_confidence_intervals_agree_with_the_normal_approximation():
 
 def test_camera_pairs_are_evaluations_of_parts_of_the_gallery():
     query, gallery, qp, gp, qc, gc = clusters(7)
-    found = evaluate.camera_pairs(
+    found = details.camera_pairs(
         evaluate.distance_blocks(query, gallery, memory_gb=3e-5), protocols.Labels(qp, gp, qc, gc)
     )
     assert found.query_camids.tolist() == found.gallery_camids.tolist() == [1, 2, 3, 4]
@@ -470,6 +474,174 @@ def test_camera_pairs_are_evaluations_of_parts_of_the_gallery():
             expected = evaluate.rank_metrics(d, qp[rows], gp[columns], qc[rows], gc[columns])
             assert found.mAP[a - 1, b - 1].item() == pytest.approx(expected.mAP, abs=1e-6)
             assert found.num_valid[a - 1, b - 1] == expected.num_valid
+
+
+# ---------------------------------------------------------------- rows that a person is shown
+
+
+def sorted_row(q, d, labels, protocol, same_item, show_junk):
+    """[(image, mark, rank)] of the whole gallery: sorts the row, wrong before removed before right."""
+    qp, gp, qc, gc = labels
+    kept = set(kept_images(q, qp, gp, qc, gc, protocol, same_item))
+    mark = {g: "junk" if g not in kept else "right" if gp[g] == qp[q] else "wrong" for g in range(len(gp))}
+    order = sorted(mark, key=lambda g: (d[q][g], ("wrong", "junk", "right").index(mark[g]), g))
+    rank, rows = 0, []
+    for g in order:
+        rank += mark[g] != "junk"
+        if show_junk or mark[g] != "junk":
+            rows.append((g, mark[g], None if mark[g] == "junk" else rank))
+    return rows
+
+
+@pytest.mark.parametrize("protocol", list(protocols.PROTOCOLS))
+@pytest.mark.parametrize("show_junk", [False, True])
+def test_rows_equal_the_oracle_and_the_metric(protocol, show_junk):
+    for seed in range(12):
+        d, *labels = problem(seed)
+        items = (list(range(9)), list(range(4, 44)))  # images 4 to 8 are on both sides
+        labels[0][4:9] = labels[1][:5]
+        same = lambda q, g: q == g + 4  # noqa: E731
+        for top_k in (1, 5, 60):
+            named = protocols.Labels(*labels, protocol, query_items=items[0], gallery_items=items[1])
+            if not (named.num_hits > 0).any():
+                continue
+            ranks, lists = evaluate.RankCollector(named), evaluate.RankedLists(named, top_k, show_junk)
+            distances = torch.tensor(d)
+            evaluate.collect([(0, 4, distances[:4]), (4, 9, distances[4:])], [ranks, lists])
+            ap = dict(zip(ranks.result().query.tolist(), ranks.result().ap.tolist(), strict=True))
+            found = lists.choose("given", num=9)
+            assert [row.query for row in found] == list(range(9))
+            for row in found:
+                expected = sorted_row(row.query, d, labels, protocol, same, show_junk)
+                hits = [(g, rank) for g, mark, rank in expected if mark == "right"]
+                shown = expected[:top_k]
+                if hits and not any(mark == "right" for _, mark, _ in shown):
+                    shown.append((hits[0][0], "right", hits[0][1]))
+                # which of several wrong images at one distance stands last is open
+                assert [x[1:] for x in shown] == list(zip(row.mark, row.rank, strict=True))
+                assert [d[row.query][g] for g, _, _ in shown] == list(row.distance)
+                assert [d[row.query][g] for g in row.index] == list(row.distance)
+                assert len(set(row.index)) == len(row.index)
+                assert row.num_hits == len(hits) and row.first_hit == (hits[0][1] if hits else None)
+                assert row.ap == ap[row.query] if hits else math.isnan(row.ap) and row.query not in ap
+
+
+def test_tied_rows_show_the_metrics_number():
+    d, labels = torch.tensor([[1.0, 2, 2, 3]]), ([1], [1, 2, 1, 1], [1], [2, 2, 2, 2])
+    lists = evaluate.RankedLists(protocols.Labels(*labels))
+    evaluate.collect([(0, 1, d)], [lists])
+    (row,) = lists.choose()
+    assert row.ap == evaluate.rank_metrics(d, *labels).mAP == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert row.index == (0, 1, 2, 3) and row.mark == ("right", "wrong", "right", "right")
+
+
+def test_which_queries_are_chosen():
+    d = torch.tensor([[1.0, 2, 3], [3, 1, 2], [2, 1, 3], [1, 2, 3]])
+    labels = protocols.Labels([1, 1, 1, 9], [1, 2, 2], [1] * 4, [2] * 3)
+    lists = evaluate.RankedLists(labels, top_k=2)
+    evaluate.collect([(0, 4, d)], [lists])
+    queries = lambda *options, **more: [row.query for row in lists.choose(*options, **more)]  # noqa: E731
+    assert queries() == [1, 2, 0] and queries("best") == [0, 2, 1] and queries("best", num=1) == [0]
+    assert queries("given") == [0, 1, 2, 3] and sorted(queries("random")) == [0, 1, 2, 3]
+    assert queries("random", seed=3) == queries("random", seed=3)
+    assert queries(only="right") == [0] and queries("given", "wrong") == [1, 2]
+    assert lists.choose("worst")[0].index == (1, 2, 0) and lists.choose("worst")[0].rank == (1, 2, 3)
+    for options, words in ((("first",), "worst, best"), (("worst", "some"), "--only")):
+        with pytest.raises(ValueError, match=words):
+            lists.choose(*options)
+    with pytest.raises(ValueError, match="--top_k"):
+        evaluate.RankedLists(labels, top_k=0)
+
+
+def test_rows_without_labels():
+    labels = protocols.Labels([0], [0] * 4, [0], [0] * 4, "none", query_items=["q"], gallery_items=list("abqc"))
+    lists = evaluate.RankedLists(labels, top_k=3, labelled=False)
+    evaluate.collect([(0, 1, torch.tensor([[3.0, 1, 0, 2]]))], [lists])
+    (row,) = lists.choose()
+    assert row.index == (1, 3, 0) and row.mark == (None,) * 3 and row.rank == (1, 2, 3) and row.first_hit is None
+    with pytest.raises(ValueError, match="no labels"):
+        lists.choose(only="right")
+
+
+# ---------------------------------------------------------------- memory, of each thing that grows with Q or G
+
+
+def peak_bytes(work):
+    """Most bytes that torch's allocator held at a time in `work`, from the events of the profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
+    return int(live.max())
+
+
+Q, G, D = 400, 4000, 32
+MATRIX = 4 * Q * G  # 6.1 MiB
+BUDGET = MATRIX // 8
+LABELS = 64 * (Q + G)  # a few vectors of integers
+
+
+@pytest.fixture(scope="module")
+def many():
+    query, gallery, *labels = clusters(11, queries=Q, gallery=G, pids=300, width=D)
+    return query, gallery, protocols.Labels(*labels)
+
+
+def blocks_of(many):
+    return evaluate.distance_blocks(*many[:2], memory_gb=BUDGET / 2**30)
+
+
+FED = {
+    "ranks": evaluate.RankCollector,
+    "rows": lambda labels: evaluate.RankedLists(labels, show_junk=True),
+    "verification": details.VerificationCounts,
+    "camera pairs": details.CameraPairCollector,
+}
+
+
+def measured_parts(query, gallery, memory_gb):
+    x, y = query.view(Q, 4, -1), gallery.view(G, 4, -1)
+    for _ in evaluate.distance_blocks(x, y, distance=losses.aligned_distance, memory_gb=memory_gb):
+        pass
+
+
+def pooled(query, gallery, memory_gb):
+    there = np.arange(G), np.ones(G, int)
+    evaluate.pool_queries(there[0][:Q], there[1][:Q], gallery, *there, memory_gb=memory_gb)
+
+
+def expanded(query, gallery, memory_gb):
+    evaluate.expand_queries(query, gallery, 50, memory_gb=memory_gb)
+
+
+def searched(query, gallery, memory_gb):
+    labels = protocols.Labels(np.arange(Q) % 9, np.arange(G) % 9, [1] * Q, [2] * G)
+    how = evaluate.Comparison(budget=Budget(memory_gb))
+    evaluate.search(query, gallery, labels, rerank.Grid((5,), (2,), (0.3,)), how)
+
+
+@pytest.mark.parametrize("name", FED)
+@pytest.mark.parametrize("protocol", ["market1501", "sysu"])
+def test_what_is_fed_keeps_to_the_budget(many, name, protocol):
+    labels = protocols.Labels(
+        many[2].query_pids, many[2].gallery_pids, many[2].query_camids, many[2].gallery_camids, protocol
+    )
+    collector = FED[name](labels)
+    fixed = LABELS + 4 * 8 * details._NUM_BINS * (name == "verification")  # its histograms
+    peak = peak_bytes(lambda: evaluate.collect(blocks_of(many), [collector], BUDGET / 2**30))
+    assert collector.found and peak < BUDGET + fixed
+
+
+@pytest.mark.parametrize("step", [measured_parts, pooled, expanded, searched])
+def test_what_makes_features_or_distances_keeps_to_the_budget(many, step):
+    width = 8 * D if step is pooled else D
+    query, gallery = (x.repeat(1, width // D) for x in many[:2])
+    copies = LABELS + 4 * (Q + G) * D * 2  # what re-ranking and aligned_distance make of the features, and the result
+    if step is searched:
+        copies += 600 * (Q + G)  # neighbour lists and sets of every image
+    peak = peak_bytes(lambda: step(query, gallery, BUDGET / 2**30))
+    free = peak_bytes(lambda: step(query, gallery, None))
+    assert peak < BUDGET + copies and free > 2 * peak
 
 
 def test_query_expansion():
@@ -497,14 +669,6 @@ def test_multi_query_pooling(how):
         np.testing.assert_allclose(row, own.mean(0) if how == "mean" else own.max(0), rtol=1e-5)
     with pytest.raises(ValueError, match="pid 7 camid 1"):
         evaluate.pool_queries([7], [1], features, pids, camids, how)
-
-
-def test_concatenated_features_add_squared_distances():
-    x, y = torch.randn(6, 4), torch.randn(6, 9)
-    both = evaluate.concatenate(x, y, weights=(1.0, 0.5))
-    parts = [nn.functional.normalize(f, dim=1) for f in (x, y)]
-    expected = sum(w**2 * evaluate.pairwise_distance(f, f, "sqeuclidean") for w, f in zip((1, 0.5), parts, strict=True))
-    torch.testing.assert_close(evaluate.pairwise_distance(both, both, "sqeuclidean"), expected, atol=1e-5, rtol=0)
 
 
 # ---------------------------------------------------------------- extraction
@@ -559,41 +723,24 @@ def test_flip_is_the_mean_with_the_mirror_image():
     torch.testing.assert_close(parts, (one.parts + two.parts) / 2)
 
 
-def test_autocast_output_is_float32():
+def test_half_precision_output_becomes_float32():
     _, _, loader = batches()
-    model = nn.Sequential(nn.Flatten(), nn.Linear(90, 4)).eval()
 
-    class Wrapped(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
+    class Half(Net):
+        def forward(self, images, views=None):
+            output = super().forward(images, views)
+            return output._replace(embedding=output.embedding.bfloat16())
 
-        def forward(self, images, camids=None):
-            return Output(self.model(images))
-
-    low, _ = evaluate.extract(Wrapped(), loader, autocast_dtype=torch.bfloat16)
-    full, _ = evaluate.extract(Wrapped(), loader)
-    assert low.dtype == torch.float32 and not torch.equal(low, full)
-    torch.testing.assert_close(low, full, atol=0.05, rtol=0.05)
+    low, full = evaluate.extract(Half(), loader)[0], evaluate.extract(Net(), loader)[0]
+    assert low.dtype == torch.float32 and torch.equal(low, full.bfloat16().float())
 
 
-def test_features_go_to_a_file_when_asked_or_when_too_large(tmp_path, capsys):
+def test_features_too_large_for_the_memory_go_to_a_file(capsys):
     _, _, loader = batches()
     expected = evaluate.extract(Net(), loader)
-    embeddings, parts = evaluate.extract(Net(), loader, out=tmp_path / "deep" / "market.npy")
-    assert torch.equal(embeddings, expected[0]) and torch.equal(parts, expected[1])
-    np.testing.assert_array_equal(np.load(tmp_path / "deep" / "market.npy"), expected[0])
-    np.testing.assert_array_equal(np.load(tmp_path / "deep" / "market.parts.npy"), expected[1])
-    embeddings, parts = evaluate.extract(Net(), loader, memory_gb=0)
+    embeddings, parts = evaluate.extract(Net(), loader, memory_gb=1e-9)
     assert torch.equal(embeddings, expected[0]) and torch.equal(parts, expected[1])
     assert "in a file" in capsys.readouterr().err
-
-
-def test_a_killed_extraction_leaves_no_file_that_looks_whole(tmp_path):
-    _, _, loader = batches()
-    with pytest.raises(RuntimeError, match="yielded 8"):
-        evaluate.extract(Net(), Announced(loader[:2], 11), out=tmp_path / "market.npy")
-    assert not (tmp_path / "market.npy").exists()
 
 
 class Announced:

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+import evaluate
+import protocols
 import rerank
+from machine.memory import Budget
 
 # ---------------------------------------------------------------- the oracle
 
@@ -199,52 +202,58 @@ def test_memory_is_bounded():
 # ---------------------------------------------------------------- parameter search
 
 
-def score(dist, query_pids, gallery_pids, query_camids, gallery_camids):
-    """AP and rank-1 per query, (Q, 2): plain loops, wrong images first among equals, NaN without a match."""
-    out = []
-    for i, row in enumerate(dist.tolist()):
-        kept = [g for g in range(len(row)) if gallery_pids[g] != query_pids[i] or gallery_camids[g] != query_camids[i]]
-        kept.sort(key=lambda g: (row[g], bool(gallery_pids[g] == query_pids[i])))
-        hits = [rank for rank, g in enumerate(kept, 1) if gallery_pids[g] == query_pids[i]]
-        precision = [n / rank for n, rank in enumerate(hits, 1)]
-        out.append((sum(precision) / len(hits), float(hits[0] == 1)) if hits else (float("nan"),) * 2)
-    return torch.tensor(out, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("make", (clustered, duplicated), ids=lambda f: f.__name__)
-def test_search_equals_single_runs(make):
+@pytest.mark.parametrize("protocol", list(protocols.PROTOCOLS))
+@pytest.mark.parametrize("make", (clustered, duplicated, grid), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("compared", ("euclidean", "cosine", "distance"))
+def test_search_gives_the_number_of_the_metric(make, protocol, compared):
     q, g = 30, 150
-    x = make(q + g, 12, 7).double()
+    x = make(q + g, 12, 7).double() + (0.1 if compared == "cosine" else 0)
     rng = np.random.default_rng(0)
-    pids = (x[:, 0] * 1000).long() % 12  # equal features are of equal identity: no tie between right and wrong
-    camids = torch.tensor(rng.integers(0, 3, q + g))
+    pids = rng.integers(0, 12, q + g)
     pids[0] = 99  # a query without a match
+    camids = np.ones(q + g, dtype=int) if protocol == "none" else rng.integers(1, 5, q + g)
     labels = (pids[:q], pids[q:], camids[:q], camids[q:])
-    grid = dict(k1s=(4, 9), k2s=(1, 3), lambdas=(0.0, 0.3, 1.0))
-    trials = rerank.search(x[:q], x[q:], *labels, **grid)
-    called = rerank.search(x[:q], x[q:], metric=lambda a, b, d: score(d, pids[a:b], pids[q:], camids[a:b], camids[q:]),
-                           **grid)  # fmt: skip
-    assert [t[:3] for t in trials] == list(itertools.product(*grid.values())) == [t[:3] for t in called]
-    for trial, other in zip(trials, called, strict=True):
-        final = rerank.k_reciprocal(x[:q], x[q:], *trial[:3])
-        # Query expansion gives points with the same k2 neighbours equal V: a tie that the last bit decides.
-        right = 1e-9 * (pids[:q, None] == pids[q:])
-        worst, best = (score(final + shift, *labels).nanmean(0) for shift in (right, -right))
-        assert trial.lambda_value == 0 or torch.allclose(best, worst)
-        for found in (torch.tensor(trial[3:]), torch.tensor(other[3:])):
-            assert (worst - 1e-6 <= found).all() and (found <= best + 1e-6).all()
+    items = dict(query_items=range(q), gallery_items=range(5, 5 + g))  # images 5 to 29 would be on both sides
+    if protocol != "none" or make is not clustered:
+        items = {}
+    else:
+        pids[q : 2 * q - 5] = pids[5:q]
+        labels = (pids[:q], pids[q:], camids[:q], camids[q:])
+    values = rerank.Grid((4, 9), (1, 3), (0.0, 0.3, 1.0))
+    how = evaluate.Comparison(
+        metric="cosine" if compared == "cosine" else "euclidean",
+        distance=evaluate.pairwise_distance if compared == "distance" else None,
+    )
+    trials = evaluate.search(x[:q], x[q:], protocols.Labels(*labels, protocol, **items), values, how)
+    assert [t[:3] for t in trials] == list(itertools.product(*values))
+    for trial in trials:
+        parameters = dict(zip(("k1", "k2", "lambda_value"), trial, strict=False))
+        found = evaluate.evaluate_features(
+            x[:q], x[q:], *labels, how.metric, protocol, rerank=parameters, distance=how.distance, **items
+        )
+        assert (trial.mAP, trial.rank1) == pytest.approx((found.mAP, found.cmc[0].item()), abs=1e-9)
+
+
+@pytest.mark.parametrize("memory_gb", (1e-4, 1e-9))
+def test_search_in_little_memory(memory_gb):
+    x = clustered(180, 12, 7).double()
+    labels = protocols.Labels(*(torch.arange(180) % 12).split((30, 150)), *(torch.arange(180) % 5).split((30, 150)))
+    values = rerank.Grid((4,), (1, 3), (0.3, 0.6))
+    found = evaluate.search(x[:30], x[30:], labels, values, evaluate.Comparison(budget=Budget(memory_gb)))
+    for trial, expected in zip(found, evaluate.search(x[:30], x[30:], labels, values), strict=True):
+        assert trial == pytest.approx(expected, abs=1e-9)
 
 
 def test_search_errors():
     x = clustered(20, 4, 0)
-    with pytest.raises(ValueError, match="no query has a match"):
-        rerank.search(x[:5], x[5:], range(5), range(5, 20))
-    with pytest.raises(ValueError, match="pids"):
-        rerank.search(x[:5], x[5:])
-    with pytest.raises(ValueError, match="query_pids has 4"):
-        rerank.search(x[:5], x[5:], range(4), range(15))
+    cameras = [1] * 5, [2] * 15
+    with pytest.raises(ValueError, match="pid that is not in the gallery"):
+        evaluate.search(x[:5], x[5:], protocols.Labels(range(5), range(5, 20), *cameras), rerank.Grid())
     with pytest.raises(ValueError, match="at least one"):
-        rerank.search(x[:5], x[5:], range(5), range(15), k1s=())
+        evaluate.search(x[:5], x[5:], protocols.Labels(range(5), range(15), *cameras), rerank.Grid(k1s=()))
+    with pytest.raises(ValueError, match="--test_distance global"):
+        how = evaluate.Comparison(distance=evaluate.pairwise_distance, budget=Budget(1e-9))
+        evaluate.search(x[:5], x[5:], protocols.Labels(range(5), range(15), *cameras), rerank.Grid(), how)
 
 
 # ---------------------------------------------------------------- the steps that differ between CPU and GPU
@@ -277,12 +286,10 @@ def test_gpu_branches_on_the_cpu():
         x = make(120, 16, 1)
         expected = published(squared_distances(x), 20, k1, k2, lambda_value)
         assert_equal(twin.k_reciprocal(x[:20], x[20:], k1, k2, lambda_value), expected)
-    x = clustered(400, 16, 1)
-    labels = (torch.arange(400) % 9).split((100, 300))
-    grid = dict(k1s=(5,), k2s=(3,), lambdas=(0.2, 0.6))
-    for found, other in zip(twin.search(*x.split((100, 300)), *labels, **grid),
-                            rerank.search(*x.split((100, 300)), *labels, **grid), strict=True):  # fmt: skip
-        assert found == pytest.approx(other, abs=1e-4)
+    x = clustered(400, 16, 1).split((100, 300))
+    values = rerank.Grid((5,), (3,), (0.2, 0.6))
+    for found, other in zip(twin.iter_search(*x, values), rerank.iter_search(*x, values), strict=True):
+        assert found[:3] == other[:3] and torch.allclose(found[3], other[3], atol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -3,7 +3,9 @@
 import builtins
 import html.parser
 import math
+import re
 from collections import namedtuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -40,10 +42,30 @@ def samples(tmp_path):
     return query, gallery
 
 
-#                          g0   g1   g2   g3   g4   g5
-DISTANCES = torch.tensor([[0.1, 0.3, 0.4, 0.5, 0.2, 0.9],  # 1: junk, wrong, right: AP 1/2
-                          [0.9, 0.8, 0.1, 0.2, 0.3, 0.4],  # 2: right, right: AP 1
-                          [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]])  # 3: not in the gallery  # fmt: skip
+class Ranking(NamedTuple):
+    """What `evaluate.Ranking` holds."""
+
+    query: int
+    ap: float
+    first_hit: int | None
+    num_hits: int
+    index: tuple
+    distance: tuple
+    mark: tuple
+    rank: tuple
+
+
+FIRST = Ranking(0, 0.5, 2, 1, (4, 1, 2), (0.2, 0.3, 0.4), ("wrong", "right", "wrong"), (1, 2, 3))
+SECOND = Ranking(1, 1.0, 1, 2, (2, 3, 4), (0.1, 0.2, 0.3), ("right", "right", "wrong"), (1, 2, 3))
+THIRD = Ranking(2, math.nan, None, 0, (0, 1), (0.1, 0.2), ("wrong", "wrong"), (1, 2))
+UNKNOWN = Ranking(0, math.nan, None, 0, (2, 3), (0.1, 0.2), (None, None), (1, 2))
+
+
+def tiles_of(gallery, marks, ranks=None, captions=None):
+    """A tile for each mark, at distances 0.1, 0.2, ..."""
+    ranks, captions = ranks or range(1, len(marks) + 1), captions or [""] * len(marks)
+    rows = zip(gallery, marks, ranks, captions, strict=False)
+    return [visualize.Tile(g.path, (i + 1) / 10, *rest) for i, (g, *rest) in enumerate(rows)]
 
 
 def border_colours(strip, marks, box=(128, 256), title=False):
@@ -57,7 +79,7 @@ def border_colours(strip, marks, box=(128, 256), title=False):
 def test_strip_has_a_border_of_the_right_colour_round_each_image(samples):
     query, gallery = samples
     marks = ["right", "wrong", "junk", None]
-    strip = visualize.ranked_strip(query[0].path, [g.path for g in gallery[:4]], DISTANCES[0][:4], marks)
+    strip = visualize.ranked_strip(query[0].path, tiles_of(gallery, marks))
     assert border_colours(strip, marks)[:3] == [RIGHT, WRONG, JUNK]
     assert border_colours(strip, marks)[3] == visualize.PAPER  # without labels: a thin frame only
     tile = 128 + 2 * visualize.BORDER
@@ -65,57 +87,62 @@ def test_strip_has_a_border_of_the_right_colour_round_each_image(samples):
     assert strip.getpixel((visualize.MARGIN + 2, 150)) == visualize.QUERY
 
 
-def test_marks_differ_without_colour():
-    """The badges of right, wrong and junk are other shapes, not only other colours."""
-    shapes = [np.asarray(visualize._badge(mark).convert("L").point(lambda v: 255 * (v > 230))) for mark in
-              ("right", "wrong", "junk")]  # fmt: skip
-    for i in range(3):
-        for j in range(i):
-            assert (shapes[i] != shapes[j]).mean() > 0.02
+def test_marks_differ_without_colour(samples):
+    """Right, wrong and junk are other shapes, not only other colours: the white strokes in the corner of the image."""
+    query, gallery = samples
+    Image.new("RGB", (32, 64), (0, 0, 0)).save(gallery[0].path)
+    shapes = []
+    for mark in ("right", "wrong", "junk"):
+        strip = visualize.ranked_strip(query[0].path, tiles_of(gallery, [mark]))
+        right = strip.width - visualize.MARGIN - visualize.BORDER
+        corner = strip.crop((right - 40, visualize.MARGIN + 28, right, visualize.MARGIN + 68))
+        shapes.append(np.asarray(corner.convert("L")) > 230)
+    assert all((shapes[i] != shapes[j]).sum() > 10 for i in range(3) for j in range(i))
 
 
 def test_strip_writes_what_it_is_given(samples):
     """Title, captions and ranks change the picture; a jump in ranks widens it; a wide image keeps its aspect ratio."""
     query, gallery = samples
-    paths = [g.path for g in gallery[:2]]
 
-    def draw(**options):
-        return visualize.ranked_strip(query[0].path, paths, [0.1, 0.2], ["right", "wrong"], **options)
+    def draw(ranks=None, captions=None, **options):
+        tiles = tiles_of(gallery, ["right", "wrong"], ranks, captions)
+        return visualize.ranked_strip(query[0].path, tiles, **options)
 
     plain = draw()
     assert draw(title="AP 50 %").height == plain.height + 30
     assert draw(captions=["id 1", "id 2"]).height > plain.height
     assert draw(ranks=[1, 9]).width == plain.width + visualize.QUERY_GAP - visualize.GAP
     assert draw(ranks=[None, 1]).width == plain.width
-    assert not np.array_equal(draw(ranks=[1, 3])._repr_png_(), plain._repr_png_())
+    assert draw(ranks=[5, 6]).tobytes() != plain.tobytes()  # of the same size, with other numbers
     narrow = draw(box=(64, 128))
     assert border_colours(narrow, [1, 1], (64, 128)) == [RIGHT, WRONG]
 
-    Image.new("RGB", (200, 100), (255, 0, 0)).save(paths[0])
-    fitted = visualize._fit(Image.open(paths[0]), (128, 256))
-    red = np.asarray(fitted)[:, :, 1] < 60
-    assert red.any(1).sum() == 64 and red.any(0).all()
+
+@pytest.mark.parametrize("size, shown", [((200, 100), (128, 64)), ((50, 400), (32, 256)), ((64, 128), (128, 256))])
+def test_an_image_of_any_shape_keeps_its_shape(samples, size, shown):
+    """(width, height) of a red image in its box of 128 x 256."""
+    query, gallery = samples
+    Image.new("RGB", size, (255, 0, 0)).save(gallery[0].path)
+    strip = np.asarray(visualize.ranked_strip(query[0].path, tiles_of(gallery, [None]))).astype(int)
+    red = (strip[:, strip.shape[1] // 2 :, 0] > 200) & (strip[:, strip.shape[1] // 2 :, 1] < 60)
+    assert (red.any(0).sum(), red.any(1).sum()) == shown
 
 
 def test_an_unreadable_image_is_named(samples, tmp_path):
     query, gallery = samples
-    with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
-        visualize.ranked_strip(query[0].path, [tmp_path / "gone.jpg"], [0.1], ["right"])
     data = (tmp_path / "g0.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"(?i)cut\.jpg.*truncated"):
-        visualize.ranked_strip(query[0].path, [tmp_path / "cut.jpg"], [0.1], ["right"])
     (tmp_path / "text.jpg").write_text("not an image")
-    with pytest.raises(ValueError, match=r"text\.jpg"):
-        visualize.ranked_strip(tmp_path / "text.jpg", [], [], [])
-    with pytest.raises(ValueError, match="expected as many"):
-        visualize.ranked_strip(query[0].path, [gallery[0].path], [], [])
+    for name, error in (("gone", FileNotFoundError), ("cut", ValueError), ("text", ValueError)):
+        tile = visualize.Tile(tmp_path / f"{name}.jpg", 0.1, "right", 1)
+        with pytest.raises(error, match=rf"{name}\.jpg"):
+            visualize.ranked_strip(query[0].path, [tile])
 
 
 # ============ the report ============
 
 
-class Page(html.parser.HTMLParser):
+class Reader(html.parser.HTMLParser):
     """Pictures, links and text of a page; fails on tags that do not close in order."""
 
     VOID = {"meta", "img", "br"}
@@ -143,154 +170,94 @@ class Page(html.parser.HTMLParser):
             self.words.append(data.strip())
 
 
-def test_report_lists_each_strip_worst_first(samples, tmp_path):
+def test_the_page_draws_what_it_is_given_in_that_order(samples, tmp_path):
     query, gallery = samples
     out = tmp_path / "out"
-    summary = {"mAP": torch.tensor(0.75), "queries": 3368}
-    path = visualize.draw_ranks(out, query, gallery, DISTANCES, summary=summary, topk=3)
-    page = Page(path)
+    page = visualize.Page("Title", "2 of 3 queries, worst first", {"mAP": torch.tensor(0.75), "queries": 3368})
+    path = visualize.draw_ranks(out, [FIRST, SECOND], query, gallery, page)
+    read = Reader(path)
     assert path == out / "index.html"
-    assert page.images == ["ranks/0001_q1.png", "ranks/0002_q2.png"] == page.links  # q3 has no match, so no AP
-    assert all((out / image).stat().st_size > 1000 for image in page.images)
-    text = " | ".join(page.words)
-    assert "75.0 %" in text and "3,368" in text and "2 of 3 queries, worst first" in text
-    assert text.index("AP 50.0 %") < text.index("AP 100.0 %") and "first hit at rank 2" in text
+    assert read.images == ["ranks/0001_q1.png", "ranks/0002_q2.png"] == read.links
+    assert all((out / image).stat().st_size > 1000 for image in read.images)
+    text = " | ".join(read.words)
+    assert all(words in text for words in ("Title", "75.0 %", "3,368", "2 of 3 queries, worst first", "id 1  cam 1"))
+    assert text.index("AP 50.0 %") < text.index("AP 100.0 %")
+    assert "first hit at rank 2" in text and "2 matches in the gallery" in text
     assert "http" not in path.read_text("utf-8").replace("http-equiv", "")  # nothing from the network
-
-    strip = Image.open(out / "ranks/0001_q1.png")
-    assert border_colours(strip, range(3)) == [WRONG, RIGHT, WRONG]  # g0, of the same camera, was removed
+    assert border_colours(Image.open(out / "ranks/0001_q1.png"), range(3)) == [WRONG, RIGHT, WRONG]
 
 
-def test_other_orders_and_filters(samples, tmp_path):
+def test_an_earlier_report_in_the_folder_is_gone(samples, tmp_path):
     query, gallery = samples
-
-    def drawn(**options):
-        page = Page(visualize.draw_ranks(tmp_path / "out", query, gallery, DISTANCES, **options))
-        assert sorted(p.name for p in (tmp_path / "out/ranks").iterdir()) == [image[6:] for image in page.images]
-        return [image.split("_")[1][:-4] for image in page.images]
-
-    assert drawn(order="best") == ["q2", "q1"]
-    assert drawn(order="given") == ["q1", "q2", "q3"]
-    assert sorted(drawn(order="random", seed=3)) == ["q1", "q2", "q3"]
-    assert drawn(order="random", seed=3) == drawn(order="random", seed=3)
-    assert drawn(only="wrong") == ["q1"]
-    assert drawn(only="right", order="given") == ["q2"]
-    assert drawn(num=1) == ["q1"]
-    assert drawn(ap=torch.tensor([0.9, 0.1, math.nan])) == ["q2", "q1"]  # the caller's AP decides
-    assert drawn(order="given", protocol="none", only="right") == ["q1", "q2"]  # g0 counts under this protocol
+    visualize.draw_ranks(tmp_path, [FIRST, SECOND], query, gallery)
+    visualize.draw_ranks(tmp_path, [THIRD], query, gallery)
+    assert [path.name for path in (tmp_path / "ranks").iterdir()] == ["0001_q3.png"]
+    assert "no match in the gallery" in Reader(tmp_path / "index.html").words
 
 
-def test_rows_may_come_from_a_mapping_or_a_call(samples, tmp_path):
+def test_junk_stands_in_grey_at_its_place_and_is_explained(samples, tmp_path):
     query, gallery = samples
-    asked = []
-
-    def row(index):
-        asked.append(index)
-        return DISTANCES[index]
-
-    visualize.draw_ranks(tmp_path / "a", query, gallery, row, order="given", num=2)
-    assert asked == [0, 1]
-    visualize.draw_ranks(tmp_path / "b", query, gallery, {1: DISTANCES[1]}, ap=[math.nan, 0.5, math.nan])
-    assert [p.name for p in (tmp_path / "b/ranks").iterdir()] == ["0001_q2.png"]
-
-
-def test_junk_is_shown_in_grey_only_if_asked(samples, tmp_path):
-    query, gallery = samples
-    visualize.draw_ranks(tmp_path, query, gallery, DISTANCES, show_junk=True, num=1, topk=3)
-    strip = Image.open(tmp_path / "ranks/0001_q1.png")
-    assert border_colours(strip, range(3)) == [JUNK, WRONG, RIGHT]
-
-
-def test_the_first_hit_follows_where_none_of_the_topk_is_right(samples, tmp_path):
-    query, gallery = samples
-    judge = visualize._Judge(query, gallery, DISTANCES.flip(1), "market1501", True, 1, False)
-    # query 1 now: g5 .1 junk? no: g5 0.1, g4 0.3, g3 0.4, g2 0.5, g1 0.2, g0 0.9 (junk)
-    assert [(image.index, image.mark, image.rank) for image in judge(0).shown] == [(5, "wrong", 1), (1, "right", 2)]
-    judge.topk = 2
-    assert [image.index for image in judge(0).shown] == [5, 1]
-
-
-def test_average_precision_and_ranks_equal_a_plain_loop():
-    """Random labels, with ties, against the definition: mean of the precision at each hit, junk left out."""
-    rng = np.random.default_rng(0)
-    query = [Sample(f"q{i}", int(rng.integers(4)), int(rng.integers(3))) for i in range(20)]
-    gallery = [Sample(f"g{i}", int(rng.integers(4)), int(rng.integers(3))) for i in range(30)]
-    distances = torch.tensor(rng.integers(0, 8, (20, 30)) / 8.0)
-    judge = visualize._Judge(query, gallery, distances, "market1501", True, 5, False)
-    for i, sample in enumerate(query):
-        kept = [g for g, other in enumerate(gallery) if (other.pid, other.camid) != (sample.pid, sample.camid)]
-        kept.sort(key=lambda g: float(distances[i, g]))  # stable, as ours
-        precisions, hits, first = [], 0, None
-        for rank, g in enumerate(kept, 1):
-            if gallery[g].pid == sample.pid:
-                hits += 1
-                first = first or rank
-                precisions.append(hits / rank)
-        entry = judge(i)
-        assert entry.ap == pytest.approx(sum(precisions) / len(precisions)) and entry.first_hit == first
-        assert entry.hits == hits and [image.index for image in entry.shown][:5] == kept[:5]
-
-
-def test_sysu_removes_camera_2_for_queries_of_camera_3():
-    gallery = [Sample(f"g{i}", 1, camid) for i, camid in enumerate((1, 2, 3))]
-    judge = visualize._Judge([Sample("q", 1, 3)], gallery, torch.zeros(1, 3), "sysu", True, 5, False)
-    assert judge.junk(Sample("q", 1, 3)).tolist() == [False, True, False]
-    assert not judge.junk(Sample("q", 1, 6)).any()
+    junk = FIRST._replace(index=(0, 4, 1), mark=("junk", "wrong", "right"), rank=(None, 1, 2))
+    words = Reader(visualize.draw_ranks(tmp_path, [junk], query, gallery)).words
+    assert "not counted (dash)" in words
+    assert border_colours(Image.open(tmp_path / "ranks/0001_q1.png"), range(3)) == [JUNK, WRONG, RIGHT]
+    words = Reader(visualize.draw_ranks(tmp_path, [FIRST], query, gallery)).words
+    assert "not counted (dash)" not in words and "same identity (check)" in words
 
 
 def test_without_labels(samples, tmp_path):
     query, gallery = samples
-    unknown = [Sample(sample.path, -1, -1) for sample in gallery]
-    page = Page(visualize.draw_ranks(tmp_path, [unknown[2]], unknown, DISTANCES[1:2], labelled=False, num=1))
-    assert page.images == ["ranks/0001_g2.png"]
-    assert "AP" not in " ".join(page.words) and "first hit" not in " ".join(page.words)
-    strip = Image.open(tmp_path / "ranks/0001_g2.png")
-    assert border_colours(strip, range(5)) == [visualize.PAPER] * 5  # five: the query itself is not in its own ranking
-    with pytest.raises(ValueError, match="no labels"):
-        visualize.draw_ranks(tmp_path, query, gallery, DISTANCES, labelled=False, only="right")
+    page = Reader(visualize.draw_ranks(tmp_path, [UNKNOWN], query, gallery, visualize.Page(labelled=False)))
+    text = " ".join(page.words)
+    assert page.images == ["ranks/0001_q1.png"]
+    assert all(words not in text for words in ("AP", "first hit", "no match", "cam 1", "identity"))
+    assert border_colours(Image.open(tmp_path / "ranks/0001_q1.png"), range(2)) == [visualize.PAPER] * 2
 
 
 def test_names_from_the_disk_are_escaped(samples, tmp_path):
     query, gallery = samples
     path = person(tmp_path / "<b>&'x' é.jpg", (0, 0, 0))
-    page = Page(visualize.draw_ranks(tmp_path / "o", [Sample(path, 1, 1)], gallery, DISTANCES[:1], title="a < b & c"))
+    title = visualize.Page("a < b & c")
+    page = Reader(visualize.draw_ranks(tmp_path / "o", [FIRST], [Sample(path, 1, 1)], gallery, title))
     assert "a < b & c" in page.words and "<b>&'x' é.jpg" in page.words
     assert page.images == ["ranks/0001__b___x__é.png"] and (tmp_path / "o" / page.images[0]).exists()
 
 
+def test_strips_of_a_page_are_at_one_scale(samples, tmp_path):
+    """A strip of fewer images is narrower on the page too, by as much as it has fewer pixels."""
+    query, gallery = samples
+    path = visualize.draw_ranks(tmp_path, [FIRST, THIRD], query, gallery)
+    wide, narrow = (Image.open(tmp_path / name).width for name in ("ranks/0001_q1.png", "ranks/0002_q3.png"))
+    assert re.findall(r'<img [^>]*style="width:([\d.]+)%"', path.read_text("utf-8")) == [f"{100 * narrow / wide:.2f}"]
+
+
 def test_figures_are_linked_relative_to_the_page(samples, tmp_path):
     query, gallery = samples
-    person(tmp_path / "curves.png", (0, 0, 0))
-    figures = {"Training": tmp_path / "curves.png"}
-    page = Page(visualize.draw_ranks(tmp_path / "out", query, gallery, DISTANCES, figures=figures))
+    figures = visualize.Page(figures={"Training": person(tmp_path / "curves.png", (0, 0, 0))})
+    page = Reader(visualize.draw_ranks(tmp_path / "out", [FIRST], query, gallery, figures))
     assert page.images[-1] == "../curves.png" and "Training" in page.words
 
 
 def test_a_tracklet_shows_its_middle_frame(samples, tmp_path):
+    """As the query and in the gallery: the picture is the one of the middle frame alone."""
     query, gallery = samples
-    tracklet = Sample((query[1].path, query[0].path, query[2].path), 1, 1)
-    visualize.draw_ranks(tmp_path, [tracklet], gallery, DISTANCES[:1])
-    assert (tmp_path / "ranks/0001_q1.png").exists()
+
+    def tracklet(sample):
+        return sample._replace(path=(query[1].path, sample.path, query[2].path))
+
+    def drawn(folder, query, gallery):
+        visualize.draw_ranks(tmp_path / folder, [FIRST], query, gallery)
+        return np.asarray(Image.open(tmp_path / folder / "ranks/0001_q1.png"))
+
+    frames = drawn("frames", [tracklet(query[0])], [tracklet(sample) for sample in gallery])
+    assert np.array_equal(frames, drawn("images", query, gallery))
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"order": "worse"}, "order is 'worse', expected one of worst"),
-        ({"only": "some"}, "only is 'some'"),
-        ({"protocol": "market"}, "protocol is 'market'"),
-        ({"ap": [0.1]}, "ap has shape"),
-        ({"ap": [math.nan] * 3}, "no query to draw"),
-    ],
-)
-def test_wrong_options(samples, tmp_path, options, words):
+def test_nothing_to_draw_says_what_was_looked_for(samples, tmp_path):
     query, gallery = samples
-    with pytest.raises(ValueError, match=words):
-        visualize.draw_ranks(tmp_path, query, gallery, DISTANCES, **options)
-    with pytest.raises(ValueError, match=r"expected \(6,\)"):
-        visualize.draw_ranks(tmp_path, query, gallery, DISTANCES[:, :5])
-    with pytest.raises(ValueError, match="0 gallery images"):
-        visualize.draw_ranks(tmp_path, query, [], DISTANCES)
+    with pytest.raises(ValueError, match="no query to draw: queries with a wrong first image"):
+        page = visualize.Page(chosen="queries with a wrong first image")
+        visualize.draw_ranks(tmp_path, [], query, gallery, page)
 
 
 # ============ batches and activation maps ============
