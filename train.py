@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import checkpoints
 from loading.views import Views
-from losses import Terms
+from losses import Criterion, Terms
 from machine import files, processes
 from models import Model
 
@@ -45,7 +45,7 @@ class Interrupted(Exception):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def build_optimizers(model: Model, criterion: nn.Module, recipe) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Model, criterion: Criterion, recipe) -> list[torch.optim.Optimizer]:
     """The main optimiser, then a plain SGD for each loss that asks for one (``sgd_lr``).
 
     The model's trunk gets ``lr * base_lr_mult``, everything else ``lr``; biases, of either, that times
@@ -182,7 +182,7 @@ class Span(NamedTuple):
 
 def train_one_epoch(
     network: nn.Module,
-    criterion: nn.Module,
+    criterion: Criterion,
     batches: Iterator[Batch],
     optimizers: list[torch.optim.Optimizer],
     span: Span,
@@ -253,8 +253,8 @@ def in_chunks(network, criterion, batch: Batch, seed: int, how: Conditions) -> t
         outputs = [forward(i) for i in range(len(images))]
         for buffer, value in zip(network.buffers(), before, strict=True):
             buffer.copy_(value)
-    each = zip(*(processes.fields(output) for output in outputs), strict=True)
-    leaves = [torch.cat(tensors).requires_grad_() for tensors in each]  # the Output of the whole batch
+    fields = zip(*(processes.fields(output) for output in outputs), strict=True)
+    leaves = [torch.cat(parts).requires_grad_() for parts in fields]  # the Output of the whole batch
     with how.autocast():
         terms = criterion(*processes.gathered(processes.with_fields(outputs[0], leaves), labels))
 
@@ -264,12 +264,9 @@ def in_chunks(network, criterion, batch: Batch, seed: int, how: Conditions) -> t
         for i in range(len(images)):
             last = i + 1 == len(images)  # only then do the processes exchange their gradients
             with contextlib.nullcontext() if last else getattr(network, "no_sync", contextlib.nullcontext)():
-                pairs = [
-                    (tensor, gradient[i])
-                    for tensor, gradient in zip(processes.fields(forward(i)), gradients, strict=True)
-                    if gradient
-                ]
-                torch.autograd.backward(*zip(*pairs, strict=True))
+                each = zip(processes.fields(forward(i)), gradients, strict=True)
+                tensors, parts = zip(*((tensor, parts[i]) for tensor, parts in each if parts), strict=True)
+                torch.autograd.backward(tensors, parts)
 
     return terms, backward
 
@@ -375,7 +372,7 @@ Evaluate = Callable[[nn.Module, threading.Event], dict[str, dict]]  # (model, st
 
 def fit(
     model: Model,
-    criterion: nn.Module,
+    criterion: Criterion,
     loader,
     recipe,
     folder: Folder,
@@ -416,7 +413,7 @@ def fit(
 class Training:
     """The parts of a run, and where it is."""
 
-    def __init__(self, model: Model, criterion: nn.Module, loader, recipe, folder: Folder, how: Conditions):
+    def __init__(self, model: Model, criterion: Criterion, loader, recipe, folder: Folder, how: Conditions):
         self.model, self.criterion, self.loader, self.recipe = model, criterion, loader, recipe
         self.notes: dict[str, dict] = {}  # of the last batch, by loss
         self.folder, self.how, self.last_pt = folder, how, folder.path / "last.pt"
@@ -425,8 +422,10 @@ class Training:
         self.frozen_by_model = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         self.optimizers = build_optimizers(model, criterion, recipe)
         self.parts = {"model": model, "criterion": criterion, "scaler": how.scaler, "loader": loader}
-        self.start, self.log, self.partial = 0, [], None  # epochs done, a dict of each, what is done of the next
-        self.network, self.stage = None, -1
+        self.start = 0  # epochs done
+        self.log: list[dict] = []  # of each epoch done
+        self.partial: dict | None = None  # what is done of the next
+        self.network, self.stage = model, -1
         processes.same_everywhere(model, criterion)
 
     def resume(self, say: Callable[[str], None]) -> None:
@@ -463,7 +462,7 @@ class Training:
             self.model.begin_stage(index)
         open_layers(self.model, self.stages[index].trainable, self.frozen_by_model)
         if index != self.stage:
-            self.network, self.stage = None, index  # the old one lets go of the parameters first
+            self.network, self.stage = self.model, index  # the old one lets go of the parameters first
             self.network = processes.parallel(self.how.forward or self.model)
         return factor
 
@@ -484,10 +483,11 @@ class Training:
                 after_step=self.observe,
             )
         except Interrupted as stopped:
-            writer.write(self.last_pt, functools.partial(self.everything, stopped.partial))
+            partial = stopped.partial or {}
+            writer.write(self.last_pt, functools.partial(self.everything, partial))
             writer.wait()
             raise Interrupted(
-                f"Stopped in epoch {epoch + 1} after iteration {stopped.partial['step']}; {self.last_pt} holds "
+                f"Stopped in epoch {epoch + 1} after iteration {partial['step']}; {self.last_pt} holds "
                 "everything up to there. The same command goes on from it."
             ) from None
         seconds = time.perf_counter() - began
@@ -618,8 +618,8 @@ class Files:
             return
         path = self.folder / "log.jsonl"
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in log))
-        for name, value in log[-1].items() if self.board else ():
-            if isinstance(value, (int, float)) and name != "epoch":
+        for name, value in log[-1].items():
+            if self.board and isinstance(value, (int, float)) and name != "epoch":
                 self.board.add_scalar(name, value, log[-1]["epoch"])
 
 

@@ -38,12 +38,12 @@ def replace(path: str | os.PathLike, mode: str = "wb", *, needed: int = 0, flag:
     of other files passes as it is.
     """
     path = Path(path)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     temporary = path.parent / f"{_start(path)}{secrets.token_hex(8)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(temporary, new, 0o666), mode, **text) as file:
+        with os.fdopen(os.open(temporary, new, 0o666), mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -315,15 +315,15 @@ def synchronised_batch_norm(network: nn.Module) -> nn.Module:
     ValueError for a layer type that mixes batch normalisation with something else.
     """
     for name, child in network.named_children():
-        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-            if child.weight is not None and child.weight.device.type == "cuda":
-                new = nn.SyncBatchNorm.convert_sync_batchnorm(child)
-            else:
-                new = SyncBatchNorm(child.num_features)
-                new.__dict__.update(child.__dict__)
-            setattr(network, name, new)
-        elif isinstance(child, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(f"--sync_bn does not know the layer {type(child).__name__} of this network; leave it out")
-        else:
+        if not isinstance(child, nn.modules.batchnorm._BatchNorm):
             synchronised_batch_norm(child)
+            continue
+        if type(child) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            raise ValueError(f"--sync_bn does not know the layer {type(child).__name__} of this network; leave it out")
+        if child.weight is not None and child.weight.device.type == "cuda":
+            new = nn.SyncBatchNorm.convert_sync_batchnorm(child)
+        else:
+            new = SyncBatchNorm(child.num_features)
+            new.__dict__.update(child.__dict__)
+        setattr(network, name, new)
     return network

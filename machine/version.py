@@ -13,13 +13,16 @@ VERSION = "1.0.0"
 def commit() -> str:
     """The commit of the checkout this file is in, with ``+`` where files differ from it; empty outside of one."""
     home = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        asked = subprocess.run(("git", *words), cwd=home, capture_output=True, text=True, timeout=10, check=True)
+        return asked.stdout.strip()
+
     try:
-        asked = {"cwd": home, "capture_output": True, "text": True, "timeout": 10, "check": True}
-        top = subprocess.run(("git", "rev-parse", "--show-toplevel"), **asked).stdout.strip()
-        if Path(top).resolve() != home.resolve():  # a copy of the suite inside somebody else's repository
-            return ""
-        sha = subprocess.run(("git", "rev-parse", "--short=12", "HEAD"), **asked).stdout.strip()
-        changed = subprocess.run(("git", "status", "--porcelain", "--untracked-files=no"), **asked).stdout.strip()
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != home.resolve():
+            return ""  # a copy of the suite inside somebody else's repository
+        sha = git("rev-parse", "--short=12", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return ""
     return sha + ("+" if changed else "")

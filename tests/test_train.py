@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -476,8 +475,7 @@ class StopsAt(Batches):
     def epoch(self, epoch, start=0):
         for step, batch in enumerate(super().epoch(epoch, start), start=start):
             if (epoch, step) == (1, 2):
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.05)
+                signal.raise_signal(signal.SIGTERM)
             yield batch
 
 
@@ -497,13 +495,11 @@ def test_a_signal_in_mid_epoch_keeps_every_iteration(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_the_same_signal_twice_ends_at_once_but_two_kinds_do_not():
     with train.stop_on_signals() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)  # torchrun's, on Ctrl-C
-        time.sleep(0.05)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # torchrun's, on Ctrl-C
         assert stop.is_set()
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1)
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_an_evaluation_that_was_stopped_is_made_up_for(tmp_path):
@@ -538,10 +534,10 @@ def test_a_disk_that_is_full_ends_the_run_with_its_message(tmp_path, monkeypatch
 
 
 def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path, monkeypatch):
-    save = checkpoints.save
+    save, trained_on = checkpoints.save, threading.Event()
 
     def slow(path, state):
-        time.sleep(0.2)  # training goes on meanwhile
+        assert trained_on.wait(timeout=60)
         save(path, state)
 
     monkeypatch.setattr(checkpoints, "save", slow)
@@ -550,6 +546,7 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path, monkeypatch):
         files.write(tmp_path / "last.pt", lambda: {"tensor": tensor, "log": log})
         tensor += 1
         log[0]["a"] = 2
+        trained_on.set()
     assert same(checkpoints.load(tmp_path / "last.pt"), {"tensor": torch.zeros(3), "log": [{"a": 1}]})
 
 

@@ -76,6 +76,8 @@ class Inert:
     """Stands where a file names a class or a function we do not know: it can be called and filled, and does nothing."""
 
     __slots__ = ("entries", "state")
+    entries: dict
+    state: Any
 
     def __new__(cls, *args, **kwargs):
         self = object.__new__(cls)
@@ -364,8 +366,8 @@ def _unwrap(value: Any, trail: tuple[str, ...]) -> tuple[dict[str, Any], tuple[s
     if isinstance(value, Inert):
         return _unwrap(value.entries or (value.state if isinstance(value.state, dict) else {}), trail)
     if isinstance(value, (list, tuple)):
-        found = (_unwrap(item, trail) for item in value if isinstance(item, (dict, Inert)))
-        return next((pair for pair in found if pair[0]), ({}, trail))
+        inside = (_unwrap(item, trail) for item in value if isinstance(item, (dict, Inert)))
+        return next((pair for pair in inside if pair[0]), ({}, trail))
     if not isinstance(value, dict):
         return {}, trail
     for key in WRAPPERS:

@@ -15,7 +15,9 @@ from weights.reading import WeightFile, read
 OSNET_WIDTHS = {64: "x1_0", 48: "x0_75", 32: "x0_5", 16: "x0_25"}  # channels of conv1; torchreid/models/osnet.py
 
 
-RESNET_DEPTHS = {  # (blocks of layer1-4, has a third convolution): He et al., CVPR 2016, table 1
+RESNET_DEPTHS: dict[
+    tuple[tuple[int, ...], bool], int
+] = {  # (blocks of layer1-4, has a third convolution): He et al., CVPR 2016, table 1
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,
@@ -24,7 +26,11 @@ RESNET_DEPTHS = {  # (blocks of layer1-4, has a third convolution): He et al., C
 }
 
 
-RESNET_KINDS = {(64, 64): "resnet{}", (128, 4): "resnext{}_32x4d", (256, 8): "resnext{}_32x8d"}  # shape of a 3x3
+RESNET_KINDS: dict[tuple[int, ...], str] = {
+    (64, 64): "resnet{}",
+    (128, 4): "resnext{}_32x4d",
+    (256, 8): "resnext{}_32x8d",
+}  # shape of a 3x3
 
 
 VITS = {(768, 12): "vit_base_patch16_224", (384, 12): "deit_small_patch16_224"}  # (width, blocks)
@@ -145,8 +151,8 @@ def _transreid(method: str, common: dict[str, Tensor]) -> dict[str, Any]:
 
 def _count_of(start: str, names: Iterable[str]) -> int:
     """How many numbers follow `start` (a pattern) in names."""
-    found = (re.search(rf"{start}(\d+)\.", name) for name in names)
-    return len({match[match.lastindex] for match in found if match})
+    found = (re.search(rf"{start}(?P<number>\d+)\.", name) for name in names)
+    return len({match["number"] for match in found if match})
 
 
 def architecture_of(tensors: dict[str, Tensor]) -> str:
