@@ -606,9 +606,9 @@ def mode_extract(args, recipe: Recipe) -> None:
     loaded = load_for_test(args, customised(recipe, given), given, run, None)
     print(loaded.said)
     features = make_tester(args, loaded.recipe, run, {}, loaded.cameras).features(loaded.model, samples, "features")
-    run.output.mkdir(parents=True, exist_ok=True)
-    numpy.save(run.output / "features.npy", features.embeddings.cpu().numpy())
-    (run.output / "paths.txt").write_text("".join(f"{path}\n" for path in features.paths), encoding="utf-8")
+    with files.replace(run.output / "features.npy") as file:
+        numpy.save(file, features.embeddings.cpu().numpy())
+    files.write_text(run.output / "paths.txt", "".join(f"{path}\n" for path in features.paths))
     print(
         f"\n{len(features.samples):,} embeddings of {features.embeddings.shape[1]} numbers, "
         f"to be compared with {loaded.recipe.metric} distance\n"
