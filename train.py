@@ -64,8 +64,9 @@ def build_optimizers(model: Model, criterion: Criterion, recipe) -> list[torch.o
     groups_of_main = [{"params": p, "lr": recipe.lr * scale} for scale, p in sorted(groups.items())]
     optimizers = [main_optimizer(recipe, groups_of_main)]
     for _, weight, loss in criterion.terms:
-        if getattr(loss, "sgd_lr", None):
-            optimizers.append(torch.optim.SGD(loss.parameters(), lr=loss.sgd_lr / weight, fused=True))
+        rate = getattr(loss, "sgd_lr", None)
+        if rate:
+            optimizers.append(torch.optim.SGD(loss.parameters(), lr=rate / weight, fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
@@ -209,7 +210,7 @@ def train_one_epoch(
         backward_and_step(backward, network, criterion, optimizers, how)
         if after_step:
             after_step(terms)
-        for name, term in (("loss", sum(terms.values())), *terms.items()):
+        for name, term in (("loss", torch.as_tensor(sum(terms.values()))), *terms.items()):
             sums[name] = sums[name] + term.detach() if name in sums else term.detach().clone()
         count = step + 1
         if count % HEARTBEAT == 0:
@@ -224,7 +225,7 @@ def train_one_epoch(
     return means
 
 
-def whole(network, criterion, batch: Batch, seed: int, how: Conditions) -> tuple[dict, Callable[[], None]]:
+def whole(network, criterion, batch: Batch, seed: int, how: Conditions) -> tuple[Terms, Callable[[], None]]:
     """Terms of a batch, and the function that leaves their gradients in the parameters."""
     images, labels, views = batch
     torch.manual_seed(seed)
@@ -233,7 +234,7 @@ def whole(network, criterion, batch: Batch, seed: int, how: Conditions) -> tuple
     return terms, how.scaler.scale(sum(terms.values())).backward
 
 
-def in_chunks(network, criterion, batch: Batch, seed: int, how: Conditions) -> tuple[dict, Callable[[], None]]:
+def in_chunks(network, criterion, batch: Batch, seed: int, how: Conditions) -> tuple[Terms, Callable[[], None]]:
     """As `whole`, in the memory that a batch of B / `how.chunks` images takes (GradCache: Gao et al., RepL4NLP 2021).
 
     The losses compare all images of the batch, so summing over small batches would be another loss. Instead: the Output
@@ -425,7 +426,8 @@ class Training:
         self.start = 0  # epochs done
         self.log: list[dict] = []  # of each epoch done
         self.partial: dict | None = None  # what is done of the next
-        self.network, self.stage = model, -1
+        self.network: nn.Module = model  # or DistributedDataParallel around it
+        self.stage = -1
         processes.same_everywhere(model, criterion)
 
     def resume(self, say: Callable[[str], None]) -> None:
