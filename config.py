@@ -105,7 +105,7 @@ class Recipe:
     place: str = dataclasses.field(default="", compare=False, repr=False)  # file and line of the row
 
     # a class of `models` or `architectures`: its constructor gets num_pids, pretrained and the fields that it names
-    network: Callable[..., nn.Module]
+    network: Callable[..., models.Model]
     options: dict[str, Any] = field({})  # arguments of the network's and of the terms' constructors that are no fields
     terms: dict[str, Term] = field({})  # losses of this row alone
     backbone: str = field(
@@ -250,7 +250,7 @@ class Recipe:
     )
     local_weight: float = field(1.0, "weight of the local distance in the sum", "testing")
 
-    def model(self, num_pids: int, pretrained: bool = False, num_cameras: int = 0) -> nn.Module:
+    def model(self, num_pids: int, pretrained: bool = False, num_cameras: int = 0) -> models.Model:
         """The network with classifiers for `num_pids` identities (0: none, for testing).
 
         `pretrained` asks torchvision or timm for ImageNet weights; weight *files* are loaded by ``checkpoints``.
@@ -264,9 +264,11 @@ class Recipe:
             given["num_cameras"] = num_cameras if self.sie_weight else 0
         make = partial(self.network, **given)
         try:  # a constructor knows what is wrong with an option, but not whose it is
-            model = make() if self.members == 1 else models.Mutual([make() for _ in range(self.members)])
+            model: models.Model = make() if self.members == 1 else models.Mutual([make() for _ in range(self.members)])
         except ValueError as error:
             raise ValueError(f"recipe {self.name} ({self.place}): {error}") from error
+        if not isinstance(model, models.Model):
+            raise ValueError(f"recipe {self.name} ({self.place}): {called(self.network)} is no models.Model")
         missing = [name for name in ("num_pids", "embedding_dim", "feat_dims") if not hasattr(model, name)]
         if missing:
             raise ValueError(
@@ -300,15 +302,14 @@ class Recipe:
         """(query, gallery) -> distances (Q, G), both (embeddings, parts); None where `metric` on embeddings is all."""
         return None if self.test_distance == "global" else partial(part_distance, self)
 
-    def outline(self, num_pids: int) -> nn.Module:
+    def outline(self, num_pids: int) -> models.Model:
         """The network without memory or arithmetic, for its `embedding_dim` and `feat_dims`."""
         with torch.device("meta"):
             return self.model(num_pids)
 
     def feature_width(self, num_pids: int) -> int:
         """Of all `Output.feats` side by side."""
-        outline: Any = self.outline(num_pids)
-        return sum(outline.feat_dims)
+        return sum(self.outline(num_pids).feat_dims)
 
     def with_(self, **overrides) -> Recipe:
         """This recipe with fields replaced; an unknown name is a TypeError of ``dataclasses.replace``."""
@@ -505,7 +506,7 @@ def check_network_fields(recipe: Recipe, given: dict) -> None:
         if name in FIELDS and not applies(recipe, name):
             reason = "is a network of its own, without a choice of" if name == "backbone" else "has no"
             raise ValueError(
-                f"--{name} does not apply to recipe {recipe.name}: {recipe.network.__name__} {reason} {name}. Leave it "
+                f"--{name} does not apply to recipe {recipe.name}: {called(recipe.network)} {reason} {name}. Leave it "
                 "out, or choose another recipe"
             )
 
@@ -520,9 +521,10 @@ def check_trunk(recipe: Recipe, given: dict) -> None:
             f"--pretrained none; leave --{asked[0]} out, or name weights with --pretrained imagenet or FILE"
         )
     opened = {group for stage in recipe.plan() for group in stage.trainable}
-    outline = recipe.outline(1) if opened else None
-    for group in sorted(opened):
-        outline.layers(group)
+    if opened:
+        outline = recipe.outline(1)
+        for group in sorted(opened):
+            outline.layers(group)
 
 
 def check_test_distance(recipe: Recipe) -> None:
@@ -533,7 +535,7 @@ def check_test_distance(recipe: Recipe) -> None:
         output = recipe.outline(0).eval()(torch.empty(2, 3, *recipe.image_size, device="meta"))
     if output.parts is None:
         raise ValueError(
-            f"--test_distance {recipe.test_distance} compares local features, and {recipe.network.__name__} of recipe "
+            f"--test_distance {recipe.test_distance} compares local features, and {called(recipe.network)} of recipe "
             f"{recipe.name} has none; use --test_distance global, or recipe aligned"
         )
 

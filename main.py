@@ -83,7 +83,7 @@ class Run:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=kinds[self.amp])
 
-    def place(self, module: torch.nn.Module) -> torch.nn.Module:
+    def place(self, module: models.Model) -> models.Model:
         module = module.to(self.device)
         if self.device.type == "cpu" and self.amp == "bf16":
             mobile.depthwise_in_float32(module)
@@ -178,7 +178,7 @@ def description_of(
     }
 
 
-def build_network(recipe: Recipe, num_pids: int, cameras: int, run: Run, seed: int) -> torch.nn.Module:
+def build_network(recipe: Recipe, num_pids: int, cameras: int, run: Run, seed: int) -> models.Model:
     """The network, drawn from `seed`, with the weights that `recipe.pretrained` names."""
     torch.manual_seed(seed)
     model = recipe.model(num_pids, recipe.pretrained == "imagenet", cameras)
@@ -190,7 +190,7 @@ def build_network(recipe: Recipe, num_pids: int, cameras: int, run: Run, seed: i
 class Loaded(NamedTuple):
     """A network for testing, and what its weight file says of it."""
 
-    model: torch.nn.Module  # in eval mode, where the run computes
+    model: models.Model  # in eval mode, where the run computes
     recipe: Recipe
     trained_on: str
     said: str  # for the user: what was read, and how
@@ -365,7 +365,7 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     return results
 
 
-def prepared(model: torch.nn.Module, args, loader: loaders.TrainLoader) -> torch.nn.Module:
+def prepared(model: models.Model, args, loader: loaders.TrainLoader) -> models.Model:
     """`model` for training with --accumulate, --grad_checkpoint and --sync_bn; ValueError where they cannot be."""
     share = loader.batch_size // loader.world_size
     if args.accumulate < 1 or share % args.accumulate or (args.accumulate > 1 and share // args.accumulate < 2):
@@ -380,7 +380,7 @@ def prepared(model: torch.nn.Module, args, loader: loaders.TrainLoader) -> torch
         for module in able:
             module.set_grad_checkpointing(True)
     if args.sync_bn and loader.world_size > 1:
-        model = processes.synchronised_batch_norm(model)
+        processes.synchronised_batch_norm(model)  # in place
     return model
 
 

@@ -123,3 +123,12 @@ def test_a_network_that_forgets_its_widths_is_told_so(toy):
 
     with pytest.raises(ValueError, match=r"toy \(toy_method.py:\d+\): the constructor of Bare sets no feat_dims"):
         RECIPES["toy"].with_(network=Bare).outline(3)
+
+
+def test_a_network_that_is_no_model_is_told_so(toy):
+    class Plain(toy.torch.nn.Module):
+        def __init__(self, *, num_pids, pretrained=False):
+            super().__init__()
+
+    with pytest.raises(ValueError, match=r"recipe toy \(toy_method.py:\d+\): Plain is no models.Model"):
+        RECIPES["toy"].with_(network=Plain).outline(3)
