@@ -97,6 +97,7 @@ def build_parser(recipe: Recipe, topic: str = "all", shows_all: bool = False) ->
 
 
 def add_run(parser: Parser, recipe: Recipe) -> None:
+    """Flags of every mode: the recipe, the folder, the machine."""
     add = parser.add_argument_group("run").add_argument
     add("-h", "--help", nargs="?", metavar="TOPIC", help="this text, or that of one topic; all: every flag")
     add("--version", action="store_true", help="version of the suite and commit")
@@ -120,6 +121,7 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
 
 
 def add_data(parser: Parser, recipe: Recipe) -> None:
+    """Paths of the data sets and options of their parsers."""
     title = "data sets (paths as unpacked by you; nothing is ever downloaded)"
     add = parser.add_argument_group(title).add_argument
     for name, entry in datasets.DATASETS.items():
@@ -208,6 +210,7 @@ def add_network(parser: Parser, recipe: Recipe) -> None:
 
 
 def add_training(parser: Parser, recipe: Recipe) -> None:
+    """Flags of a training that are no field of a recipe."""
     add = parser.add_argument_group("training").add_argument
     add("--all_splits", action="store_true", help="train and test every published split of a small set; mean and std")
     add("--resume", type=yes_no, default=True,
@@ -220,6 +223,7 @@ def add_training(parser: Parser, recipe: Recipe) -> None:
 
 
 def add_testing(parser: Parser, recipe: Recipe) -> None:
+    """Flags of a test."""
     add_fields("testing", parser, recipe)
     add = parser.add_argument_group("testing").add_argument
     add("--weights", type=Path, metavar="FILE", help="a checkpoint of ours or anybody's weight file")
@@ -240,6 +244,7 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
 
 
 def add_visualizing(parser: Parser, recipe: Recipe) -> None:
+    """Flags of pictures and of extraction."""
     add = parser.add_argument_group("visualizing and extracting").add_argument
     add("--resume_visualize_epoch", type=int, metavar="N", help="draw with model_N.pt of the output folder")
     add("--vis", nargs="+", choices=PICTURES, default=PICTURES, help="what to draw (default: all)")

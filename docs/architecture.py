@@ -85,9 +85,13 @@ def _floors(text: str, names: set[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def _imported(tree: ast.AST) -> set[str]:
-    """The first names of all imports, also of those within functions."""
+    """The first names of all imports, also of those within functions; not of those for type checkers alone."""
+    tests = (node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    for_types = {id(inner) for node in tests for inner in ast.walk(node)}
     found = set()
     for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -92,6 +92,7 @@ def random_of(*key: int) -> np.random.Generator:
 
 
 def pick(rng: np.random.Generator, options):
+    """One of `options`, drawn."""
     return options[int(rng.integers(len(options)))]
 
 

@@ -143,6 +143,7 @@ SCENES = {  # wall, floor, horizon, how many of each object
 
 
 def shaded(colour, factor: float) -> tuple[int, int, int]:
+    """A colour made darker or lighter by `factor`, as 0 to 255."""
     red, green, blue = (int(np.clip(255 * factor * value, 0, 255)) for value in colour)
     return red, green, blue
 
@@ -190,6 +191,7 @@ def _object(draw: ImageDraw.ImageDraw, rng: np.random.Generator, kind: str, x: f
 
 
 def draw_bike(draw: ImageDraw.ImageDraw, x: float, y: float, s: float, frame, tyre) -> None:
+    """A bicycle at (x, y) of scale `s`."""
     width = max(int(0.06 * s), 1)
     for wheel in (-0.55, 0.55):
         draw.ellipse((x + (wheel - 0.34) * s, y - 0.68 * s, x + (wheel + 0.34) * s, y), outline=tyre, width=width)

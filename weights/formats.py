@@ -221,16 +221,19 @@ def stripped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    """`name` after every rule (pattern, replacement), in order."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def format_of(names: list[str]) -> Format:
+    """The first of `FORMATS` whose needs all occur in the names."""
     return next(f for f in FORMATS if all_occur(f.needs, names))
 
 
 def all_occur(patterns: tuple[str, ...], names: Iterable[str]) -> bool:
+    """Whether each pattern is found in one of the names."""
     return all(any(re.search(pattern, name) for name in names) for pattern in patterns)
 
 

@@ -73,6 +73,7 @@ def _count(names: list[str]) -> str:
 
 
 def few_names(names: list[str], most: int = 4) -> str:
+    """The first `most` names, and how many more there are."""
     return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
 
 

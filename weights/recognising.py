@@ -156,6 +156,7 @@ def _count_of(start: str, names: Iterable[str]) -> int:
 
 
 def architecture_of(tensors: dict[str, Tensor]) -> str:
+    """Backbone, or recipe where it is a network of its own; empty if unknown."""
     guess = recognise_tensors(tensors)
     return guess.get("backbone", guess["recipe"]) if guess else ""
 
