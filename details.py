@@ -28,16 +28,19 @@ class CameraPairs(NamedTuple):
 
 
 class CameraPairCollector(Collector):
-    """`CameraPairs`; under "market1501" a camera against itself has none."""
+    """`CameraPairs`; under "market1501" a camera against itself has none.
+
+    gallery_cameras: those of the table, if this gallery is one of several that do not show all of them.
+    """
 
     pair_bytes = 12
 
-    def __init__(self, labels: Labels):
+    def __init__(self, labels: Labels, gallery_cameras: Tensor | None = None):
         super().__init__(labels)
         self.query_cameras, self.row = labels.query_camids.unique(return_inverse=True)
-        self.gallery_cameras = labels.gallery_camids.unique()
+        self.gallery_cameras = labels.gallery_camids.unique() if gallery_cameras is None else gallery_cameras
         self.columns = [(labels.gallery_camids == camera).nonzero().flatten() for camera in self.gallery_cameras]
-        self.parts = [labels.only(index) for index in self.columns]
+        self.parts = [labels.only(index) if len(index) else None for index in self.columns]
         sides = len(self.query_cameras), len(self.gallery_cameras)
         self.found = [torch.zeros(2, *sides, dtype=torch.float64)]  # sum of AP, number of queries
 
@@ -45,6 +48,8 @@ class CameraPairCollector(Collector):
         """Rank the queries in the gallery of each camera alone."""
         total = self.found[0]
         for b, (index, part) in enumerate(zip(self.columns, self.parts, strict=True)):
+            if part is None:
+                continue
             ranks = Piece(piece.distances[:, index.to(piece.distances.device)], piece.start, part).ranks
             total[0, :, b].index_add_(0, self.row[ranks.query], ranks.ap)
             total[1, :, b].index_add_(0, self.row[ranks.query], torch.ones_like(ranks.ap))

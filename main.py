@@ -590,7 +590,8 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
     folder = run.output / "visualize" / args.query_image.stem
     page = visualize.Page(title, "1 query", labelled=False)
     file = visualize.draw_ranks(folder, [ranking], query.samples, gallery.samples, page)
-    print(f"\nnearest by {recipe.metric} distance (smaller is more alike):")
+    compared = "re-ranked" if plain.options.rerank else recipe.metric
+    print(f"\nnearest by {compared} distance (smaller is more alike):")
     for index, distance in zip(ranking.index, ranking.distance, strict=True):
         print(f"  {distance:.4f}  {gallery.samples[index].path}")
     print(f"\npictures      {file}")

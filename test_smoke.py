@@ -133,8 +133,7 @@ def test_train_on_two_sets_and_test_on_both(data, tmp_path):
 def test_search_chooses_on_people_held_out_of_training(data, tmp_path, monkeypatch, capsys):
     import tester
 
-    monkeypatch.setattr(tester, "K1S", (3, 5))
-    monkeypatch.setattr(tester, "K2S", (1, 2))
+    monkeypatch.setattr(tester, "GRID", tester.GRID._replace(k1s=(3, 5), k2s=(1, 2)))
     held = ("--validation_ids", 5)
     assert train_tiny(data, tmp_path, *held, "--num_queries", 0) == 0
     words = ("--market_path", data, "--weights", tmp_path / "model.pt", "--output_path", tmp_path)
@@ -152,8 +151,7 @@ def test_search_chooses_on_people_held_out_of_training(data, tmp_path, monkeypat
 def test_search_on_the_test_set_is_called_unfair(trained, data, monkeypatch, capsys):
     import tester
 
-    monkeypatch.setattr(tester, "K1S", (3,))
-    monkeypatch.setattr(tester, "K2S", (1,))
+    monkeypatch.setattr(tester, "GRID", tester.GRID._replace(k1s=(3,), k2s=(1,)))
     words = ("--market_path", data, "--weights", trained / "model.pt", "--output_path", trained)
     assert run("--mode", "test", *words, "--search_rerank", "--query_expansion", 2, 3) == 0
     assert "not a fair result" in capsys.readouterr().out

@@ -6,6 +6,7 @@ the closing table, the page of ranked queries.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import time
@@ -28,7 +29,7 @@ from evaluate import RankedLists
 from machine import processes
 from machine.memory import Budget
 
-K1S, K2S, LAMBDAS = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50), (1, 3, 6, 9, 12), (0.1, 0.2, 0.3, 0.5)  # of the search
+GRID = rerank.Grid((5, 10, 15, 20, 25, 30, 35, 40, 45, 50), (1, 3, 6, 9, 12), (0.1, 0.2, 0.3, 0.5))  # of the search
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,11 @@ class Tester:
     def query_and_gallery(self, model, name: str, stop=None) -> tuple[Features, Features]:
         """Features of both sides of data set `name`, after multi-query pooling and query expansion if asked for."""
         splits = self.splits[name]
+        if self.recipe.test_distance == "local" and (self.options.multi_query or self.options.expansion):
+            raise ValueError(
+                "--multi_query and --query_expansion make new embeddings, and --test_distance local compares parts: "
+                "leave them out, or use --test_distance global"
+            )
         query = self.shared(model, splits.query, f"query of {name}", stop, name)
         shown = splits.gallery
         if splits.trials:  # each image once, however many trials show it
@@ -181,7 +187,13 @@ class Tester:
                 raise ValueError(f"{name} has no multi-query images (Market-1501 keeps them in gt_bbox/)")
             more = self.shared(model, images, f"multi-query of {name}", stop, name)
             pooled = evaluate.pool_queries(
-                query.pids, query.camids, more.embeddings, more.pids, more.camids, self.options.multi_query
+                query.pids,
+                query.camids,
+                more.embeddings,
+                more.pids,
+                more.camids,
+                self.options.multi_query,
+                self.options.budget,
             )
             query = Features(query.samples, pooled, query.parts)
         if self.options.expansion:
@@ -218,47 +230,47 @@ class Tester:
         """Everything that `options` ask of data set `name`; `chosen`: re-ranking parameters found on other people.
 
         The distances are computed once: metrics, details and the lists of the pages are gathered in one pass over
-        them, the lists and the AP that a page shows in that of the re-ranked distances where there are such.
+        them, the lists and the AP that a page shows in that of the re-ranked distances where there are such. Of a set
+        with several published galleries the metrics and the search are means over them, the details are of all their
+        pairs, and the lists of the first.
         """
         began = time.perf_counter()
         query, gallery = self.query_and_gallery(model, name, stop)
         seconds = time.perf_counter() - began
-        reranked = chosen or self.options.rerank
-        if self.splits[name].trials:
-            return self.mean_over_trials(name, query, gallery, reranked)
-        labels = self.labels(name, query, gallery)
-        details = [VerificationCounts(labels), CameraPairCollector(labels)] if self.options.details else []
-        lists = [RankedLists(labels, self.options.top_k, self.options.show_junk)] if self.options.top_k else []
-        result = self.metrics(query, gallery, labels, others=details if reranked else (*details, *lists))
-        result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
-        if reranked:
-            result["reranked"] = self.metrics(query, gallery, labels, reranked, lists) | reranked
-        if lists:
-            shown = result["reranked"] if reranked else result
-            self.last[name] = Shown(query.samples, gallery.samples, lists[0], shown, reranked)
-        if self.options.search and chosen is None:
-            result["search"] = self.search(query, gallery, labels)
-        if details:
-            result |= plain_details(*(collector.result() for collector in details))
-        return result
-
-    def mean_over_trials(self, name: str, query: Features, gallery: Features, reranked: dict | None) -> dict:
-        """Mean of the metrics over the published galleries; `gallery` holds the images of all of them. The pages show
-        the first."""
-        row = {sample.path: i for i, sample in enumerate(gallery.samples)}
-        found, again = [], []
-        for samples in self.splits[name].trials:
-            part = gallery.only([row[sample.path] for sample in samples if sample.path in row])
+        reranked, trials = chosen or self.options.rerank, self.splits[name].trials
+        found, again, searched, pairs = [], [], [], []
+        for part in self.galleries(name, gallery):
             labels = self.labels(name, query, part)
+            details = [VerificationCounts(labels), CameraPairCollector(labels, torch.tensor(gallery.camids).unique())]
+            details = details if self.options.details else []
             keep = self.options.top_k and not found
             lists = [RankedLists(labels, self.options.top_k, self.options.show_junk)] if keep else []
-            found.append(self.metrics(query, part, labels, others=() if reranked else lists))
+            found.append(self.metrics(query, part, labels, others=details if reranked else [*details, *lists]))
             if reranked:
                 again.append(self.metrics(query, part, labels, reranked, lists))
             if lists:
-                self.last[name] = Shown(query.samples, part.samples, lists[0], (again or found)[0], reranked)
-        result = mean_and_std(found)
-        return result | ({"reranked": mean_and_std(again) | reranked} if reranked else {})
+                self.last[name] = Shown(
+                    query.samples, part.samples, lists[0], (again or found)[0], reranked, len(trials)
+                )
+            if self.options.search and chosen is None:
+                searched.append(self.search(query, part, labels))
+            pairs.append(details)
+        result = mean_and_std(found) if trials else found[0]
+        if not trials:
+            result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
+        if again:
+            result["reranked"] = (mean_and_std(again) if trials else again[0]) | reranked
+        if searched:
+            result["search"] = best_first(searched)
+        if self.options.details:
+            result |= plain_details(*zip(*pairs, strict=True))
+        return result
+
+    def galleries(self, name: str, gallery: Features) -> list[Features]:
+        """The gallery, or each of the published ones; `gallery` holds the images of all of them."""
+        row = {sample.path: i for i, sample in enumerate(gallery.samples)}
+        trials = self.splits[name].trials
+        return [gallery.only([row[s.path] for s in trial if s.path in row]) for trial in trials] or [gallery]
 
     def comparison(self, reranked: Mapping | None = None) -> evaluate.Comparison:
         """How features are compared, as the recipe says or re-ranked on top of that."""
@@ -293,27 +305,18 @@ class Tester:
             "cmc": cmc,
         }
 
-    def search(self, query: Features, gallery: Features, labels: protocols.Labels) -> list[dict]:
-        """mAP and rank-1 after re-ranking for every combination of `K1S`, `K2S` and `LAMBDAS`, best mAP first."""
-        grid, compared = rerank.Grid(K1S, K2S, LAMBDAS), (each.compared(self.recipe) for each in (query, gallery))
-        trials = evaluate.search(*compared, labels, grid, self.comparison())
-        return sorted((trial._asdict() for trial in trials), key=lambda trial: -trial["mAP"])
+    def search(self, query: Features, gallery: Features, labels: protocols.Labels) -> list[evaluate.Trial]:
+        """mAP and rank-1 after re-ranking for every combination of `GRID`."""
+        compared = query.compared(self.recipe), gallery.compared(self.recipe)
+        return evaluate.search(*compared, labels, GRID, self.comparison())
 
     def nearest(self, query: Features, gallery: Features, top_k: int) -> list[evaluate.Ranking]:
         """The `top_k` nearest gallery images of each query, of which nobody knows who is on them."""
-        labels = protocols.Labels(
-            query.pids,
-            gallery.pids,
-            query.camids,
-            gallery.camids,
-            "none",
-            query_items=query.paths,
-            gallery_items=gallery.paths,
-        )
+        nobody = [0] * len(query.samples), [0] * len(gallery.samples)
+        labels = protocols.Labels(*nobody, *nobody, "none", query_items=query.paths, gallery_items=gallery.paths)
         lists = RankedLists(labels, top_k, labelled=False)
         compared = (each.compared(self.recipe) for each in (query, gallery))
-        options = {"distance": self.recipe.distance, "memory_gb": self.options.budget}
-        evaluate.collect(evaluate.distance_blocks(*compared, self.recipe.metric, **options), [lists])
+        evaluate.rank_features(*compared, labels, self.comparison(self.options.rerank), [lists])
         return lists.choose("given", num=len(query.samples))
 
 
@@ -325,10 +328,24 @@ class Shown(NamedTuple):
     lists: RankedLists
     metrics: dict
     reranked: Mapping | None  # parameters of the re-ranking behind lists and metrics
+    num_galleries: int = 0  # published ones, of which this is the first
 
 
-def plain_details(same, pairs) -> dict:
-    """``verification`` (same person or not, by a threshold on the distance) and ``camera_pairs`` as plain values."""
+def best_first(runs: list[list[evaluate.Trial]]) -> list[dict]:
+    """A search as plain values, best mAP first; of several galleries the means."""
+    trials = []
+    for same in zip(*runs, strict=True):
+        means = {key: sum(getattr(trial, key) for trial in same) / len(same) for key in ("mAP", "rank1")}
+        trials.append(same[0]._asdict() | means)
+    return sorted(trials, key=lambda trial: -trial["mAP"])
+
+
+def plain_details(counts: Sequence[VerificationCounts], cameras: Sequence[CameraPairCollector]) -> dict:
+    """``verification`` (same person or not, by a threshold on the distance) and ``camera_pairs`` as plain values, of
+    the pairs of all galleries together."""
+    for collectors in (counts, cameras):
+        collectors[0].found = [part for collector in collectors for part in collector.found]
+    same, pairs = counts[0].result(), cameras[0].result()
     rates = [
         {"fpr": float(level), "tpr": float(tpr), "threshold": float(threshold)}
         for level, tpr, threshold in zip(same.levels, same.tpr, same.thresholds, strict=True)
@@ -465,7 +482,10 @@ def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path
     drawn = []
     for name, splits in tested.splits.items():
         if name not in tested.last:
-            tested.one(model, name)
+            alone = copy.copy(tested)  # nothing was left to train, and the other processes are not here to share this
+            alone.group = None
+            alone.options = dataclasses.replace(tested.options, search=False, details=False)
+            alone.one(model, name)
         shown = tested.last[name]
         extra = {"Cumulative matching": visualize.cmc_curve({name: shown.metrics["cmc"]}, folder / name / "cmc.png")}
         if "actmap" in pages.what:
@@ -486,12 +506,14 @@ def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path
 
 
 def chosen_text(number: int, shown: Shown, pages: Pages) -> str:
-    """Which queries stand on a page, and whether re-ranked, in words."""
+    """Which queries stand on a page, and how they were ranked, in words."""
     which = {"worst": ", worst first", "best": ", best first", "random": ", at random", "given": ""}[pages.order]
     kind = {"all": "", "right": " with a right first image", "wrong": " with a wrong first image"}[pages.only]
     text = f"{number} of {len(shown.query):,} queries{kind}{which}"
     if shown.reranked:
         text += "; re-ranked with " + ", ".join(f"{key} {value}" for key, value in shown.reranked.items())
+    if shown.num_galleries > 1:
+        text += f"; the first of {shown.num_galleries} galleries"
     return text
 
 

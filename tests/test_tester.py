@@ -1,10 +1,19 @@
 """The tester: means over trials and splits, and what the closing table says."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
 
+import check
 import datasets
+import details
+import evaluate
+import protocols
+import rerank
 import tester
+from machine.memory import Budget
 from recipes import RECIPES
 from tester import Features, Options
 
@@ -44,6 +53,206 @@ def test_trials_are_averaged(tmp_path):
     assert found["mAP"] == pytest.approx((1 + 1 / 2) / 2) and found["rank1"] == pytest.approx(0.5)
     assert found["num_runs"] == 2 and found["rank1_std"] == pytest.approx(2**-0.5)
     assert evaluated(made(tmp_path, trials=False))(Pixels())["market"]["mAP"] == 1
+
+
+# ---------------------------------------------------------------- one number wherever it is shown
+
+SHADES = {  # (shade, pid, camid): mean colours are the features, so every distance is known
+    "market1501": ([(50, 1, 1), (90, 2, 1), (200, 3, 2)],
+                   [(50, 1, 1), (52, 2, 2), (47, 1, 2), (52, 1, 3), (92, 2, 2), (150, 3, 1), (190, 4, 1)]),
+    "none": ([(50, 1, 1), (90, 2, 1), (200, 3, 1)],
+             [(55, 1, 1), (52, 2, 1), (44, 1, 1), (92, 2, 1), (150, 3, 1), (190, 4, 1)]),
+    "sysu": ([(50, 1, 3), (90, 2, 6), (200, 3, 3)],
+             [(51, 1, 2), (52, 2, 2), (47, 4, 1), (52, 1, 4), (92, 2, 2), (150, 3, 1), (190, 3, 2), (195, 4, 5)]),
+    "cuhk03": ([(50, 1, 1), (90, 2, 1)], [(51, 2, 2), (52, 1, 2), (58, 1, 2), (92, 2, 2), (95, 3, 1)]),
+}  # fmt: skip
+
+
+def shaded(folder, protocol, **more):
+    """A set of grey images under `protocol`; in set "none" there is one camera, and the queries are in the gallery."""
+    query, gallery = (
+        tuple(sample(folder, f"{side}{i}", *row) for i, row in enumerate(rows))
+        for side, rows in zip("qg", SHADES[protocol], strict=True)
+    )
+    gallery = (*query, *gallery) if protocol == "none" else gallery
+    return datasets.Splits("market", (), query, gallery, protocol=protocol, **more)
+
+
+def embedded(samples):
+    """The features that `Pixels` gives to these images: three equal numbers, normalised as the recipe does."""
+    from PIL import Image
+
+    recipe = RECIPES["bot"]
+    shades = torch.tensor([[float(Image.open(s.path).getpixel((0, 0))[0])] for s in samples])
+    return (shades / 255 - torch.tensor([recipe.mean])) / torch.tensor([recipe.std])
+
+
+def expected(splits, query=None, **options):
+    """Metrics of `evaluate_features` for the images of `splits`."""
+    sides = splits.query, splits.gallery
+    features = [embedded(side) for side in sides]
+    features[0] = features[0] if query is None else query
+    pids, camids, paths = ([[getattr(s, field) for s in side] for side in sides] for field in ("pid", "camid", "path"))
+    items = {"query_items": paths[0], "gallery_items": paths[1]}
+    return evaluate.evaluate_features(*features, *pids, *camids, protocol=splits.protocol, **items, **options)
+
+
+def assert_same(found, wanted):
+    assert (found["mAP"], found["mINP"]) == pytest.approx((wanted.mAP, wanted.mINP), abs=1e-9)
+    assert found["cmc"] == pytest.approx(wanted.cmc.tolist(), abs=1e-9) and found["num_valid"] == wanted.num_valid
+    assert found["rank1"] == found["cmc"][0] and found["rank10"] == found["cmc"][9]
+
+
+@pytest.mark.parametrize("protocol", list(SHADES))
+@pytest.mark.parametrize("reranked", [None, {"k1": 3, "k2": 2, "lambda_value": 0.3}])
+def test_one_number_wherever_it_is_shown(tmp_path, monkeypatch, protocol, reranked):
+    monkeypatch.setattr(tester, "GRID", rerank.Grid((3,), (1, 2), (0.3,)))
+    splits = shaded(tmp_path, protocol)
+    made = evaluated(splits, rerank=reranked, search=True, top_k=4)
+    found = made(Pixels())["market"]
+    assert_same(found, expected(splits))
+    if reranked:
+        assert_same(found["reranked"], expected(splits, rerank=reranked))
+        assert {key: found["reranked"][key] for key in reranked} == reranked
+    for trial in found["search"]:
+        parameters = {key: trial[key] for key in ("k1", "k2", "lambda_value")}
+        again = expected(splits, rerank=parameters)
+        assert (trial["mAP"], trial["rank1"]) == pytest.approx((again.mAP, again.cmc[0].item()), abs=1e-9)
+    assert found["search"][0]["mAP"] == max(trial["mAP"] for trial in found["search"])
+    shown = expected(splits, rerank=reranked)
+    rows = [row for row in made.last["market"].lists.choose("given") if row.num_hits]
+    assert [row.ap for row in rows] == pytest.approx(shown.ap.tolist(), abs=1e-9)
+    assert made.last["market"].metrics["mAP"] == pytest.approx(shown.mAP, abs=1e-9)
+    assert datasets.check_queries(splits.query, splits.gallery, protocol).num_valid == found["num_valid"] == len(rows)
+    (line,) = [x for x in check.report(splits, decode=False).facts if x.startswith(f"protocol {protocol} (used)")]
+    assert f"{len(rows)} of {len(splits.query)} queries can be answered" in line
+
+
+def test_the_tied_list(tmp_path):
+    """Right and wrong image at one distance: AP is 7 / 12 everywhere, not the 5 / 6 of another order."""
+    rows = [(100, 1, 1)], [(110, 1, 2), (110, 2, 2), (120, 1, 2)]
+    query, gallery = (tuple(sample(tmp_path, f"{s}{i}", *r) for i, r in enumerate(x)) for s, x in zip("qg", rows))  # noqa: B905
+    splits = datasets.Splits("market", (), query, gallery)
+    made = evaluated(splits, top_k=3)
+    assert made(Pixels())["market"]["mAP"] == pytest.approx(7 / 12)
+    (row,) = made.last["market"].lists.choose()
+    assert row.ap == pytest.approx(7 / 12) and row.mark == ("wrong", "right", "right") and row.first_hit == 2
+    (page,) = tester.ranked_pages(made, Pixels(), tmp_path / "pages", tester.Pages())
+    assert "AP 58.3 %" in page.read_text(encoding="utf-8")
+
+
+def test_the_page_shows_the_order_that_was_measured_last(tmp_path):
+    splits = shaded(tmp_path, "market1501")
+    text = {}
+    for name, options in {"plain": {}, "reranked": {"rerank": {"k1": 3, "k2": 2, "lambda_value": 0.3}}}.items():
+        made = evaluated(splits, top_k=4, show_junk=True, **options)
+        (page,) = tester.ranked_pages(made, Pixels(), tmp_path / name, tester.Pages(order="given"))  # evaluates first
+        text[name] = page.read_text(encoding="utf-8")
+        for row in made.last["market"].lists.choose("given"):
+            assert f"AP {100 * row.ap:.1f} %" in text[name]
+    assert "re-ranked with k1 3, k2 2, lambda_value 0.3" in text["reranked"] and "re-ranked" not in text["plain"]
+    assert "3 of 3 queries" in text["plain"]
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_query_expansion_and_multi_query(tmp_path):
+    splits = shaded(tmp_path, "market1501")
+    found = evaluated(splits, expansion=(2, 1.0))(Pixels())["market"]
+    features = [embedded(side) for side in (splits.query, splits.gallery)]
+    assert_same(found, expected(splits, evaluate.expand_queries(*features, 2, 1.0)))
+    more = tuple((s, sample(tmp_path, f"m{i}", 255 - 10 * i, s.pid, s.camid)) for i, s in enumerate(splits.query))
+    both = dataclasses.replace(splits, multi_query=more)
+    mean = torch.stack([embedded(group).mean(0) for group in more])
+    found = evaluated(both, multi_query="mean")(Pixels())["market"]
+    assert_same(found, expected(splits, mean))
+    assert found["mAP"] != pytest.approx(expected(splits).mAP)
+    with pytest.raises(ValueError, match="gt_bbox"):
+        evaluated(splits, multi_query="mean")(Pixels())
+
+
+def test_details_come_from_the_same_pass(tmp_path, monkeypatch):
+    splits, passes = shaded(tmp_path, "market1501"), []
+    measure = evaluate.distance_blocks
+    monkeypatch.setattr(evaluate, "distance_blocks", lambda *a, **k: passes.append(k) or measure(*a, **k))
+    made = evaluated(splits, details=True, top_k=3)
+    found = made(Pixels())["market"]
+    tester.ranked_pages(made, Pixels(), tmp_path / "pages", tester.Pages())
+    assert len(passes) == 1  # metrics, details and the page
+    labels = protocols.Labels.of(splits.query, splits.gallery)
+    features = (side.embeddings for side in made.query_and_gallery(Pixels(), "market"))
+    blocks = [(0, 3, evaluate.pairwise_distance(*features))]
+    same, pairs = details.verification(blocks, labels), details.camera_pairs(blocks, labels)
+    assert found["verification"]["eer"] == pytest.approx(same.eer)
+    assert [rate["tpr"] for rate in found["verification"]["rates"]] == pytest.approx(same.tpr.tolist())
+    for row, wanted in zip(found["camera_pairs"]["mAP"], pairs.mAP.tolist(), strict=True):
+        assert [value or 0 for value in row] == pytest.approx([0 if value != value else value for value in wanted])
+
+
+def test_trials_have_details_search_and_a_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(tester, "GRID", rerank.Grid((2,), (1,), (0.3, 0.5)))
+    splits = made(tmp_path)
+    tested = evaluated(splits, details=True, search=True, top_k=2)
+    found = tested(Pixels())["market"]
+    parts = [dataclasses.replace(splits, gallery=gallery, trials=()) for gallery in splits.trials]
+    for trial in found["search"]:
+        parameters = {key: trial[key] for key in ("k1", "k2", "lambda_value")}
+        assert trial["mAP"] == pytest.approx(sum(expected(part, rerank=parameters).mAP for part in parts) / 2)
+    assert found["camera_pairs"]["mAP"] == [[pytest.approx(0.75)]]
+    # 1 and 40 apart are the same person, 20 and 20 are not: half of the pairs are on the wrong side of any threshold
+    assert 0 < found["verification"]["eer"] <= 0.5
+    assert tested.last["market"].metrics["mAP"] == 1
+    (page,) = tester.ranked_pages(tested, Pixels(), tmp_path / "pages", tester.Pages())
+    assert "the first of 2 galleries" in page.read_text(encoding="utf-8")
+
+
+def test_parameters_chosen_on_validation_people_re_rank_the_test_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(tester, "GRID", rerank.Grid((2, 3), (1, 2), (0.3, 0.7)))
+    (tmp_path / "val").mkdir()
+    splits, validation = shaded(tmp_path, "market1501"), shaded(tmp_path / "val", "market1501")
+    made = evaluated(splits, search=True, top_k=3)
+    made.splits = {"market": splits, "market_val": dataclasses.replace(validation, name="market_val")}
+    found = made(Pixels())
+    assert list(found) == ["market", "market_val"] and "search" not in found["market"]
+    best = {key: found["market_val"]["search"][0][key] for key in ("k1", "k2", "lambda_value")}
+    assert {key: found["market"]["reranked"][key] for key in best} == best
+    assert_same(found["market"]["reranked"], expected(splits, rerank=best))
+    assert made.last["market"].reranked == best
+
+
+def test_unreadable_images_are_left_out_everywhere(tmp_path):
+    splits = shaded(tmp_path, "market1501")
+    broken = next(s for s in splits.gallery if s.pid == 3)
+    Path(broken.path).write_bytes(b"no image")
+    made = evaluated(splits, skip_bad=True, top_k=3)
+    found = made(Pixels())["market"]
+    rest = dataclasses.replace(splits, gallery=tuple(s for s in splits.gallery if s != broken))
+    assert_same(found, expected(rest))
+    assert found["num_gallery"] == len(rest.gallery) and made.last["market"].gallery == rest.gallery
+
+
+def test_the_budget_reaches_everything(tmp_path):
+    splits = shaded(tmp_path, "sysu")
+    options = {"details": True, "top_k": 3, "rerank": {"k1": 3, "k2": 1, "lambda_value": 0.3}, "expansion": (2, 1.0)}
+    little, plenty = (evaluated(splits, budget=Budget(gb), **options)(Pixels())["market"] for gb in (1e-9, 1))
+    assert little["mAP"] == pytest.approx(plenty["mAP"]) and little["verification"] == plenty["verification"]
+    assert little["reranked"]["mAP"] == pytest.approx(plenty["reranked"]["mAP"])
+    with pytest.raises(ValueError, match="--memory_gb"):
+        Budget(0)
+
+
+def test_images_without_labels(tmp_path):
+    splits = shaded(tmp_path, "none")
+    plain = evaluated(splits)
+    query, gallery = (plain.features(Pixels(), side, "") for side in (splits.query[:1], splits.gallery))
+    (row,) = plain.nearest(query, gallery, 3)
+    shown = [Path(gallery.samples[i].path).name for i in row.index]
+    assert shown[0] == "g1.png" and set(shown[1:]) == {"g0.png", "g2.png"}  # itself is left out
+    assert list(row.distance) == sorted(row.distance) and row.mark == (None,) * 3
+
+
+# ---------------------------------------------------------------- what is said of it
 
 
 def test_mean_and_std_by_hand():
