@@ -247,7 +247,7 @@ class _Metric:
         self.gallery, self.metric = gallery, metric
         self.square = _squared_norms(gallery)  # (G,)
         # 1e-12 as in F.normalize: a zero vector has cosine 0 with everything
-        self.inverse = self.square.sqrt().clamp_min(1e-12).reciprocal() if metric == "cosine" else None
+        self.inverse = self.square.sqrt().clamp_min(1e-12).reciprocal()
 
     def __call__(self, query: Tensor) -> Tensor:
         with _full_precision(query.device):
@@ -357,9 +357,8 @@ def distance_blocks(
             query, gallery = _normalised(query, gallery, metric)
             yield from reranking.iter_k_reciprocal(query, gallery, **rerank, memory_gb=budget)
         else:
-            final = reranking.k_reciprocal_from_distances(
-                *_all_distances(query, gallery, distance, budget), **rerank, memory_gb=budget
-            )
+            q_g, q_q, g_g = _all_distances(query, gallery, distance, budget)
+            final = reranking.k_reciprocal_from_distances(q_g, q_q, g_g, **rerank, memory_gb=budget)
             yield 0, len(final), final
         return
     if distance is None:
@@ -394,10 +393,11 @@ def _measure_in_parts(distance: Callable, query, gallery, budget: Budget) -> Ten
     planes = 8 * sum(x.shape[1] for x in tensors if x.ndim == 3)  # bytes of a pair of images
     columns = min(num_gallery, max(1, budget.bytes() // (4 * copies)))
     rows = min(num_query, max(1, budget.bytes() // (4 * max(planes, 1) * columns)))
-    block = None
+    block = torch.empty(0)
     for a, c in itertools.product(range(0, num_query, rows), range(0, num_gallery, columns)):
         part = distance(_rows(query, a, a + rows), _rows(gallery, c, c + columns))
-        block = part.new_empty(num_query, num_gallery) if block is None else block
+        if not a and not c:
+            block = part.new_empty(num_query, num_gallery)
         block[a : a + rows, c : c + columns] = part
     return block
 
@@ -413,9 +413,10 @@ def _all_distances(query, gallery, distance: Callable, budget: Budget) -> list[T
         )
     given = []
     for x, y in ((query, gallery), (query, query), (gallery, gallery)):
-        whole = None
+        whole = torch.empty(0)
         for start, stop, block in distance_blocks(x, y, distance=distance, memory_gb=budget):
-            whole = block.new_empty(len(_first(x)), len(_first(y))) if whole is None else whole
+            if not start:
+                whole = block.new_empty(len(_first(x)), len(_first(y)))
             whole[start:stop] = block
         given.append(whole)
     return given
@@ -528,6 +529,7 @@ def _first_identity(piece: Piece) -> Tensor:
 def _first_draw(piece: Piece) -> Tensor:
     """Rank of one of the query's hits in each drawn gallery of one image per identity (b, R)."""
     block, device, labels, rows = piece.seen, piece.seen.device, piece.labels, slice(piece.start, piece.stop)
+    assert labels.drawn is not None and labels.own is not None  # this protocol draws
     pick = (labels.own[:, rows].to(device) * piece.num_hits).long()  # (R, b): which hit, counted by distance
     right = piece.hits.gather(1, pick.T)  # (b, R)
     other = (labels.query_pids[rows, None] != labels.gallery_pids[labels.drawn[0]]).to(device)  # (b, P)
@@ -665,15 +667,17 @@ def rank_features(
     first, last = shard(labels.shape[0], how.group) if split else (0, labels.shape[0])
     if verbose and how.rerank is None and (how.group is None or dist.get_rank(how.group) == 0):
         print(plan_blocks(last - first, labels.shape[1], how.budget, _as_tensor(_first(query)).device))
-    collectors = [RankCollector(labels), *others]
+    ranks = RankCollector(labels)
+    collectors = [ranks, *others]
     if first < last:
         mine = _rows(query, first, last)
-        options = {"rerank": how.rerank, "distance": how.distance, "memory_gb": how.budget}
-        blocks = distance_blocks(mine, gallery, how.metric, **options)
+        blocks = distance_blocks(
+            mine, gallery, how.metric, rerank=how.rerank, distance=how.distance, memory_gb=how.budget
+        )
         collect(((first + start, first + stop, block) for start, stop, block in blocks), collectors, how.budget)
     if split:
         _gather(collectors, how.group)
-    return collectors[0].result()
+    return ranks.result()
 
 
 def evaluate_features(
@@ -753,9 +757,10 @@ def search(query, gallery, labels: Labels, grid: reranking.Grid, how: Comparison
     if how.distance is None:
         steps = reranking.iter_search(*_normalised(query, gallery, how.metric), grid, memory_gb=how.budget)
     else:
-        given = _all_distances(query, gallery, how.distance, how.budget)
-        steps = reranking.iter_search_from_distances(*given, grid, memory_gb=how.budget)
-    trials, ranks = [], {}
+        q_g, q_q, g_g = _all_distances(query, gallery, how.distance, how.budget)
+        steps = reranking.iter_search_from_distances(q_g, q_q, g_g, grid, memory_gb=how.budget)
+    trials: list[Trial] = []
+    ranks: dict[tuple, RankCollector] = {}
     for parameters, start, stop, block in steps:
         collector = ranks.setdefault(parameters, RankCollector(labels))
         collect([(start, stop, block)], [collector], how.budget)
@@ -796,7 +801,7 @@ class Ranking(NamedTuple):
     ap: float  # nan: no match in the gallery
     first_hit: int | None  # rank of the first right image, from 1, removed ones not counted
     num_hits: int  # right images in the whole gallery
-    index: tuple[int, ...]  # (n,) rows of the gallery
+    index: tuple[int, ...]  # type: ignore[assignment]  # (n,) rows of the gallery; hides tuple.index
     distance: tuple[float, ...]  # (n,)
     mark: tuple[str | None, ...]  # (n,) "right", "wrong", "junk" (removed by the protocol), None: unlabelled
     rank: tuple[int | None, ...]  # (n,) from 1; None for junk
@@ -837,11 +842,12 @@ class RankedLists(Collector):
         mark = np.repeat([*kinds, NOTHING], [*widths, missing])[None].repeat(len(index), axis=0)
         mark[index < 0] = NOTHING
         order = np.lexsort((index, mark, distance, mark == NOTHING))[:, :width]
-        columns = [np.take_along_axis(x, order, axis=1) for x in (distance, index, mark)]
+        distance, index, mark = (np.take_along_axis(x, order, axis=1) for x in (distance, index, mark))
         ap = np.full(len(distance), math.nan)
         ap[(piece.ranks.query - piece.start).numpy()] = piece.ranks.ap.numpy()
         rank = 1 + piece.wrong[:, 0].cpu().numpy()
-        self.found.append(_Lists(*columns, *(x.cpu().numpy() for x in first), ap, rank, piece.num_hits.cpu().numpy()))
+        near, nearest = (x.cpu().numpy() for x in first)
+        self.found.append(_Lists(distance, index, mark, near, nearest, ap, rank, piece.num_hits.cpu().numpy()))
 
     def _wrong(self, piece: Piece) -> tuple[Tensor, Tensor]:
         """Distances and columns (b, k) of the nearest images of other people; column -1: there are no more."""
@@ -907,7 +913,7 @@ class _Lists(NamedTuple):
     """n queries: the first three (n, k), the others (n,)."""
 
     distance: np.ndarray
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
     mark: np.ndarray
     first_distance: np.ndarray
     first_index: np.ndarray

@@ -9,6 +9,9 @@ Behind this file, in `loading/`: `store` decodes images and keeps their pixels, 
 `augmentation` changes it.
 """
 
+from __future__ import annotations
+
+import functools
 import math
 import os
 from collections import deque
@@ -69,10 +72,10 @@ class Rows(NamedTuple):
     first: np.ndarray  # (n + 1,)
 
     @classmethod
-    def of(cls, samples: Sequence, store: ImageStore) -> "Rows":
+    def of(cls, samples: Sequence, store: ImageStore) -> Rows:
         """An unreadable frame leaves its tracklet shorter; a sample without any frame left is not in use."""
-        counts = [len(frames_of(sample)) for sample in samples]
-        owner = np.repeat(np.arange(len(samples)), counts)[store.kept.numpy()]
+        all_frames = [len(frames_of(sample)) for sample in samples]
+        owner = np.repeat(np.arange(len(samples)), all_frames)[store.kept.numpy()]
         counts = np.bincount(owner, minlength=len(samples))
         kept = counts.nonzero()[0]
         return cls(kept, np.concatenate([[0], counts[kept].cumsum()]).astype(np.int64))
@@ -91,7 +94,7 @@ def clips_of(count: int, seq_len: int, policy: str) -> list[np.ndarray]:
     if policy == "all":
         return [np.arange(count)]
     if policy == "evenly":
-        return [sampled_frames(count, seq_len, "evenly", None)]
+        return [sampled_frames(count, seq_len, "evenly")]
     return [np.resize(np.arange(i, min(i + seq_len, count)), seq_len) for i in range(0, count, seq_len)]
 
 
@@ -302,10 +305,10 @@ class TrainLoader:
             batch = len(pixels) - num_sources
             images = self.augmentation(pixels[:batch], drawn, pixels[batch:], channels_last=self.channels_last)
             images = images.to(self.device)
-            labels, views = self.labels[index], self.views.each(lambda field, rows=index: field[rows])
+            labels, views = self.labels[index], self.views.each(functools.partial(_rows_of, index))
             if self.tracklets and self.clips.frame_by_frame:
                 of_frames = np.repeat(np.arange(len(lengths)), lengths)
-                labels, views = labels[of_frames], views.each(lambda field, rows=of_frames: field[rows])
+                labels, views = labels[of_frames], views.each(functools.partial(_rows_of, of_frames))
             elif self.tracklets:
                 images, there = stacked(images, lengths)
                 views = views._replace(there=there)
@@ -356,6 +359,10 @@ class TrainLoader:
     def _plan(self, epoch: int) -> Tensor:
         """(steps, choices, B)"""
         return self.batches.plan(self.labels, self.views.infrared, self.seed, epoch)
+
+
+def _rows_of(rows: Tensor | np.ndarray, field: Tensor) -> Tensor:
+    return field[rows]
 
 
 def _patch_sources(drawn: Draws) -> Tensor:
@@ -435,7 +442,7 @@ class EvalLoader:
     def __len__(self) -> int:
         return math.ceil(self.num_images / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Views]]:
+    def __iter__(self) -> Iterator[tuple[Tensor | Tracklets, Views]]:
         batches = torch.arange(self.num_images).split(self.batch_size) if self.num_images else ()
         if self.tracklets:
             for index in batches:
@@ -474,7 +481,7 @@ class Tracklets:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def flip(self, dim: int) -> "Tracklets":
+    def flip(self, dim: int) -> Tracklets:
         """The mirrored frames; `dim` 3 is the width of a frame, as in a batch of images (B, 3, H, W)."""
         if dim != 3:
             raise ValueError(f"frames (n, 3, H, W) are mirrored along dimension 3, not {dim}")

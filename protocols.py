@@ -99,9 +99,11 @@ class Labels:
         for samples, subset in ((query, "query"), (gallery, "gallery")):
             if not samples:
                 raise ValueError(f"the {subset} set is empty: there is nothing to measure")
-        pids, camids, paths = ([[getattr(s, field) for s in side] for side in (query, gallery)]
-                               for field in ("pid", "camid", "path"))  # fmt: skip
-        return cls(*pids, *camids, protocol, query_items=paths[0], gallery_items=paths[1])
+        (pids, camids, paths), (of_pids, of_camids, of_paths) = (
+            [[getattr(sample, field) for sample in side] for field in ("pid", "camid", "path")]
+            for side in (query, gallery)
+        )
+        return cls(pids, of_pids, camids, of_camids, protocol, query_items=paths, gallery_items=of_paths)
 
     def _item_codes(self) -> tuple[Tensor | None, Tensor | None]:
         """Images as integers, equal where the image is the same one."""
@@ -132,7 +134,10 @@ class Labels:
         pids = self.gallery_pids[self.order]
         self.low = torch.searchsorted(pids, self.query_pids)  # (Q,): the query's identity is order[low:high]
         self.high = torch.searchsorted(pids, self.query_pids, right=True)
-        self.drawn, self.own = self._draw() if self.protocol.cmc == "draws" else (None, None)
+        self.drawn: Tensor | None = None
+        self.own: Tensor | None = None
+        if self.protocol.cmc == "draws":
+            self.drawn, self.own = self._draw()
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """`drawn` (R, P): gallery index of the image drawn for each identity; `own` (R, Q) in [0, 1): which of its hits
@@ -163,7 +168,7 @@ class Labels:
         whether the protocol removes it; (b, n) bool each."""
         same = self.gallery_pids[index] == self.query_pids[query, None]
         itself = torch.zeros_like(same)
-        if self.gallery_codes is not None:
+        if self.gallery_codes is not None and self.query_codes is not None:
             itself = self.gallery_codes[index] == self.query_codes[query, None]
         camids = self.query_camids[query, None], self.gallery_camids[index]
         return same, self.protocol.removes(*camids, same, itself)

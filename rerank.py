@@ -34,7 +34,7 @@ SPARE = 8  # neighbours kept beyond the last one needed, so that near ties can b
 class Neighbours(NamedTuple):
     """The nearest points of every point, itself included, in the order (distance, index)."""
 
-    index: torch.Tensor  # (N, K) int64
+    index: torch.Tensor  # type: ignore[assignment]  # (N, K) int64; hides tuple.index
     dist: torch.Tensor  # (N, K) squared distance
     scale: torch.Tensor  # (N,) largest squared distance of each point, the normaliser of the released code
 

@@ -60,7 +60,7 @@ class Features:
     embeddings: torch.Tensor
     parts: torch.Tensor | None
 
-    def compared(self, recipe) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def compared(self, recipe) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor | None]:
         """What `recipe` compares: embeddings by its metric, or (embeddings, parts) by its distance."""
         return self.embeddings if recipe.distance is None else (self.embeddings, self.parts)
 
@@ -238,7 +238,10 @@ class Tester:
         query, gallery = self.query_and_gallery(model, name, stop)
         seconds = time.perf_counter() - began
         reranked, trials = chosen or self.options.rerank, self.splits[name].trials
-        found, again, searched, pairs = [], [], [], []
+        found: list[dict] = []  # of each gallery: its metrics, those re-ranked, its search, its details
+        again: list[dict] = []
+        searched: list[list[evaluate.Trial]] = []
+        pairs: list[list] = []
         for part in self.galleries(name, gallery):
             labels = self.labels(name, query, part)
             details = [VerificationCounts(labels), CameraPairCollector(labels, torch.tensor(gallery.camids).unique())]
@@ -258,7 +261,7 @@ class Tester:
         result = mean_and_std(found) if trials else found[0]
         if not trials:
             result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
-        if again:
+        if reranked:
             result["reranked"] = (mean_and_std(again) if trials else again[0]) | reranked
         if searched:
             result["search"] = best_first(searched)
@@ -315,7 +318,7 @@ class Tester:
         nobody = [0] * len(query.samples), [0] * len(gallery.samples)
         labels = protocols.Labels(*nobody, *nobody, "none", query_items=query.paths, gallery_items=gallery.paths)
         lists = RankedLists(labels, top_k, labelled=False)
-        compared = (each.compared(self.recipe) for each in (query, gallery))
+        compared = query.compared(self.recipe), gallery.compared(self.recipe)
         evaluate.rank_features(*compared, labels, self.comparison(self.options.rerank), [lists])
         return lists.choose("given", num=len(query.samples))
 

@@ -82,12 +82,12 @@ def _badge(mark: str, size: int = 26) -> Image.Image:
     draw = ImageDraw.Draw(disc)
     draw.ellipse((0, 0, big - 1, big - 1), fill=PAPER)
     draw.ellipse((0.08 * big, 0.08 * big, 0.92 * big, 0.92 * big), fill=MARKS[mark])
-    strokes = {
+    shapes: dict[str, list[tuple[tuple[float, float], ...]]] = {
         "right": [((0.28, 0.52), (0.44, 0.68), (0.72, 0.34))],
         "wrong": [((0.33, 0.33), (0.67, 0.67)), ((0.67, 0.33), (0.33, 0.67))],
         "junk": [((0.28, 0.5), (0.72, 0.5))],
-    }[mark]
-    for stroke in strokes:
+    }
+    for stroke in shapes[mark]:
         points = [(x * big, y * big) for x, y in stroke]
         draw.line(points, fill=PAPER, width=round(0.11 * big), joint="curve")
     return disc.resize((size, size), Image.Resampling.LANCZOS)
@@ -340,8 +340,8 @@ def _page(page: Page, rows: Sequence[_Row], query: Sequence[Any], out_dir: Path)
         spans = "".join(f"<span>{text(fact)}</span>" for fact in (Path(path).name, *known))
         caption = f"<figcaption><b>{position}</b>{spans}</figcaption>"
         parts.append(_figure(file, f"ranking of {Path(path).name}", caption, width / widest))
-    for name, file in page.figures.items():
-        relative = Path(os.path.relpath(file, out_dir)).as_posix()
+    for name, picture in page.figures.items():
+        relative = Path(os.path.relpath(picture, out_dir)).as_posix()
         parts.append(f'<h2>{text(name)}</h2><div class="small">{_figure(relative, name)}</div>')
     body = "\n".join(filter(None, parts))
     return (
@@ -379,8 +379,8 @@ def augmented_batch(
     """
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W).")
-    pixels = images.detach().float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
-    pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)
+    values = images.detach().float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    pixels = (values.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)
     size = (max(1, round(height * images.shape[3] / images.shape[2])), height)
     groups = math.ceil(len(pixels) / k)
     group = (k * (size[0] + 3) - 3, size[1])
@@ -530,7 +530,7 @@ def cmc_curve(cmc: Mapping[str, Tensor | Sequence[float]], path: ImageFile, *, m
     for name, values in cmc.items():
         percent = 100 * np.asarray(torch.as_tensor(values, dtype=torch.float64))[:max_rank]
         lowest = min(lowest, float(percent.min()))
-        _line(axis, range(1, len(percent) + 1), percent, f"{name} ({percent[0]:.1f} at rank 1)")
+        _line(axis, range(1, len(percent) + 1), percent.tolist(), f"{name} ({percent[0]:.1f} at rank 1)")
     axis.set(title="Cumulative matching characteristic", xlabel="rank", ylabel="queries matched (%)")
     axis.set_ylim(max(0, 10 * math.floor(lowest / 10) - 5 * (lowest > 10)), 100.5)
     axis.set_xlim(0.5, None)

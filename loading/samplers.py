@@ -231,7 +231,7 @@ Batches = Shuffled | PK  # and what is made of PK
 SAMPLE_METHODS = ("evenly", "random", "all", "frames")  # frames of a tracklet in training
 
 
-def sampled_frames(count: int, seq_len: int, method: str, rng: np.random.Generator) -> np.ndarray:
+def sampled_frames(count: int, seq_len: int, method: str, rng: np.random.Generator | None = None) -> np.ndarray:
     """Which of the `count` frames of a tracklet to train on, ascending (torchreid f8cd150, data/datasets/dataset.py).
 
     "evenly": seq_len frames, count // seq_len apart from the first on; always the same. A shorter tracklet is completed
@@ -242,6 +242,7 @@ def sampled_frames(count: int, seq_len: int, method: str, rng: np.random.Generat
     if method == "evenly":
         apart = count // seq_len
         return np.arange(seq_len) * apart if apart else np.minimum(np.arange(seq_len), count - 1)
+    assert rng is not None  # the two above draw nothing
     if count >= seq_len:
         return np.sort(_permutation(rng, count)[:seq_len])
     return np.sort((rng.random(seq_len) * count).astype(np.int64))

@@ -38,13 +38,13 @@ def free_memory(device: torch.device | str = "cpu") -> int:
     ):
         group = Path("/sys/fs/cgroup", folder)  # control groups, version 2 and 1
         try:
-            limit = (group / limit).read_text().strip()
-            used = int((group / used).read_text())
+            most = (group / limit).read_text().strip()
+            taken = int((group / used).read_text())
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         except OSError:
             continue
-        if limit != "max":  # files read before are counted as used and given back when memory is asked for
-            free.append(max(0, int(limit) - used + int(stat.get(cached, 0))))
+        if most != "max":  # files read before are counted as used and given back when memory is asked for
+            free.append(max(0, int(most) - taken + int(stat.get(cached, 0))))
     return min(free, default=2 << 30)
 
 
@@ -82,7 +82,7 @@ class Budget:
     @classmethod
     def of(cls, memory_gb: float | None | Budget) -> Budget:
         """A budget as it is, or one of so many GiB."""
-        return memory_gb if isinstance(memory_gb, cls) else cls(memory_gb)
+        return memory_gb if isinstance(memory_gb, Budget) else cls(memory_gb)
 
     def bytes(self, device: torch.device | str = "cpu", share: float = 0.25, limit: float | None = None) -> int:
         """What may be taken: the GiB asked for, else `share` of what is free on `device`, at most `limit` GiB."""
@@ -100,7 +100,8 @@ class FeatureRows:
 
     def __init__(self, count: int, budget: Budget):
         self.count, self.budget = count, budget
-        self.rows, self.filled = None, 0
+        self.rows: Tensor | None = None
+        self.filled = 0
 
     def add(self, batch: Tensor, mirrored: Tensor) -> None:
         """Append the mean of the two (the batch itself where both are one tensor)."""
