@@ -54,9 +54,10 @@ import visualize
 from cli import customised, dataset_options, named_recipe, overrides, parse
 from config import applies, check_test_distance, check_trunk, value_in
 from loading import samplers
-from machine import files, memory, processes
+from machine import files, fingerprint, memory, processes
 from machine.device import pick_amp, pick_device
 from machine.memory import Budget
+from machine.version import VERSION, commit
 from networks import mobile
 from parsers.base import images_below
 from recipes import RECIPES, Recipe
@@ -298,7 +299,8 @@ def mode_train(args, recipe: Recipe) -> None:
         runs.append(train_once(argparse.Namespace(**(vars(args) | options)), recipe))
     if processes.is_main():
         summary = {each: tester.mean_and_std([results[each] for results in runs]) for each in runs[0]}
-        files.write_json(base / "metrics.json", summary)
+        origin: dict[str, object] = {"version": VERSION, "commit": commit(), "splits": count}
+        files.write_json(base / "metrics.json", {each: found | {"measured": origin} for each, found in summary.items()})
         print("\n" + tester.splits_table(summary) + f"\n\nresults       {base / 'metrics.json'}")
 
 
@@ -351,7 +353,7 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     results = log[-1].get("metrics", {})
     if not processes.is_main():
         return results
-    files.write_json(run.output / "metrics.json", results)
+    files.write_json(run.output / "metrics.json", measured(results, evaluated, run.output / "model.pt", args.seed))
     pictures = []
     if args.num_queries:
         what = ("ranks", "batch", "curves")
@@ -430,6 +432,17 @@ def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
     return kind(recipe.p, recipe.k, recipe.steps)
 
 
+def measured(results: dict[str, dict], tested: tester.Tester, weights: Path, seed: int) -> dict[str, dict]:
+    """`results` for metrics.json; of each data set also what its numbers were measured on, and with what."""
+    origin: dict[str, object] = {"version": VERSION, "commit": commit(), "torch": torch.__version__, "seed": seed}
+    origin |= {
+        "date": time.strftime("%Y-%m-%d"),
+        "weights": str(weights),
+        "weights_sha256": fingerprint.of_file(weights),
+    }
+    return {name: found | {"measured": origin | tested.conditions(name)} for name, found in results.items()}
+
+
 def mode_test(args, recipe: Recipe) -> None:
     """Evaluate weights, ours or anybody's, on every test set."""
     with processes.main_first():
@@ -445,11 +458,13 @@ def mode_test(args, recipe: Recipe) -> None:
     print(loaded.said)
     check_test_distance(loaded.recipe)
     sets = {name: found[name] for name in tests}
-    results = make_tester(args, loaded.recipe, run, sets, loaded.cameras, share=True)(loaded.model)
+    tested = make_tester(args, loaded.recipe, run, sets, loaded.cameras, share=True)
+    results = tested(loaded.model)
     if not processes.is_main():
         return
     path = run.output / ("metrics.json" if args.weights is None else f"metrics_{args.weights.stem}.json")
-    files.write_json(path, results)
+    weights = args.weights or checkpoints.of_run(run.output, args.resume_test_epoch)
+    files.write_json(path, measured(results, tested, weights, args.seed))
     print("\n" + tester.table(results, loaded.trained_on, loaded.recipe) + f"\n\nresults       {path}")
     for name, metrics in results.items():
         if "search" in metrics:

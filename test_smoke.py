@@ -76,6 +76,8 @@ def test_train_writes_everything_a_reader_of_the_readme_expects(trained):
     metrics = json.loads((trained / "metrics.json").read_text())["market"]
     assert {"mAP", "mINP", "rank1", "rank5", "rank10", "num_query", "num_gallery", "num_valid"} <= metrics.keys()
     assert 0 < metrics["mAP"] <= metrics["rank10"] <= 1
+    origin = metrics["measured"]
+    assert origin["version"] and len(origin["weights_sha256"]) == 64 and origin["protocol"] == "market1501"
     for name in ("model.pt", "last.pt", "model_3.pt"):
         assert (trained / name).stat().st_size > 0
     for name in ("curves.png", "batch.png", "market/index.html", "market/cmc.png"):
@@ -89,6 +91,8 @@ def test_test_mode_repeats_the_result_without_model_flags(trained, data, capsys)
     again = json.loads((trained / "metrics_model.json").read_text())["market"]
     first = json.loads((trained / "metrics.json").read_text())["market"]
     assert again["mAP"] == pytest.approx(first["mAP"], abs=1e-6)
+    same = ("weights_sha256", "data", "metric", "options", "version")
+    assert all(again["measured"][key] == first["measured"][key] for key in same)
     assert "market2market" in capsys.readouterr().out
 
 
@@ -98,6 +102,7 @@ def test_rerank_reports_the_same_keys_once_more(trained, data):
     metrics = json.loads((trained / "metrics_model.json").read_text())["market"]
     assert {"mAP", "mINP", "rank1", "num_valid"} <= metrics["reranked"].keys()
     assert metrics["reranked"]["mAP"] != metrics["mAP"]
+    assert metrics["measured"]["options"]["rerank"]["k1"] == 5 and metrics["measured"]["options"]["flip"] is True
 
 
 def test_visualize_one_image_against_a_folder(trained, data, tmp_path, capsys):

@@ -26,7 +26,7 @@ import rerank
 import visualize
 from details import CameraPairCollector, VerificationCounts
 from evaluate import RankedLists
-from machine import processes
+from machine import fingerprint, processes
 from machine.memory import Budget
 
 GRID = rerank.Grid((5, 10, 15, 20, 25, 30, 35, 40, 45, 50), (1, 3, 6, 9, 12), (0.1, 0.2, 0.3, 0.5))  # of the search
@@ -268,6 +268,16 @@ class Tester:
         if self.options.details:
             result |= plain_details(*zip(*pairs, strict=True))
         return result
+
+    def conditions(self, name: str) -> dict:
+        """What else decides the numbers of data set `name`: the comparison, every option of the test, the images."""
+        recipe, options, splits = self.recipe, self.options, self.splits[name]
+        asked = {key: getattr(options, key) for key in ("flip", "rerank", "expansion", "multi_query", "max_rank")}
+        sides = {"query": splits.query, "gallery": splits.gallery}
+        data = {key: fingerprint.of_samples((s.path, s.pid, s.camid) for s in side) for key, side in sides.items()}
+        compared = {key: getattr(recipe, key) for key in ("metric", "test_distance", "image_size", "interpolation")}
+        protocol = options.protocol or splits.protocol
+        return {"recipe": recipe.name, "protocol": protocol, **compared, "options": asked, "data": data}
 
     def galleries(self, name: str, gallery: Features) -> list[Features]:
         """The gallery, or each of the published ones; `gallery` holds the images of all of them."""
