@@ -31,8 +31,8 @@ class Protocol:
     cmc: str
     words: str
 
-    def removes(self, query_camid: Tensor, camid: Tensor, same_pid, same_image):
-        """Whether a gallery image is taken away from what a query sees; the arguments are broadcast.
+    def removes(self, query_camid, camid, same_pid, same_image):
+        """Whether a gallery image is taken away from what a query sees; tensors, which are broadcast, or plain values.
 
         query_camid, camid: cameras of the query and of the image. same_pid, same_image: bool or tensors of bool,
         whether the image shows the query's identity, and whether it is the query image itself.

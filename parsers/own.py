@@ -305,6 +305,9 @@ def _split_people(samples: Sequence[Sample], protocol: str, seed: int, own: _Own
 def draw_queries(samples: Sequence[Sample], protocol: str, rng: random.Random) -> tuple[list[Sample], list[Sample]]:
     """(query, gallery): of each person one image per camera (protocol `none`: one image) becomes a query, provided that
     every query of that person keeps a match in the gallery."""
+    from protocols import PROTOCOLS  # here: it imports torch, which reading a folder does not need
+
+    removes = PROTOCOLS[protocol].removes
     by_person: dict[int, dict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in samples:
         by_person[sample.pid][sample.camid if protocol != "none" else 0].append(sample)
@@ -315,7 +318,7 @@ def draw_queries(samples: Sequence[Sample], protocol: str, rng: random.Random) -
         for camid in sorted(left):
             left[camid] -= 1
             if all(
-                any(n for other, n in left.items() if other != each or protocol == "none") for each in (*asked, camid)
+                any(n for other, n in left.items() if not removes(each, other, True, False)) for each in (*asked, camid)
             ):
                 drawn.add(rng.choice(by_person[pid][camid]))
                 asked.append(camid)

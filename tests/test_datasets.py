@@ -971,3 +971,14 @@ def test_hold_out_parts_people_and_keeps_a_match():
     assert datasets.hold_out(splits, 3, seed=1)[1] == validation != datasets.hold_out(splits, 3, seed=2)[1]
     with error(ValueError, "8 people cannot be held out of 8"):
         datasets.hold_out(splits, 8)
+
+
+@pytest.mark.parametrize("protocol", ["market1501", "cuhk03", "sysu", "none"])
+def test_every_query_of_people_held_out_can_be_answered(protocol):
+    """By the rule of the protocol itself; under sysu an image of camera 2 is no answer for camera 3."""
+    rng = random.Random(0)
+    train = [Sample(f"{i}", rng.randrange(12), rng.choice((2, 3, 3, 5))) for i in range(60)]
+    for seed in range(20):
+        _, held = datasets.hold_out(Splits("market", tuple(train), (), (), protocol=protocol), 6, seed)
+        assert held.query
+        assert datasets.check_queries(held.query, held.gallery, protocol).num_valid == len(held.query)
