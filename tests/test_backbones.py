@@ -340,7 +340,7 @@ def test_non_local_blocks_start_as_the_identity_and_sit_at_the_end_of_their_stag
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         plain = net(images)
-        added = resnets.NonLocalResNet(net, (0, 1, 2, 0)).eval()
+        added = resnets.NonLocalResNet(net, net.out_channels, (0, 1, 2, 0)).eval()
         torch.testing.assert_close(added(images), plain)
     order = []
     for name, module in added.named_modules():

@@ -147,7 +147,7 @@ def test_full_disk_while_writing_keeps_the_old_file(tmp_path, monkeypatch, state
         def __exit__(self, *error):
             self.file.close()
 
-    monkeypatch.setattr(os, "fdopen", lambda *arguments: ShortFile(fdopen(*arguments)))
+    monkeypatch.setattr(os, "fdopen", lambda *given, **options: ShortFile(fdopen(*given, **options)))
     with pytest.raises(RuntimeError, match="No space left"):
         checkpoints.save(tmp_path / "last.pt", state)
     assert checkpoints.load(tmp_path / "last.pt") == {"epoch": 1} and os.listdir(tmp_path) == ["last.pt"]
