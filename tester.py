@@ -244,8 +244,10 @@ class Tester:
         pairs: list[list] = []
         for part in self.galleries(name, gallery):
             labels = self.labels(name, query, part)
-            details = [VerificationCounts(labels), CameraPairCollector(labels, torch.tensor(gallery.camids).unique())]
-            details = details if self.options.details else []
+            details: list = []
+            if self.options.details:
+                cameras = torch.tensor(gallery.camids).unique()
+                details = [VerificationCounts(labels), CameraPairCollector(labels, cameras)]
             keep = self.options.top_k and not found
             lists = [RankedLists(labels, self.options.top_k, self.options.show_junk)] if keep else []
             found.append(self.metrics(query, part, labels, others=details if reranked else [*details, *lists]))
