@@ -22,6 +22,7 @@ from torch import Tensor
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 STREAMS = ("flip", "pad", "translate", "patch", "jitter", "erase", "sampler", "noise", "frames")
+JITTER = (0.2, 0.15)  # brightness, contrast: torchreid f8cd150, torchreid/data/transforms.py
 FILLS = ("mean_raw", "mean", "black", "pixel")
 NOISE_BANK = 1 << 20  # normal numbers kept for erase_fill="pixel"; each image reads a run of them from a random place
 
@@ -132,7 +133,7 @@ class Draws(NamedTuple):
     pad: np.ndarray | None  # (B, 2) top, left of the crop in the padded image
     translate: np.ndarray | None  # (B, 3) enlarged or not, top, left of the crop in the enlarged image
     patch: np.ndarray | None  # (B, 9) source row (-1: none), source y, x, h, w, target y, x, mirrored, degrees
-    jitter: np.ndarray | None  # (B, 8) float64: position of each of the 4 operations (-1: none), then its factor
+    jitter: np.ndarray | None  # (B, 4) float64: place of brightness and contrast (-1: left out), then their factors
     erase: np.ndarray | None  # (B, 5) y, x, h, w (h = 0: none), start in the noise bank
 
     def slice(self, start: int, stop: int) -> "Draws":
@@ -153,9 +154,8 @@ class Augmentation:
     translate: probability of enlarging by 1.125 and cropping (torchreid Random2DTranslation, its default 0.5).
     random_patch: probability of pasting a patch of another training image (torchreid RandomPatch, its default 0.5).
         There the patches come from the images seen before; here from any image, so that a step needs no history.
-    color_jitter: probability of jittering the colours as torchvision's ColorJitter does on a PIL image, with
-    jitter_strength: (brightness, contrast, saturation, hue). torchreid's "color_jitter" is (0.2, 0.15, 0, 0) with
-        probability 1.
+    color_jitter: probability of changing brightness by up to 0.2 and contrast by up to 0.15, in random order, as
+        torchvision's ColorJitter does on a PIL image (torchreid's "color_jitter", there always).
     erase: probability of random erasing (Zhong et al., AAAI 2020, Algorithm 1).
     erase_fill: what the rectangle holds.
         "mean_raw": `mean` written into the normalised image, as reid-strong-baseline and torchreid do;
@@ -173,7 +173,6 @@ class Augmentation:
     translate: float = 0.0
     random_patch: float = 0.0
     color_jitter: float = 0.0
-    jitter_strength: tuple[float, float, float, float] = (0.2, 0.15, 0.0, 0.0)
     erase: float = 0.5
     erase_fill: str | tuple[float, float, float] = "mean_raw"
     erase_area: tuple[float, float] = (0.02, 0.4)
@@ -195,11 +194,6 @@ class Augmentation:
             low, top = getattr(self, name)
             if not 0 < low <= top <= high:
                 raise ValueError(f"{name} must be two increasing numbers in (0, {high}]: {getattr(self, name)}")
-        strength = self.jitter_strength
-        if len(strength) != 4 or min(strength) < 0 or strength[3] > 0.5:
-            raise ValueError(
-                f"jitter_strength must be brightness, contrast, saturation >= 0 and hue in [0, 0.5]: {strength}"
-            )
 
     def draw(self, count: int, image_size: tuple[int, int], num_images: int, seed: int, epoch: int, step: int) -> Draws:
         """Parameters for `count` images of image_size (H, W): a pure function of (seed, epoch, step).
@@ -274,13 +268,11 @@ class Augmentation:
         if not self.color_jitter:
             return None
         u = rng.random((count, 9))
-        order = u[:, :4].argsort(axis=1)  # a random permutation: operation i comes at place order[i]
-        order[u[:, 8] >= self.color_jitter] = -1
-        brightness, contrast, saturation, hue = self.jitter_strength
-        low = [max(0, 1 - brightness), max(0, 1 - contrast), max(0, 1 - saturation), -hue]
-        high = [1 + brightness, 1 + contrast, 1 + saturation, hue]
-        order[:, np.array(self.jitter_strength) == 0] = -1
-        return np.column_stack([order, np.array(low) + (np.array(high) - low) * u[:, 4:8]])
+        # a random permutation of ColorJitter's four operations, of which saturation and hue keep their strength of 0
+        place = u[:, :4].argsort(axis=1)[:, :2]
+        place[u[:, 8] >= self.color_jitter] = -1
+        strength = np.array(JITTER)
+        return np.column_stack([place, 1 - strength + 2 * strength * u[:, 4:6]])
 
     def __call__(
         self, images: Tensor, draws: Draws, patches: Tensor | None = None, *, channels_last: bool = False
@@ -477,48 +469,31 @@ def _rotations(draws: np.ndarray) -> np.ndarray:
 
 
 def jitter(images: Tensor, draws: np.ndarray) -> Tensor:
-    """Brightness, contrast, saturation and hue as torchvision's ColorJitter does them on PIL images.
+    """Brightness and contrast as torchvision's ColorJitter changes them on PIL images.
 
-    draws (B, 8): place of each operation in the sequence (-1: left out), then its factor.
+    draws (B, 4): place of each operation in the sequence (-1: left out), then its factor.
     """
-    if images.device.type == "cpu":
-        return _jitter_pillow(images, draws)
-    return _jitter_batch(images, draws)
+    return (_jitter_pillow if images.device.type == "cpu" else _jitter_batch)(images, draws)
 
 
 def _jitter_pillow(images: Tensor, draws: np.ndarray) -> Tensor:
     out = images.clone()
-    for row in np.flatnonzero((draws[:, :4] >= 0).any(axis=1)):
+    for row in np.flatnonzero((draws[:, :2] >= 0).any(axis=1)):
         image = Image.fromarray(images[row].numpy())
-        for number in draws[row, :4].argsort():
+        for number in draws[row, :2].argsort():
             if draws[row, number] >= 0:
-                image = ADJUST_PILLOW[number](image, draws[row, 4 + number])
+                image = (ImageEnhance.Brightness, ImageEnhance.Contrast)[number](image).enhance(draws[row, 2 + number])
         out[row] = torch.from_numpy(np.array(image))
     return out
 
 
-def _hue_pillow(image: Image.Image, factor: float) -> Image.Image:
-    hue, saturation, value = image.convert("HSV").split()
-    hue = Image.fromarray(np.asarray(hue) + np.uint8(int(factor * 255) % 256))
-    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-
-
-ADJUST_PILLOW = (
-    lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
-    lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
-    lambda image, factor: ImageEnhance.Color(image).enhance(factor),
-    _hue_pillow,
-)
-
-
 def _jitter_batch(images: Tensor, draws: np.ndarray) -> Tensor:
-    operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
     for place in range(4):
-        for number, operation in enumerate(operations):
+        for number, operation in enumerate((adjust_brightness, adjust_contrast)):
             rows = (draws[:, number] == place).nonzero()[0]
             if len(rows):
                 index = to_device(torch.from_numpy(rows), images.device)
-                factor = torch.from_numpy(draws[rows, 4 + number].astype(np.float32))
+                factor = torch.from_numpy(draws[rows, 2 + number].astype(np.float32))
                 factor = to_device(factor, images.device)[:, None, None, None]  # (n, 1, 1, 1)
                 images = images.index_copy(0, index, operation(images[index], factor))
     return images
@@ -529,60 +504,17 @@ def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
     return (degenerate + factor * (images.int() - degenerate)).clamp(0, 255).to(torch.uint8)
 
 
-def _luma(images: Tensor) -> Tensor:
-    """Pillow's conversion "RGB" -> "L" (libImaging/Convert.c): (n, H, W, 3) uint8 -> (n, H, W, 1) int32."""
-    r, g, b = images.int().unbind(-1)
-    return ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16)[..., None]
-
-
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """ImageEnhance.Brightness. images (n, H, W, 3) uint8, factor (n, 1, 1, 1); so are the other three."""
+    """ImageEnhance.Brightness: images (n, H, W, 3) uint8, factor (n, 1, 1, 1)."""
     return _blend(torch.zeros_like(images, dtype=torch.int32), images, factor)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """ImageEnhance.Contrast: away from the image's mean luma, rounded."""
-    luma = _luma(images)
-    mean = (luma.sum((1, 2, 3), keepdim=True).double() / luma[0].numel() + 0.5).int()
-    return _blend(mean, images, factor)
-
-
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """ImageEnhance.Color: away from each pixel's luma."""
-    return _blend(_luma(images), images, factor)
-
-
-def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
-    """torchvision's adjust_hue on a PIL image: in Pillow's 8-bit HSV, the hue moves by int(255 factor), modulo 256."""
-    hue, saturation, value = _rgb_to_hsv(images)
-    return _hsv_to_rgb((hue + (factor * 255).int()[..., 0]) % 256, saturation, value)
-
-
-def _rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pillow's 8-bit HSV (libImaging/Convert.c rgb2hsv_row): three (n, H, W) int32."""
-    r, g, b = images.float().unbind(-1)
-    high, low = images.amax(-1).float(), images.amin(-1).float()
-    span = (high - low).clamp(min=1)
-    rc, gc, bc = (high - r) / span, (high - g) / span, (high - b) / span
-    rc, gc, bc = rc.double(), gc.double(), bc.double()
-    h = torch.where(r == high, bc - gc, torch.where(g == high, 2 + rc - bc, 4 + gc - rc)).float()
-    grey = high == low
-    hue = (torch.remainder(h.double() / 6 + 1, 1).float().double() * 255).int().masked_fill(grey, 0)  # C's roundings
-    saturation = ((high - low) / high.clamp(min=1) * 255).int().masked_fill(grey, 0)
-    return hue, saturation, high.int()
-
-
-def _hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Back to (n, H, W, 3) uint8 (libImaging/Convert.c hsv2rgb)."""
-    h = hue.float() * 6 / 255
-    s = saturation.float() / 255
-    sector, v = h.floor(), value.float()
-    f = h - sector
-    p, q, t = ((v * (1 - x) + 0.5).floor() for x in (s, s * f, s * (1 - f)))  # C's round of a positive number
-    colours = ((v, t, p), (q, v, p), (p, v, t), (p, q, v), (t, p, v), (v, p, q))
-    sector = (sector.long() % 6)[..., None]
-    channels = [torch.stack([colour[c] for colour in colours], -1).gather(-1, sector) for c in range(3)]
-    return torch.cat(channels, -1).clamp(0, 255).to(torch.uint8)
+    """ImageEnhance.Contrast: away from the image's mean luma, rounded; luma as Pillow's "L" (libImaging/Convert.c)."""
+    r, g, b = images.int().unbind(-1)  # (n, H, W) each
+    luma = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16
+    mean = (luma.sum((1, 2)).double() / luma[0].numel() + 0.5).int()
+    return _blend(mean[:, None, None, None], images, factor)
 
 
 def erase(images: Tensor, draws: np.ndarray, colour: tuple[float, ...] | None) -> Tensor:

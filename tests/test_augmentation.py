@@ -84,9 +84,7 @@ def test_rectangles_equal_the_rejection_loop(size, attempts):
 def test_draws_have_the_statistics_of_the_authors_code():
     """Means of 40,000 draws against a plain loop over the `random` module; 5 standard errors."""
     n, size = 40_000, (64, 32)
-    transform = augmentation.Augmentation(
-        translate=0.5, random_patch=0.5, color_jitter=1.0, jitter_strength=(0.2, 0.15, 0.1, 0.05)
-    )
+    transform = augmentation.Augmentation(translate=0.5, random_patch=0.5, color_jitter=1.0)
     draws = transform.draw(n, size, 10, seed=1, epoch=0, step=0)
     plain_random = random.Random(0)
     boxes = [
@@ -114,21 +112,11 @@ def test_draws_have_the_statistics_of_the_authors_code():
         np.array([[int(round(plain_random.uniform(0, 8))), int(round(plain_random.uniform(0, 4)))] for _ in range(n)]),
     )
     assert_same_mean(
-        draws.jitter[:, 4:],
-        np.array(
-            [
-                [
-                    plain_random.uniform(0.8, 1.2),
-                    plain_random.uniform(0.85, 1.15),
-                    plain_random.uniform(0.9, 1.1),
-                    plain_random.uniform(-0.05, 0.05),
-                ]
-                for _ in range(n)
-            ]
-        ),
+        draws.jitter[:, 2:],
+        np.array([[plain_random.uniform(0.8, 1.2), plain_random.uniform(0.85, 1.15)] for _ in range(n)]),
     )
-    orders = Counter(map(tuple, draws.jitter[:, :4].astype(int)))
-    assert len(orders) == 24 and min(orders.values()) > n / 24 * 0.8
+    orders = Counter(map(tuple, draws.jitter[:, :2].astype(int)))
+    assert len(orders) == 12 and min(orders.values()) > n / 12 * 0.8
     patched = draws.patch[draws.patch[:, 0] >= 0]
     assert abs(len(patched) / n - 0.5) < 5 * 0.5 / math.sqrt(n)
     assert set(patched[:, 0]) == set(range(10)) and abs(patched[:, 7].mean() - 0.5) < 0.02
@@ -158,7 +146,6 @@ def test_switched_off_augmentations_draw_nothing_and_do_not_move_the_others():
         (dict(pad=-1), "pad"),
         (dict(erase_fill="white"), "choose one of mean_raw"),
         (dict(erase_area=(0.4, 0.02)), "erase_area"),
-        (dict(jitter_strength=(1, 1, 1, 0.9)), "hue"),
     ],
 )
 def test_impossible_augmentations_are_refused(options, message):
@@ -223,33 +210,19 @@ def test_random_patch_equals_pil(paste):
         assert np.array_equal(np.array(image), got[b].numpy()), draws[b]
 
 
-ADJUST = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
-
-
 @pytest.mark.parametrize("apply", [augmentation._jitter_batch, augmentation._jitter_pillow])
-@pytest.mark.parametrize("strength", [(0.2, 0.15, 0.0, 0.0), (0.5, 0.5, 0.5, 0.5), (0.0, 0.0, 0.0, 0.1)])
-def test_colour_jitter_equals_torchvision_on_pil_images(apply, strength):
+def test_colour_jitter_equals_torchvision_on_pil_images(apply):
     n = 24
     images = torch.stack([torch.from_numpy(noise(32, 16, i)) for i in range(n)])
-    images[:2, ::2] = images[:2, ::2, :, :1]  # grey pixels have no hue
-    draws = augmentation.Augmentation(color_jitter=0.8, jitter_strength=strength).draw(n, (32, 16), n, 0, 0, 0).jitter
-    assert (draws[:, :4] < 0).all(axis=1).any()
+    draws = augmentation.Augmentation(color_jitter=0.8).draw(n, (32, 16), n, 0, 0, 0).jitter
+    assert (draws[:, :2] < 0).all(axis=1).any()
     got = apply(images, draws)
     for b in range(n):
         image = Image.fromarray(images[b].numpy())
-        for place in range(4):
-            for operation, order, factor in zip(ADJUST, draws[b, :4], draws[b, 4:], strict=True):
-                image = operation(image, factor) if order == place else image
+        steps = zip(draws[b, :2], (TF.adjust_brightness, TF.adjust_contrast), draws[b, 2:], strict=True)
+        for place, operation, factor in sorted(steps, key=lambda step: step[0]):
+            image = operation(image, factor) if place >= 0 else image
         assert np.array_equal(np.array(image), got[b].numpy()), b
-
-
-def test_every_colour_survives_the_trip_through_hsv_as_in_pillow():
-    values = torch.arange(0, 256, 5, dtype=torch.uint8)
-    colours = torch.cartesian_prod(values, values, values).view(1, -1, 4, 3)
-    for factor in (0.0, 0.25, -0.3):
-        expected = TF.adjust_hue(Image.fromarray(colours[0].numpy()), factor)
-        got = augmentation.adjust_hue(colours, torch.tensor(factor).view(1, 1, 1, 1))
-        assert np.array_equal(np.array(expected), got[0].numpy())
 
 
 FILL_VALUES = {  # in the normalised image
