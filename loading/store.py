@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,6 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 CACHES = ("auto", "ram", "gpu", "disk", "none")
 
 
-ABANDONED = 600  # seconds after which nobody is writing a temporary file any more
 CHUNK = 16  # images per task of a decoding thread: long enough to hide the task's own cost, short enough to balance
 
 
@@ -305,6 +303,7 @@ class ImageStore:
     # disk cache: the pixels, then a JSON trailer, then the trailer's length in 8 bytes ------------------------
 
     def _fill_disk(self, folder: Path) -> Tensor:
+        files.sweep(folder)
         names, stats = self._fingerprints()
         path = folder / f"images_{names[:12]}_{stats[:20]}.cache"
         data = self._open_disk(path, stats)
@@ -358,9 +357,6 @@ class ImageStore:
 
     def _write_disk(self, path: Path, fingerprint: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in files.abandoned(path):  # whoever still writes has touched his a moment ago
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                left.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < self.num_bytes:
             raise RuntimeError(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import json
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from machine import lock
+
+SETTLED = 2  # seconds from the making of a file to the taking of its lock, by far
 ADVICE = {
     errno.ENOSPC: "free some space, or name another folder",
     errno.EDQUOT: "free some of your quota, or name another folder",
@@ -32,18 +36,21 @@ def replace(path: str | os.PathLike, mode: str = "wb", *, needed: int = 0, flag:
 
     The bytes go to a temporary file of a name of its own in the same folder (which is made where it is missing), are
     forced onto the disk, and are then renamed. After an error, Ctrl-C included, the file that was there before is
-    intact and no temporary file stays behind; after a kill one may stay (`abandoned` finds it).
+    intact and no temporary file stays behind; after a kill one may stay (`sweep` removes it).
     needed: bytes that will be written, for the message of a full disk; flag: the one that names the folder.
     Raises RuntimeError where the operating system refuses, with the reason and what to do. What the block itself raises
     of other files passes as it is.
     """
     path = Path(path)
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
-    temporary = path.parent / f"{_start(path)}{secrets.token_hex(8)}.part"
+    # short enough for the 255 bytes of a file name in any script
+    temporary = path.parent / f".{path.name[:48]}.{secrets.token_hex(8)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(temporary, new, 0o666), mode, encoding=encoding, newline=newline) as file:
+            with contextlib.suppress(OSError):  # without locks nobody sweeps
+                lock.take(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -69,9 +76,13 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def abandoned(path: Path) -> list[Path]:
-    """Temporary files that killed processes left of `path`."""
-    return sorted(path.parent.glob(f"{glob.escape(_start(path))}*.part"))
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`: those that nobody holds any more."""
+    for path in folder.glob(".*.part"):
+        if re.fullmatch(r"\..*\.[0-9a-f]{16}\.part", path.name) and time.time() - path.stat().st_mtime > SETTLED:
+            with contextlib.suppress(OSError), open(path, "r+b") as file:
+                lock.take(file)
+                path.unlink()
 
 
 def size_text(num_bytes: float) -> str:
@@ -81,11 +92,6 @@ def size_text(num_bytes: float) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.1f} GB"
-
-
-def _start(path: Path) -> str:
-    """What the names of temporary files of `path` begin with; short enough for 255 bytes in any script."""
-    return f".{path.name[:48]}."
 
 
 def _os_error(error: BaseException) -> OSError | None:

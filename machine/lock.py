@@ -24,7 +24,7 @@ def held(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / NAME, "a+", encoding="utf-8") as file:
         try:
-            _lock(file)
+            take(file)
         except BlockingIOError:
             raise RuntimeError(
                 f"{folder} is in use by {_owner(file)}: two runs in one folder would overwrite each other. Wait until "
@@ -40,8 +40,9 @@ def held(folder: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def _lock(file) -> None:
-    """BlockingIOError if another process holds the lock of `file`."""
+def take(file) -> None:
+    """Lock the open `file` until it is closed. BlockingIOError if somebody else holds it; another OSError where there
+    are no locks."""
     if sys.platform == "win32":
         import msvcrt
 

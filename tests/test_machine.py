@@ -126,10 +126,10 @@ def test_an_error_of_another_file_is_not_called_one_of_writing(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a[1]*.pt", "\u4eba" * 80, "x" * 250])
-def test_any_name_that_the_disk_takes(tmp_path, name):
+def test_any_name_that_the_disk_takes(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(files, "SETTLED", -1)
     with files.replace(tmp_path / name, "w"):
-        [temporary] = files.abandoned(tmp_path / name)
-        assert files.abandoned(tmp_path / "b") == [] and temporary.exists()
+        files.sweep(tmp_path)  # what somebody is writing stays
     assert os.listdir(tmp_path) == [name]
 
 
@@ -144,13 +144,17 @@ def test_a_file_is_as_readable_as_the_umask_says(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_what_a_killed_writer_leaves_can_be_found(tmp_path):
+def test_what_a_killed_writer_leaves_is_swept(tmp_path, monkeypatch):
     script = "import sys, os, signal; from machine import files\n"
     script += (
         "with files.replace(sys.argv[1]) as f:\n    f.write(b'x'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run((sys.executable, "-c", script, str(tmp_path / "a.pt")), cwd=ROOT)
-    assert not (tmp_path / "a.pt").exists() and len(files.abandoned(tmp_path / "a.pt")) == 1
+    (tmp_path / ".somebody.else.part").write_text("")
+    assert not (tmp_path / "a.pt").exists() and len(os.listdir(tmp_path)) == 2
+    monkeypatch.setattr(files, "SETTLED", -1)
+    files.sweep(tmp_path)
+    assert os.listdir(tmp_path) == [".somebody.else.part"]
 
 
 def test_version_and_commit():
