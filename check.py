@@ -13,13 +13,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 import datasets
 from datasets import SUBSETS, Sample, Splits
+from machine import imagefile
 from parsers.base import few, images_below
 from protocols import PROTOCOLS, Labels
 
 SMALL_IDENTITY = 4  # images; batches of P x K with K = 4 repeat images of people who have fewer
+FLAT = 16  # of 256 levels between the darkest and the brightest pixel of an image that shows next to nothing
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,8 @@ def _look_at_images(
 
     paths = [path for path in _paths(splits) if path not in gone]
     sizes: Counter[tuple[int, int]] = Counter()
+    remarks: dict[str, list[str]] = defaultdict(list)  # what had to be decided -> of which images
+    flat: list[str] = []
     bad: dict[str, str] = {}  # path -> why
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         results = zip(paths, pool.map(_decode, paths), strict=True)
@@ -185,13 +192,19 @@ def _look_at_images(
             if isinstance(result, str):
                 bad[path] = result
             else:
-                sizes[result] += 1
+                sizes[result.size] += 1
+                for remark in result.remarks:
+                    remarks[remark].append(path)
+                flat += [path] if result.levels < FLAT else []
     if sizes:
         (common, number), heights = sizes.most_common(1)[0], [height for _, height in sizes]
         findings.facts.append(
             f"{sizes.total():,} images opened: {min(heights)} to {max(heights)} pixels high; "
             f"{common[0]} x {common[1]} (width x height) is the commonest size, {number:,} images"
         )
+    findings.facts += [f"{len(those):,} images are {what}: {few(those)}" for what, those in sorted(remarks.items())]
+    if flat:
+        findings.warnings.append(f"{len(flat):,} images show next to nothing, being of one colour: {few(flat)}")
     if bad:
         lines = findings.warnings if skip_bad else findings.problems
         advice = "they are left out" if skip_bad else "replace them, or leave them out with --skip_bad_images"
@@ -200,16 +213,22 @@ def _look_at_images(
     return set(bad)
 
 
-def _decode(path: str) -> tuple[int, int] | str:
-    """(width, height) of an image, or why it cannot be read."""
-    from PIL import Image
+class _Look(NamedTuple):
+    """What is kept of an image that was opened: (width, height), what had to be decided to read it, brightest minus
+    darkest value of the channel where they are farthest apart."""
 
+    size: tuple[int, int]
+    remarks: tuple[str, ...]
+    levels: int
+
+
+def _decode(path: str) -> _Look | str:
+    """An image as a network would be given it, or why it cannot be read."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image.size
+        rgb, remarks = imagefile.read(path)
+        return _Look(rgb.size, remarks, int(np.ptp(np.asarray(rgb), (0, 1)).max()))
     except Exception as error:  # a damaged file can raise anything, also SyntaxError and struct.error
-        return str(error).replace("\n", " ").replace(f" {path!r}", "") or type(error).__name__
+        return imagefile.reason(error, path)
 
 
 # ============ people and cameras ============

@@ -21,6 +21,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from machine import imagefile
+
 PAPER = (255, 255, 255)
 INK = (32, 33, 36)
 FAINT = (110, 114, 120)
@@ -56,8 +58,7 @@ def _open(path: ImageFile) -> Image.Image:
     """
     path = _one_path(path)
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        return imagefile.read(path).rgb
     except FileNotFoundError:
         raise FileNotFoundError(f"no image at {path}: was the data set moved since it was read?") from None
     except (OSError, SyntaxError, ValueError) as error:

@@ -22,7 +22,7 @@ from loading.augmentation import (
     check_one_of,
     to_device,
 )
-from machine import files
+from machine import files, imagefile
 from machine.memory import free_memory
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -50,19 +50,17 @@ class UnreadableImages(RuntimeError):
 
 
 def decode(path: str, image_size: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:
-    """Decode and resize one image: the bytes of torchvision's Resize((H, W)) on `Image.open(path).convert("RGB")`.
+    """Decode and resize one image: the bytes of torchvision's Resize((H, W)) on what `machine.imagefile.read` gives.
 
     Args: path; image_size (H, W) in pixels; interpolation "bilinear" or "bicubic" (both antialiased by Pillow).
     Returns: (H, W, 3) uint8.
-    Raises: OSError and others from Pillow if the file is missing, truncated or no image.
+    Raises: as `machine.imagefile.read`.
     """
     height, width = image_size
-    with open(path, "rb") as file:
-        image: Image.Image = Image.open(file)  # no `draft`: the JPEG scaler would be faster and change pixels
-        image = image.convert("RGB") if image.mode != "RGB" else image
-        if image.size != (width, height):
-            image = image.resize((width, height), FILTERS[interpolation])
-        return np.asarray(image)  # loads the pixels if neither of the two did
+    image = imagefile.read(path).rgb
+    if image.size != (width, height):
+        image = image.resize((width, height), FILTERS[interpolation])
+    return np.asarray(image)
 
 
 def _decode_into(out: np.ndarray, paths: Sequence[str], interpolation: str) -> list[tuple[int, str]]:
@@ -74,18 +72,8 @@ def _decode_into(out: np.ndarray, paths: Sequence[str], interpolation: str) -> l
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error ...
-            bad.append((row, _reason(error, path)))
+            bad.append((row, imagefile.reason(error, path)))
     return bad
-
-
-def _reason(error: Exception, path: str) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        return "the file is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image that Pillow knows"
-    return str(error) or type(error).__name__
 
 
 def default_workers() -> int:
@@ -148,7 +136,7 @@ class ImageStore:
         impossible arguments, RuntimeError if the pixels do not fit where they were asked to be.
     """
 
-    VERSION = 1  # of the pixels and the file layout of the disk cache
+    VERSION = 2  # of the pixels and the file layout of the disk cache
 
     def __init__(
         self, paths: Sequence[str], decoding: Decoding, cache: Cache | None = None, device: torch.device | str = "cpu"
