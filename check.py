@@ -35,6 +35,7 @@ class Report:
     facts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    use: str = ""  # what alone it was looked at for: " for training", " for a test"
 
     @property
     def usable(self) -> bool:
@@ -48,7 +49,7 @@ class Report:
         lines += [f"ERROR: {line}" for line in self.problems]
         remarks = f", {len(self.warnings)} warnings" if self.warnings else ""
         errors = "1 error" if len(self.problems) == 1 else f"{len(self.problems)} errors"
-        verdict = "usable" if self.usable else f"cannot be used as asked, {errors}"
+        verdict = f"usable{self.use}" if self.usable else f"cannot be used as asked, {errors}"
         return "\n".join([*lines, f"{self.name}: {verdict}{remarks}"])
 
 
@@ -60,9 +61,9 @@ class _Findings:
         self.warnings: list[str] = []
         self.problems: list[str] = []
 
-    def report(self, name: str) -> Report:
+    def report(self, name: str, use: str) -> Report:
         """What was gathered so far about the set called `name`."""
-        return Report(name, tuple(self.facts), tuple(self.warnings), tuple(self.problems))
+        return Report(name, tuple(self.facts), tuple(self.warnings), tuple(self.problems), use)
 
 
 def examine(
@@ -71,18 +72,24 @@ def examine(
     protocol: str | None = None,
     *,
     options: Mapping[str, object] | None = None,
+    train: bool = False,
+    test: bool = False,
     skip_bad: bool = False,
     workers: int | None = None,
 ) -> Report:
     """Read data set `name` from `root`, open every image, and report on training and test.
 
-    options: of the data set's parser. The others: see `report`. Nothing is raised for what is wrong with the data.
+    options: of the data set's parser. train, test: what it has to be good for; of a set that has one half only, the
+        other is not missed unless it was asked for. The others: see `report`.
+    Nothing is raised for what is wrong with the data.
     """
     try:
         splits = datasets.load_splits(name, root, **(options or {}))
     except (ValueError, OSError, RuntimeError) as error:
         return Report(name, problems=(str(error),))
-    return report(splits, protocol, decode=True, skip_bad=skip_bad, workers=workers)
+    halves = bool(splits.train), bool(splits.query or splits.gallery)
+    train, test = train or halves != (False, True), test or halves != (True, False)
+    return report(splits, protocol, train=train, test=test, decode=True, skip_bad=skip_bad, workers=workers)
 
 
 def report(
@@ -120,7 +127,7 @@ def report(
     if test:
         _look_at_test(splits, protocol or splits.protocol, findings)
     _look_at_overlap(splits, findings)
-    return findings.report(splits.name)
+    return findings.report(splits.name, "" if train == test else " for training" if train else " for a test")
 
 
 def _home(splits: Splits) -> str:

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import parsers
 from parsers import own
-from parsers.base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, missing, plain
+from parsers.base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, few, missing, plain
 
 __all__ = ["ALIASES", "DATASETS", "IMAGE_SUFFIXES", "SUBSETS", "Counts", "Entry", "QueryCheck", "Sample", "Splits",
            "canonical", "check_queries", "combine", "load_splits", "matchable", "num_splits",
@@ -108,6 +108,13 @@ def load_splits(name: str, root: str | os.PathLike | None = None, **options) -> 
         if root is None:
             raise ValueError(f"{entry.name}: {parser} found no image")
         raise missing(entry, root, entry.layout or f"images that {parser} can read")
+    samples = (*splits.train, *splits.query, *splits.gallery)
+    too_large = {os.path.basename(s.frames[0]) for s in samples if max(s.pid, s.camid) >= 2**63}
+    if too_large:
+        raise ValueError(
+            f"{entry.name}: {len(too_large):,} images have a person or camera of 2^63 or more in their names, which no "
+            f"integer holds: {few(too_large)}. Take them out."
+        )
     return dataclasses.replace(splits, title=entry.title)
 
 

@@ -651,6 +651,8 @@ def mode_check(args, recipe: Recipe) -> None:
             path,
             args.protocol,
             options=parser_options(args, name),
+            train=name in asked_for(args),
+            test=name in {datasets.canonical(each) for each in args.test_dataset or ()},
             skip_bad=args.skip_bad_images,
             workers=args.workers or None,
         )

@@ -94,6 +94,11 @@ def size_text(num_bytes: float) -> str:
     return f"{num_bytes:.1f} GB"
 
 
+def printable(text: str) -> str:
+    """`text` on one line of any terminal: a line end or a byte that is no UTF-8 in a file name as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _os_error(error: BaseException) -> OSError | None:
     """The OSError behind `error`: torch's zip writer hides it under a RuntimeError about a file position."""
     seen: BaseException | None = error if isinstance(error, OSError) or type(error) is RuntimeError else None

@@ -76,6 +76,7 @@ class Splits:
     `shared_pids`: whether a pid is the same person in training and test (MSMT17 numbers both from 0: False).
     `multi_query`: for each query all images of its person and camera, if the publisher gives them and they were asked
         for; else empty.
+    `left_out`: entries that could not be used and were to be skipped, each with its reason.
     `trials`: the galleries of repeated draws (SYSU-MM01: ten), over which a test takes the mean; empty: `gallery` only.
     """
 
@@ -92,6 +93,7 @@ class Splits:
     shared_pids: bool = True
     multi_query: tuple[tuple[Sample, ...], ...] = ()
     trials: tuple[tuple[Sample, ...], ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def is_video(self) -> bool:
@@ -235,7 +237,7 @@ def few(things: Iterable, limit: int = FIRST_FEW) -> str:
     """`1, 2, 3 and 4 more`, sorted."""
     things = sorted(things)
     more = f" and {len(things) - limit:,} more" if len(things) > limit else ""
-    return ", ".join(str(each) for each in things[:limit]) + more
+    return ", ".join(files.printable(str(each)) for each in things[:limit]) + more
 
 
 def holds(folder: str) -> str:
