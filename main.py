@@ -353,7 +353,9 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     results = log[-1].get("metrics", {})
     if not processes.is_main():
         return results
-    files.write_json(run.output / "metrics.json", measured(results, evaluated, run.output / "model.pt", args.seed))
+    with_train = {"train": loader.store.skipped} if loader.store.skipped else {}
+    told = measured(results, evaluated, run.output / "model.pt", args.seed, with_train)
+    files.write_json(run.output / "metrics.json", told)
     pictures = []
     if args.num_queries:
         what = ("ranks", "batch", "curves")
@@ -401,8 +403,8 @@ def training_data(args, recipe: Recipe, run: Run, data: datasets.TrainingSet, ca
         delivery=loaders.Delivery(run.device, run.channels_last, processes.rank(), processes.world_size()),
         seed=args.seed,
     )
-    for path in loader.store.skipped[:5]:
-        print(f"left out: {path}")
+    if loader.store.skipped:
+        print(f"Training images: {loader.store.left_out}")
     return loader
 
 
@@ -432,15 +434,21 @@ def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
     return kind(recipe.p, recipe.k, recipe.steps)
 
 
-def measured(results: dict[str, dict], tested: tester.Tester, weights: Path, seed: int) -> dict[str, dict]:
-    """`results` for metrics.json; of each data set also what its numbers were measured on, and with what."""
+def measured(
+    results: dict[str, dict], tested: tester.Tester, weights: Path, seed: int, left_out: dict | None = None
+) -> dict[str, dict]:
+    """`results` for metrics.json; of each data set also what its numbers were measured on, with what, and without what:
+    `left_out`, images that training could not read, beside those of the test."""
     origin: dict[str, object] = {"version": VERSION, "commit": commit(), "torch": torch.__version__, "seed": seed}
     origin |= {
         "date": time.strftime("%Y-%m-%d"),
         "weights": str(weights),
         "weights_sha256": fingerprint.of_file(weights),
     }
-    return {name: found | {"measured": origin | tested.conditions(name)} for name, found in results.items()}
+    told = {name: found | {"measured": origin | tested.conditions(name)} for name, found in results.items()}
+    if left_out:
+        told = {name: found | {"left_out": found.get("left_out", {}) | left_out} for name, found in told.items()}
+    return told
 
 
 def mode_test(args, recipe: Recipe) -> None:

@@ -282,7 +282,16 @@ def test_truncated_image_is_named_before_training(capsys, data, tmp_path):
     assert broken.name in message and "--skip_bad_images" in message
     assert not (tmp_path / "o" / "last.pt").exists()
     words = ("--mode", "train", "--recipe", "demo", "--market_path", copy, "--output_path", tmp_path / "o", *TINY)
+    query = sorted((copy / "query").iterdir())[0]
+    query.write_bytes(b"no image")
+    capsys.readouterr()
     assert run(*words, "--skip_bad_images", "--epochs", 1, "--num_queries", 0) == 0
+    said, left_out = (
+        capsys.readouterr().out,
+        json.loads((tmp_path / "o" / "metrics.json").read_text())["market"]["left_out"],
+    )
+    assert left_out == {"train": [str(broken)], "query": [str(query)]}
+    assert f"left out: {broken}" in said and "query of market: 1 of " in said
 
 
 def test_queries_without_a_match_are_reported_before_training(capsys, data, tmp_path):

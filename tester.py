@@ -119,6 +119,7 @@ class Tester:
         self.recipe, self.splits, self.options = recipe, splits, options
         self.device, self.channels_last = device, channels_last
         self.camera_label, self.group = camera_label, group
+        self.left_out: dict[str, dict[str, list[str]]] = {}  # data set -> side -> files that could not be read
         self.last: dict[str, Shown] = {}  # what pages are drawn from, of the last evaluation of each set
 
     def loader(self, samples: Sequence[datasets.Sample], name: str = "") -> loaders.EvalLoader:
@@ -150,6 +151,7 @@ class Tester:
     def features(self, model, samples, label: str, stop=None, name: str = "") -> Features:
         """`Features` of `samples` of set `name`, in order, without those that could not be read (`skip_bad`)."""
         loader = self.loader(samples, name)
+        self.leave_out(loader.store, label, name)
         if loader.tracklets:
             model = models.for_tracklets(model, self.recipe.temporal_pooling)
         sized = Sized(self.batches(loader, name, stop), len(loader), loader.num_images)
@@ -158,6 +160,13 @@ class Tester:
             model, sized, flip=self.options.flip, progress=progress, memory_gb=self.options.budget
         )
         return Features(tuple(loader.samples), embeddings, parts)
+
+    def leave_out(self, store: loaders.ImageStore, label: str, name: str) -> None:
+        """Keep which files of the store are left out, and print it, unless that was said before."""
+        found, side = self.left_out.setdefault(name, {}), label.removesuffix(f" of {name}")
+        if store.skipped and store.skipped != found.get(side):
+            print(f"{label}: {store.left_out}", flush=True)
+        found[side] = store.skipped
 
     def shared(self, model, samples, label: str, stop=None, name: str = "") -> Features:
         """`features`, of which each process computes its part. Unreadable images would make the parts uneven."""
@@ -269,6 +278,9 @@ class Tester:
             result["search"] = best_first(searched)
         if self.options.details:
             result |= plain_details(*zip(*pairs, strict=True))
+        left_out = {"entries": [*self.splits[name].left_out], **self.left_out.get(name, {})}
+        if any(left_out.values()):
+            result["left_out"] = {side: files for side, files in left_out.items() if files}
         return result
 
     def conditions(self, name: str) -> dict:

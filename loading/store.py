@@ -38,7 +38,7 @@ class UnreadableImages(RuntimeError):
     """Files that Pillow cannot decode; the message names the first five and counts the rest."""
 
     def __init__(self, bad: Sequence[tuple[str, str]], total: int):
-        lines = [f"  {path}: {reason}" for path, reason in bad[:5]]
+        lines = [f"  {files.printable(path)}: {reason}" for path, reason in bad[:5]]
         if len(bad) > 5:
             lines.append(f"  and {len(bad) - 5:,} more")
         super().__init__(
@@ -174,6 +174,15 @@ class ImageStore:
         height, width = self.image_size
         skipped = f", {len(self.skipped):,} unreadable left out" if self.skipped else ""
         return f"{len(self):,} images of {height}x{width} {place} ({_size(self.num_bytes)}{skipped})"
+
+    @property
+    def left_out(self) -> str:
+        """How many files could not be read and are left out, and the first of them, in words; empty if none."""
+        if not self.skipped:
+            return ""
+        more = f" and {len(self.skipped) - 5:,} more" if len(self.skipped) > 5 else ""
+        named = ", ".join(files.printable(path) for path in self.skipped[:5])
+        return f"{len(self.skipped):,} of {len(self.paths):,} images cannot be read and are left out: {named}{more}"
 
     def stream(self, batches: Iterable[Tensor], ahead: int | None = None) -> Iterator[Tensor]:
         """Yield the pixels of each index tensor: (B,) int64 on the CPU -> (B, H, W, 3) uint8 on `device`.

@@ -221,7 +221,7 @@ def test_parameters_chosen_on_validation_people_re_rank_the_test_set(tmp_path, m
     assert made.last["market"].reranked == best
 
 
-def test_unreadable_images_are_left_out_everywhere(tmp_path):
+def test_unreadable_images_are_left_out_everywhere_and_named(tmp_path, capsys):
     splits = shaded(tmp_path, "market1501")
     broken = next(s for s in splits.gallery if s.pid == 3)
     Path(broken.path).write_bytes(b"no image")
@@ -229,6 +229,9 @@ def test_unreadable_images_are_left_out_everywhere(tmp_path):
     found = made(Pixels())["market"]
     rest = dataclasses.replace(splits, gallery=tuple(s for s in splits.gallery if s != broken))
     assert_same(found, expected(rest))
+    assert found["left_out"] == {"gallery": [broken.path]}
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert line.startswith("gallery of market: 1 of ") and line.endswith(f"are left out: {broken.path}")
     assert found["num_gallery"] == len(rest.gallery) and made.last["market"].gallery == rest.gallery
 
 
