@@ -7,21 +7,23 @@ cannot have a result.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 import datasets
 from datasets import SUBSETS, Sample, Splits
-from machine import imagefile
+from machine import fingerprint, imagefile
 from parsers.base import few, images_below
-from protocols import PROTOCOLS, Labels
+from protocols import PROTOCOLS, Labels, Protocol
 
 SMALL_IDENTITY = 4  # images; batches of P x K with K = 4 repeat images of people who have fewer
 FLAT = 16  # of 256 levels between the darkest and the brightest pixel of an image that shows next to nothing
@@ -127,6 +129,8 @@ def report(
     if test:
         _look_at_test(splits, protocol or splits.protocol, findings)
     _look_at_overlap(splits, findings)
+    if decode or not splits.published:  # publishers have looked; reading every file again would be felt
+        _look_at_copies(splits, PROTOCOLS.get(protocol or splits.protocol), findings)
     return findings.report(splits.name, "" if train == test else " for training" if train else " for a test")
 
 
@@ -164,8 +168,8 @@ def _look_at_files(splits: Splits, home: str, findings: _Findings, skip_bad: boo
     used = set(_paths(splits))
     there: set[str] = set()
     try:
-        there.update(images_below(home))
-    except OSError as error:  # a folder that may not be opened, or is gone
+        there.update(images_below(home, 10 * len(used) + 10_000))
+    except OSError as error:  # a folder that may not be opened, is gone, or holds half of the disk
         findings.warnings.append(f"not every folder of the data set could be listed: {error}")
     unused = Counter(os.path.relpath(os.path.dirname(path), home).split(os.sep)[0] for path in there - used)
     if unused:
@@ -295,6 +299,49 @@ def _look_at_overlap(splits: Splits, findings: _Findings) -> None:
     images = {path for s in splits.train for path in s.frames} & {path for s in test for path in s.frames}
     if images:
         findings.warnings.append(f"{len(images):,} images are in training and test: {few(images)}")
+
+
+def _look_at_copies(splits: Splits, protocol: Protocol | None, findings: _Findings) -> None:
+    """Files of the same bytes: answers that a query has in its gallery, labels that contradict each other, test images
+    that were trained on. Only files of one size are read."""
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for path in _paths(splits):
+        with contextlib.suppress(OSError):
+            by_size[os.path.getsize(path)].append(path)
+    content: dict[str, object] = {}  # path -> digest, of those that may have a copy
+    for size, paths in by_size.items():
+        for path in paths if len(paths) > 1 and size > 0 else ():  # an empty file is no image
+            with contextlib.suppress(OSError):
+                content[path] = fingerprint.of_file(Path(path))
+    keys = {subset: [tuple(content.get(f, f) for f in s.frames) for s in getattr(splits, subset)] for subset in SUBSETS}
+    gallery: dict[tuple, list[Sample]] = defaultdict(list)
+    enough: Counter[tuple] = Counter()
+    for key, sample in zip(keys["gallery"], splits.gallery, strict=True):
+        enough[key, sample.pid, sample.camid] += 1
+        if enough[key, sample.pid, sample.camid] <= 2:  # one of them may be the query itself
+            gallery[key].append(sample)
+    easy, strange = {}, {}
+    for key, q in zip(keys["query"], splits.query, strict=True):
+        for g in gallery.get(key, ()):
+            if q.pid != g.pid:
+                strange[q.frames[0]] = g.frames[0]
+            elif protocol and not protocol.removes(q.camid, g.camid, True, q.path == g.path):
+                easy[q.frames[0]] = g.frames[0]
+    trained = dict(zip(keys["train"], splits.train, strict=True))
+    seen = {
+        s.frames[0]: trained[key].frames[0]
+        for subset in ("query", "gallery")
+        for key, s in zip(keys[subset], getattr(splits, subset), strict=True)
+        if key in trained and trained[key].path != s.path
+    }
+    for pairs, what in (
+        (easy, "queries have a copy of their own bytes in the gallery: results will be too good"),
+        (strange, "queries have a copy of their own bytes in the gallery, as somebody else: one of the two is wrong"),
+        (seen, "test images are copies of training images: results will be too good"),
+    ):
+        if pairs:
+            named = few(f"{path} = {copy}" for path, copy in pairs.items())
+            findings.warnings.append(f"{len(pairs):,} {what} ({named})")
 
 
 def _look_at_test(splits: Splits, protocol: str, findings: _Findings) -> None:

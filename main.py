@@ -275,6 +275,11 @@ def check_before_training(args, found, trains, tests) -> None:
         splits = found[name]
         protocol = args.protocol or splits.protocol
         datasets.check_queries(splits.query, splits.gallery, protocol)
+    check_sets(args, found, trains, tests)
+
+
+def check_sets(args, found, trains, tests) -> None:
+    """Prints what makes results on these sets doubtful; ValueError where there can be none."""
     for name in dict.fromkeys((*trains, *tests)):
         report = check.report(
             found[name], args.protocol, train=name in trains, test=name in tests, skip_bad=args.skip_bad_images
@@ -457,8 +462,7 @@ def mode_test(args, recipe: Recipe) -> None:
         found, trains, tests = load_data(args)
     if not tests:
         raise ValueError("there is nothing to test on: none of the given data sets has query and gallery images")
-    for name in tests:
-        datasets.check_queries(found[name].query, found[name].gallery, args.protocol or found[name].protocol)
+    check_sets(args, found, (), tests)
     given = overrides(args)
     recipe = customised(recipe, given)
     run = make_run(args, recipe, trains)

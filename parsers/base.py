@@ -22,6 +22,7 @@ import contextlib
 import hashlib
 import inspect
 import json
+import math
 import os
 import random
 import re
@@ -293,16 +294,25 @@ def list_folder(folder: str) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(folders)
 
 
-def images_below(folder: str) -> list[str]:
-    """Paths of the images in `folder` and below it, sorted name by name; links to folders are not followed."""
-    images, folders = list_folder(folder)
+def images_below(folder: str, limit: float = math.inf) -> list[str]:
+    """Paths of the images in `folder` and below it, sorted name by name; links to folders are not followed.
+
+    OSError where there are more than `limit` images and folders.
+    """
     found: list[str] = []
-    for name in sorted((*images, *folders)):
-        path = os.path.join(folder, name)
-        if name not in folders:
+    todo, inside = [folder], {folder}  # the last of `todo` is next; `inside`: which of them are folders
+    while todo:
+        path = todo.pop()
+        if path not in inside:
             found.append(path)
-        elif not os.path.islink(path):
-            found += images_below(path)
+            continue
+        images, folders = list_folder(path)
+        limit -= len(images) + len(folders)
+        if limit < 0:
+            raise OSError(f"{folder} holds much beside the data set")
+        below = [os.path.join(path, name) for name in folders]
+        inside.update(each for each in below if not os.path.islink(each))
+        todo += sorted((*(os.path.join(path, name) for name in images), *inside.intersection(below)), reverse=True)
     return found
 
 

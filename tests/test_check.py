@@ -216,3 +216,69 @@ def test_video_and_infrared(tmp_path):
     assert any("1 identities have no infrared image and 0 no colour" in w for w in check.report(colour).warnings)
     decoded = check.report(splits, decode=True)
     assert "8 of 8 images cannot be read" in decoded.problems[0]  # every frame is looked at
+
+
+def coloured(path, colour):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 64), colour).save(path)
+
+
+def test_copies_are_found_by_their_bytes(tmp_path):
+    """A query whose bytes stand in its gallery answers itself; files of one size and other bytes are no copies."""
+    colours = iter(range(100, 200))
+    for name in ("train/5_c1.bmp", "train/6_c1.bmp", "query/1_c1.bmp", "query/2_c1.bmp", "query/3_c1.bmp",
+                 "gallery/1_c2.bmp", "gallery/2_c1_x.bmp", "gallery/2_c2.bmp", "gallery/3_c2.bmp"):  # fmt: skip
+        coloured(tmp_path / name, (next(colours), 9, 9))
+    (tmp_path / "query/0_c1.bmp").touch()  # empty files are no copies of each other
+    (tmp_path / "gallery/0_c2.bmp").touch()
+    splits = load_splits("own", tmp_path)
+    assert check.report(splits).warnings == ()
+    for target, source in (("gallery/1_c2", "query/1_c1"), ("gallery/2_c1_x", "query/2_c1"),
+                           ("gallery/3_c2", "query/2_c1"), ("gallery/2_c2", "train/5_c1")):  # fmt: skip
+        (tmp_path / f"{target}.bmp").write_bytes((tmp_path / f"{source}.bmp").read_bytes())
+    query, gallery = tmp_path / "query", tmp_path / "gallery"
+    easy, strange, seen = check.report(splits).warnings
+    assert easy.startswith("1 queries have a copy") and f"({query}/1_c1.bmp = {gallery}/1_c2.bmp)" in easy
+    assert "as somebody else" in strange and f"({query}/2_c1.bmp = {gallery}/3_c2.bmp)" in strange
+    assert seen.startswith("1 test images are copies of training") and f"{gallery}/2_c2.bmp = " in seen
+    assert "2 queries have a copy" in check.report(splits, "none").warnings[0]  # that keeps the query's own camera
+    published = dataclasses.replace(splits, published={"query": (None, None, None)})
+    assert not any("copy" in line for line in check.report(published).warnings)
+    assert any("copy" in line for line in check.report(published, decode=True, skip_bad=True).warnings)
+
+
+def test_one_image_as_query_and_gallery_is_no_copy(tmp_path):
+    coloured(tmp_path / "a.jpg", "red")
+    coloured(tmp_path / "b.jpg", "blue")
+    both = tuple(Sample(str(tmp_path / f"{name}.jpg"), 1, 1) for name in "ab")
+    splits = Splits("own", (), both, both, protocol="none")
+    assert check.report(splits, train=False).warnings == ()
+    (tmp_path / "c.jpg").symlink_to(tmp_path / "a.jpg")
+    other_name = (both[0], dataclasses.replace(both[0], path=str(tmp_path / "c.jpg"), camid=2))
+    splits = Splits("own", (), both[:1], other_name)
+    assert any("1 queries have a copy" in line for line in check.report(splits, train=False).warnings)
+
+
+def test_a_test_says_what_makes_its_numbers_too_good(tmp_path, capsys):
+    for name in ("query/1_c1.jpg", "gallery/1_c2.jpg", "gallery/2_c2.jpg"):
+        coloured(tmp_path / name, "red" if "1_c" in name else "blue")
+    words = ["--mode", "test", "--own_path", str(tmp_path), "--weights", str(tmp_path / "nothing.pth")]
+    assert main.main(words) == 1  # before the weights are missed
+    assert "own: WARNING: 1 queries have a copy of their own bytes" in capsys.readouterr().out
+
+
+def test_a_data_set_all_over_the_disk_is_not_searched_for(tmp_path, monkeypatch):
+    """Images of one list in far folders have the disk itself in common."""
+    for i in range(12):
+        tree(tmp_path, *(f"elsewhere/{i}/{j}/x.txt" for j in range(4)))
+    far = [tmp_path / "a/1.jpg", tmp_path / "b/c/2.jpg"]
+    for path, colour in zip(far, ("red", "blue"), strict=True):
+        coloured(path, colour)
+    splits = Splits("own", (), (Sample(str(far[0]), 1, 1),), (Sample(str(far[1]), 1, 2),))
+    assert "holds much beside" not in check.report(splits, train=False).text
+    listed = []
+    real = check.images_below
+    monkeypatch.setattr(check, "images_below", lambda home, limit: listed.append(limit) or real(home, 20))
+    report = check.report(splits, train=False)
+    assert report.usable and any("holds much beside the data set" in line for line in report.warnings)
+    assert listed == [10 * 2 + 10_000]
