@@ -126,12 +126,20 @@ def _eval_mode(model):
 
 
 def pool_queries(
-    query_pids, query_camids, features, pids, camids, how: str = "mean", memory_gb: float | Budget | None = None
+    query_pids,
+    query_camids,
+    features,
+    pids,
+    camids,
+    how: str = "mean",
+    memory_gb: float | Budget | None = None,
+    metric: str = "euclidean",
 ) -> Tensor:
     """Multi-query (Zheng et al., ICCV 2015, Sec. 5.2): one feature per query from all its images -> (Q, D).
 
     `features` (M, D), `pids`, `camids` (M,) are those of Market-1501's `gt_bbox`; a query's images are the ones of its
-    pid and camid. how: "mean" or "max", element by element.
+    pid and camid. how: "mean" or "max", element by element. metric: what the result will be compared by; under
+    "cosine" every image counts alike, so features are brought to unit length first.
     """
     if how not in ("mean", "max"):
         raise ValueError(f"pooling '{how}' is unknown: expected mean or max")
@@ -145,10 +153,11 @@ def pool_queries(
         pid, camid = wanted[missing[0]].tolist()
         raise ValueError(f"{len(missing)} queries have no multi-query image, the first is pid {pid} camid {camid}")
     pooled = features.new_empty(len(of_query), features.shape[1])
+    length = _squared_norms(features).sqrt_().clamp_min_(1e-12)[:, None] if metric == "cosine" else None
     column = (2 * len(groups) + len(features) + len(of_query)) * features.element_size()  # bytes
     step = Budget.of(memory_gb).rows(column, features.device)  # columns at a time
     for part, out in zip(features.split(step, dim=1), pooled.split(step, dim=1), strict=True):
-        part = part.contiguous()  # else the index is copied
+        part = part.contiguous() if length is None else part / length  # contiguous: else the index is copied
         index = of_image[:, None].expand_as(part)
         sums = features.new_zeros(len(groups), part.shape[1])
         sums.scatter_reduce_(0, index, part, "mean" if how == "mean" else "amax", include_self=False)
@@ -426,6 +435,12 @@ def _tensors(features):
     return tuple(_as_tensor(x) for x in features) if isinstance(features, tuple) else _as_tensor(features)
 
 
+def _without_junk(gallery, labels: Labels):
+    """Gallery features, tensor or tuple of tensors, without the images that no query sees."""
+    tensors = _tensors(gallery)
+    return tuple(map(labels.without_junk, tensors)) if isinstance(tensors, tuple) else labels.without_junk(tensors)
+
+
 def _first(features) -> Tensor:
     return features[0] if isinstance(features, tuple) else features
 
@@ -578,12 +593,17 @@ class RankCollector(Collector):
 
 
 def collect(blocks: Iterable[Block], collectors: Sequence[Collector], memory_gb: float | Budget | None = None) -> None:
-    """Feed the distances, in pieces that fit in memory together with what is computed from them, to the collectors."""
+    """Feed the distances, in pieces that fit in memory together with what is computed from them, to the collectors.
+
+    blocks: of the whole gallery as given, or of what `Labels.without_junk` leaves of it.
+    """
     labels, budget = collectors[0].labels, Budget.of(memory_gb)
     cost = max(collector.pair_bytes for collector in collectors) + (8 if labels.protocol.cameras else 0)
     for start, _, block in blocks:
+        if block.ndim == 2 and block.shape[1] == labels.num_given:
+            block = labels.without_junk(block, dim=1)
         if block.ndim != 2 or block.shape[1] != labels.shape[1]:
-            raise ValueError(f"distances have shape {tuple(block.shape)}, the gallery has {labels.shape[1]} images")
+            raise ValueError(f"distances have shape {tuple(block.shape)}, the gallery has {labels.num_given} images")
         rows = plan_blocks(len(block), block.shape[1], budget, block.device).rows
         if block.device.type == "cpu":  # 4 of BLOCK_BYTES are the block itself
             rows = max(1, rows * min(cost, BLOCK_BYTES - 4) // cost)
@@ -591,7 +611,7 @@ def collect(blocks: Iterable[Block], collectors: Sequence[Collector], memory_gb:
             piece = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
             if torch.isnan(piece.sum()) and torch.isnan(piece).any():  # the sum alone is NaN for inf - inf as well
                 row, column = torch.isnan(piece).nonzero()[0].tolist()
-                raise ValueError(f"the distance of query {a + row} to gallery image {column} is NaN")
+                raise ValueError(f"the distance of query {a + row} to gallery image {labels.as_given(column)} is NaN")
             seen = Piece(piece, a, labels)
             for collector in collectors:
                 collector.add(seen)
@@ -642,8 +662,9 @@ def rank_metrics(
         seed=seed,
     )
     distmat = _as_tensor(distmat)
-    if tuple(distmat.shape) != labels.shape:
-        raise ValueError(f"the distance matrix is {tuple(distmat.shape)}, the labels are for {labels.shape}")
+    expected = (labels.shape[0], labels.num_given)
+    if tuple(distmat.shape) != expected:
+        raise ValueError(f"the distance matrix is {tuple(distmat.shape)}, the labels are for {expected}")
     labels.need_matches()
     return summarize(rank_blocks([(0, len(distmat), distmat)], labels), max_rank)
 
@@ -663,6 +684,7 @@ def rank_features(
     for features, what, items in ((query, "query", labels.query_items), (gallery, "gallery", labels.gallery_items)):
         for part in features if isinstance(features, tuple) else (features,):
             check_finite(part, what, items)
+    gallery = _without_junk(gallery, labels)  # re-ranking does not see it either
     split = how.group is not None and how.rerank is None
     first, last = shard(labels.shape[0], how.group) if split else (0, labels.shape[0])
     if verbose and how.rerank is None and (how.group is None or dist.get_rank(how.group) == 0):
@@ -721,11 +743,11 @@ def evaluate_features(
         gallery_items=gallery_items,
         seed=seed,
     )
-    found = len(_first(query)), len(_first(gallery))
-    if found != labels.shape:
+    found, expected = (len(_first(query)), len(_first(gallery))), (labels.shape[0], labels.num_given)
+    if found != expected:
         raise ValueError(
             f"{found[0]} query and {found[1]} gallery features were given, with labels for "
-            f"{labels.shape[0]} and {labels.shape[1]}"
+            f"{expected[0]} and {expected[1]}"
         )
     how = Comparison(metric, distance, rerank, Budget.of(memory_gb), group)
     return summarize(rank_features(query, gallery, labels, how, verbose=verbose), max_rank)
@@ -754,6 +776,7 @@ def search(query, gallery, labels: Labels, grid: reranking.Grid, how: Comparison
     """
     how = how or Comparison()
     labels.need_matches()
+    gallery = _without_junk(gallery, labels)
     if how.distance is None:
         steps = reranking.iter_search(*_normalised(query, gallery, how.metric), grid, memory_gb=how.budget)
     else:
@@ -893,13 +916,14 @@ class RankedLists(Collector):
     def _ranking(self, found: _Lists, row: int) -> Ranking:
         listed = found.mark[row] != NOTHING
         index, distance, mark = (x[row][listed].tolist() for x in (found.index, found.distance, found.mark))
+        index = [self.labels.as_given(column) for column in index]
         places = np.cumsum([kind != JUNK for kind in mark]).tolist()
         rank = [None if kind == JUNK else place for kind, place in zip(mark, places, strict=True)]
         if not self.labelled:
             return Ranking(row, math.nan, None, 0, tuple(index), tuple(distance), (None,) * len(index), tuple(rank))
         hits, first = int(found.num_hits[row]), int(found.first_hit[row])
         if hits and RIGHT not in mark:  # what the model should have found
-            index.append(int(found.first_index[row]))
+            index.append(self.labels.as_given(int(found.first_index[row])))
             distance.append(float(found.first_distance[row]))
             mark.append(RIGHT)
             rank.append(first)

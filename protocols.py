@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 INF = float("inf")
+JUNK_PID = -1  # of images too poor to be called right or wrong: no query sees them
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ CHUNK = 256  # queries whose candidates are looked at together
 class Labels:
     """Identities and cameras of both sides under a protocol.
 
-    query_pids, query_camids (Q,), gallery_pids, gallery_camids (G,): integers as lists, arrays or tensors.
+    query_pids, query_camids (Q,), gallery_pids, gallery_camids (G,): integers as lists, arrays or tensors. Gallery
+        images of pid -1 (`JUNK_PID`) are taken out as if they had not been given: `columns` holds the rows that
+        remain, None where that is all of them, and every G of this class counts those. A query of pid -1 so has no
+        match.
     query_items (Q,), gallery_items (G,): what identifies an image, e.g. its path. Where both are given, the query image
         itself is removed from what it sees, which protocol "none" needs when queries are part of the gallery; errors
         name images by them.
@@ -89,7 +93,16 @@ class Labels:
         self.name, self.protocol, self.seed = protocol, PROTOCOLS[protocol], seed
         self.query_pids, self.query_camids = pair_of_labels(query_pids, query_camids, "query")
         self.gallery_pids, self.gallery_camids = pair_of_labels(gallery_pids, gallery_camids, "gallery")
-        self.query_items, self.gallery_items = query_items, gallery_items
+        self.query_items, self.gallery_items = query_items, gallery_items  # as given
+        self.num_given = len(self.gallery_pids)
+        self.columns: Tensor | None = None
+        if (self.gallery_pids == JUNK_PID).any():
+            self.columns = (self.gallery_pids != JUNK_PID).nonzero().flatten()
+            self.gallery_pids, self.gallery_camids = self.gallery_pids[self.columns], self.gallery_camids[self.columns]
+            if not len(self.columns):
+                raise ValueError(
+                    f"all {self.num_given:,} gallery images have pid {JUNK_PID}, which is junk: none is left"
+                )
         self.query_codes, self.gallery_codes = self._item_codes()
         self._index()
 
@@ -114,11 +127,12 @@ class Labels:
             torch.tensor([code.setdefault(item, len(code)) for item in items])
             for items in (self.query_items, self.gallery_items)
         )
-        if (len(query), len(gallery)) != self.shape:
+        if (len(query), len(gallery)) != (self.shape[0], self.num_given):
             raise ValueError(
                 f"{len(query)} query and {len(gallery)} gallery items were given for {self.shape[0]} and "
-                f"{self.shape[1]} images: give one per image"
+                f"{self.num_given} images: give one per image"
             )
+        gallery = self.without_junk(gallery)
         pid = torch.zeros(len(code), dtype=torch.int64)
         pid[gallery] = self.gallery_pids
         wrong = (torch.isin(query, gallery) & (pid[query] != self.query_pids)).nonzero().flatten().tolist()
@@ -154,11 +168,23 @@ class Labels:
         """(Q, G)"""
         return len(self.query_pids), len(self.gallery_pids)
 
+    def without_junk(self, tensor: Tensor, dim: int = 0) -> Tensor:
+        """Of the `num_given` entries of `tensor` along `dim`, one per gallery image as given, the G that remain."""
+        if self.columns is None:
+            return tensor
+        if tensor.shape[dim] != self.num_given:
+            raise ValueError(f"{tensor.shape[dim]} gallery images were given, with labels for {self.num_given}")
+        return tensor.index_select(dim, self.columns.to(tensor.device))
+
+    def as_given(self, column: int) -> int:
+        """The row among the gallery images as given of the one at `column`."""
+        return column if self.columns is None else int(self.columns[column])
+
     def only(self, columns: Tensor) -> Labels:
         """These labels with only some images of the gallery, by index."""
         part = copy.copy(self)
         part.gallery_pids, part.gallery_camids = self.gallery_pids[columns], self.gallery_camids[columns]
-        part.gallery_items = None
+        part.gallery_items, part.columns, part.num_given = None, None, len(columns)
         part.gallery_codes = None if self.gallery_codes is None else self.gallery_codes[columns]
         part._index()
         return part
@@ -247,7 +273,8 @@ class Labels:
                 f"(query cameras {_few(self.query_camids)}; gallery cameras {_few(self.gallery_camids)})"
             )
         raise ValueError(
-            f"none of the {num_query:,} queries has a match in the gallery ({len(self.gallery_pids):,} images): "
+            f"none of the {num_query:,} queries has a match in the gallery ({len(self.gallery_pids):,} images"
+            f"{'' if self.columns is None else f', {self.num_given - self.shape[1]:,} of pid {JUNK_PID} left out'}): "
             f"{'; '.join(reasons)}. To do: {'; '.join(advice)}."
         )
 

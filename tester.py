@@ -203,6 +203,7 @@ class Tester:
                 more.camids,
                 self.options.multi_query,
                 self.options.budget,
+                self.recipe.metric,
             )
             query = Features(query.samples, pooled, query.parts)
         if self.options.expansion:

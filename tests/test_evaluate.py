@@ -33,7 +33,7 @@ def kept_images(q, qp, gp, qc, gc, protocol, same_item):
         "sysu": lambda g: not (qc[q] == 3 and gc[g] == 2),
         "none": lambda g: True,
     }
-    return [g for g in range(len(gp)) if rules[protocol](g) and not same_item(q, g)]
+    return [g for g in range(len(gp)) if gp[g] != -1 and rules[protocol](g) and not same_item(q, g)]
 
 
 def oracle(d, qp, gp, qc, gc, protocol, max_rank, drawn=None, own=None, same_item=lambda q, g: False):
@@ -98,7 +98,7 @@ def test_metrics_equal_the_oracle_ties_included(protocol):
     for seed in SEEDS:
         d, qp, gp, qc, gc = problem(seed, levels=(2, 7, 1000)[seed % 3])
         labels = protocols.Labels(qp, gp, qc, gc, protocol, seed=seed)
-        drawn = None if labels.drawn is None else labels.drawn.numpy()
+        drawn = None if labels.drawn is None else labels.columns[labels.drawn].numpy()
         own = None if labels.own is None else labels.own.numpy()
         expected = oracle(d, qp, gp, qc, gc, protocol, 50, drawn, own)
         metrics = evaluate.rank_metrics(d, qp, gp, qc, gc, max_rank=50, protocol=protocol, seed=seed)
@@ -189,7 +189,7 @@ def test_cuhk03_draws_are_uniform_over_the_images_a_query_sees():
         valid += 1
         for hit in hits:
             share = np.array([1.0])  # distribution of the number of wrong identities before the hit
-            for pid in set(gp) - {qp[q]}:
+            for pid in set(gp) - {qp[q], -1}:
                 near = np.mean([d[q][g] <= d[q][hit] for g in range(14) if gp[g] == pid])
                 share = np.convolve(share, [1 - near, near])
             expected += np.cumsum(np.pad(share, (0, 5)))[:5] / len(hits)
@@ -483,7 +483,8 @@ def sorted_row(q, d, labels, protocol, same_item, show_junk):
     """[(image, mark, rank)] of the whole gallery: sorts the row, wrong before removed before right."""
     qp, gp, qc, gc = labels
     kept = set(kept_images(q, qp, gp, qc, gc, protocol, same_item))
-    mark = {g: "junk" if g not in kept else "right" if gp[g] == qp[q] else "wrong" for g in range(len(gp))}
+    there = [g for g in range(len(gp)) if gp[g] != -1]
+    mark = {g: "junk" if g not in kept else "right" if gp[g] == qp[q] else "wrong" for g in there}
     order = sorted(mark, key=lambda g: (d[q][g], ("wrong", "junk", "right").index(mark[g]), g))
     rank, rows = 0, []
     for g in order:
@@ -533,6 +534,53 @@ def test_tied_rows_show_the_metrics_number():
     (row,) = lists.choose()
     assert row.ap == evaluate.rank_metrics(d, *labels).mAP == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
     assert row.index == (0, 1, 2, 3) and row.mark == ("right", "wrong", "right", "right")
+
+
+def results(query, gallery, labels, protocol, rerank):
+    """Everything that is computed from features: metrics, rows with their gallery images, search, details."""
+    known = protocols.Labels(*labels, protocol)
+    collectors = [evaluate.RankedLists(known, 5, show_junk=True), details.VerificationCounts(known),
+                  details.CameraPairCollector(known)]  # fmt: skip
+    ranks = evaluate.rank_features(query, gallery, known, evaluate.Comparison("cosine", rerank=rerank), collectors)
+    grid = rerank and rerank_grid(rerank)
+    return {
+        "metrics": evaluate.evaluate_features(query, gallery, *labels, "cosine", protocol, rerank=rerank),
+        "ranks": ranks,
+        "matrix": evaluate.rank_metrics(evaluate.pairwise_distance(query, gallery), *labels, protocol=protocol),
+        "rows": collectors[0].choose("given", num=len(query)),
+        "verification": collectors[1].result(),
+        "cameras": collectors[2].result(),
+        "search": grid and evaluate.search(query, gallery, known, grid),
+    }
+
+
+def rerank_grid(options):
+    return rerank.Grid((options["k1"],), (options["k2"],), (options["lambda_value"],))
+
+
+@pytest.mark.parametrize("options", [None, {"k1": 8, "k2": 3, "lambda_value": 0.3}])
+@pytest.mark.parametrize("protocol", list(protocols.PROTOCOLS))
+def test_junk_is_as_if_it_had_not_been_given(protocol, options):
+    query, gallery, *labels = clusters(12, integers=True)
+    junk = np.random.default_rng(0).random(len(gallery)) < 0.3
+    without = results(
+        query, gallery[~junk], (labels[0], labels[1][~junk], labels[2], labels[3][~junk]), protocol, options
+    )
+    marked = [labels[0], np.where(junk, -1, labels[1]), *labels[2:]]
+    found = results(query, gallery, marked, protocol, options)
+    assert 0 < junk.sum() and found["metrics"].num_valid == without["metrics"].num_valid > 0
+    rows = (~junk).nonzero()[0].tolist()  # of the whole gallery
+    without["rows"] = [row._replace(index=tuple(rows[column] for column in row.index)) for row in without["rows"]]
+    assert repr(found) == repr(without)
+
+
+def test_a_query_of_junk_has_no_match_and_is_counted_as_skipped():
+    metrics = evaluate.rank_metrics(np.ones((2, 3)), [-1, 4], [-1, 4, 5], [1, 1], [2, 2, 2])
+    assert metrics.num_valid == 1 and metrics.mAP == pytest.approx(1 / 2)  # pid 5 is tied; the junk image is not there
+    with pytest.raises(ValueError, match=r"none of the 1 queries .* \(2 images, 1 of pid -1 left out\)"):
+        evaluate.rank_metrics(np.ones((1, 3)), [-1], [-1, 4, 5], [1], [2, 2, 2])
+    with pytest.raises(ValueError, match="all 2 gallery images have pid -1"):
+        evaluate.rank_metrics(np.ones((1, 2)), [-1], [-1, -1], [1], [2, 2])
 
 
 def test_which_queries_are_chosen():
@@ -667,6 +715,11 @@ def test_multi_query_pooling(how):
     for row, pid, camid in zip(found, (2, 0, 2), (1, 2, 1), strict=True):
         own = features[(pids == pid) & (camids == camid)]
         np.testing.assert_allclose(row, own.mean(0) if how == "mean" else own.max(0), rtol=1e-5)
+    unit = nn.functional.normalize(torch.from_numpy(features), dim=1)
+    expected = evaluate.pool_queries([2, 0, 2], [1, 2, 1], unit, pids, camids, how)
+    scaled = features * rng.uniform(0.1, 10, (40, 1)).astype(np.float32)
+    cosine = evaluate.pool_queries([2, 0, 2], [1, 2, 1], scaled, pids, camids, how, metric="cosine")
+    torch.testing.assert_close(cosine, expected)  # the length of a feature counts for nothing
     with pytest.raises(ValueError, match="pid 7 camid 1"):
         evaluate.pool_queries([7], [1], features, pids, camids, how)
 
