@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from machine.ranges import Few, Width
 from models import PCB, Model, Output, ResNet50M, Softmax, logits_of
 from networks.blocks import linear_classifier
 from networks.resnets import kaiming_fan_out
@@ -280,7 +281,7 @@ class HACNN(WholeNetwork):
     renames = ()
 
     def __init__(
-        self, *, num_pids: int, pretrained: bool = False, channels: Sequence[int] = (128, 256, 384), dim: int = 512
+        self, *, num_pids: int, pretrained: bool = False, channels: Sequence[Width] = (128, 256, 384), dim: Width = 512
     ):
         super().__init__()
         no_imagenet("HACNN", pretrained)
@@ -384,7 +385,7 @@ class MLFN(WholeNetwork):
 
     renames = ()
 
-    def __init__(self, *, num_pids: int, pretrained: bool = False, groups: int = 32, dim: int = 1024):
+    def __init__(self, *, num_pids: int, pretrained: bool = False, groups: Few = 32, dim: Width = 1024):
         super().__init__()
         no_imagenet("MLFN", pretrained)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,17 +16,55 @@ from config import (
     Value,
     applies,
     called,
+    check_given,
     check_network_fields,
+    number_of,
     option_defaults,
+    option_numbers,
     value_of,
     with_values,
 )
-from machine import usage
+from machine import ranges, usage
+from machine.ranges import ALPHA, EPOCHS, MEMORY, NEIGHBOURS, RANKS, SEEDS, SHARE, Number, Range
 from recipes import RECIPES, Recipe
 
 MODES = ("train", "test", "visualize", "extract", "check")
 PICTURES = ("ranks", "batch", "curves", "actmap")
 SWITCH: dict[str, Any] = {"nargs": "?", "const": True, "metavar": "yes|no"}  # --flag, --flag yes, --flag no
+
+
+def words(text: str) -> str:
+    """A name; an empty one, as of an unset variable of the shell, would be taken for something else."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a name or a path, found '{text}'")
+    return text
+
+
+def path(text: str) -> Path:
+    """A path; an empty one would be the current folder."""
+    return Path(words(text))
+
+
+class InTurn(argparse.Action):
+    """Several numbers of different kinds, each read by the `Number` of its place."""
+
+    def __init__(self, option_strings, dest, numbers: Sequence[Number], **options):
+        super().__init__(option_strings, dest, nargs=len(numbers), **options)
+        self.numbers = numbers
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            found = [number(text) for number, text in zip(self.numbers, values, strict=True)]
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        setattr(namespace, self.dest, found)
+
+
+def numbers_of(action: argparse.Action) -> tuple[Number, ...]:
+    """What the values of a flag are as numbers; empty where they are none, or one of a few choices."""
+    if isinstance(action, InTurn):
+        return tuple(action.numbers)
+    return (action.type,) if isinstance(action.type, Number) and not action.choices else ()
 
 
 def yes_no(text: str) -> bool:
@@ -36,10 +75,14 @@ def yes_no(text: str) -> bool:
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Help in 120 columns, the texts of the flags from column 34 on at the latest."""
+    """Help in 120 columns, the texts of the flags from column 34 on at the latest; behind a number its range."""
 
     def __init__(self, prog):
         super().__init__(prog, max_help_position=34, width=120)
+
+    def _get_help_string(self, action):
+        within = ", ".join(filter(None, (str(number.within) for number in numbers_of(action))))
+        return f"{action.help} [{within}]" if within and action.help else action.help
 
 
 class Parser(argparse.ArgumentParser):
@@ -102,22 +145,34 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
     add("-h", "--help", nargs="?", metavar="TOPIC", help="this text, or that of one topic; all: every flag")
     add("--version", action="store_true", help="version of the suite and commit")
     add("--mode", choices=MODES, default="train", help="what to do (default: train)")
-    add("--recipe", metavar="NAME", help="a row of recipes.py (default: bot; demo on the built-in set)")
-    add("--output_path", type=Path, metavar="DIR", help="where results go (default: runs/<recipe>_<training sets>)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    add("--seed", type=int, default=0, help="(default: 0)")
+    add("--recipe", type=words, metavar="NAME", help="a row of recipes.py (default: bot; demo on the built-in set)")
+    add("--output_path", type=path, metavar="DIR", help="where results go (default: runs/<recipe>_<training sets>)")
+    add("--device", type=words, default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    add("--seed", type=Number(int, SEEDS), default=0, help="(default: 0)")
     add("--amp", choices=("auto", "none", "bf16", "fp16"), default="auto",
         help="mixed precision in training; auto: bf16 where the processor has it (default: auto)")  # fmt: skip
     add("--channels_last", type=yes_no, default=True, help="memory format of images and weights (default: yes)",
         **SWITCH)  # fmt: skip
     add("--compile", action="store_true", help="torch.compile the network; pays in long runs only")
-    add("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice (default: 0)")
-    add("--workers", type=int, default=0, help="decoding threads, 0 for one per core (default: 0)")
+    add(
+        "--threads", type=Number(int, Range(0, 1_024)), default=0, help="CPU threads, 0 for torch's choice (default: 0)"
+    )
+    add(
+        "--workers",
+        type=Number(int, Range(0, 1_024)),
+        default=0,
+        help="decoding threads, 0 for one per core (default: 0)",
+    )
     add("--cache", choices=("auto", "ram", "gpu", "disk", "none"), default="auto",
         help="where decoded training images are kept (default: auto)")  # fmt: skip
-    add("--cache_path", type=Path, metavar="DIR", help="folder of --cache disk (default: <output_path>/cache)")
+    add("--cache_path", type=path, metavar="DIR", help="folder of --cache disk (default: <output_path>/cache)")
     add("--skip_bad_images", action="store_true", help="leave unreadable images out, named and counted")
     add("--debug", action="store_true", help="show Python's traceback of an error")
+
+
+STANDARD = {  # options of several data sets; how many splits and trials one has, it says itself
+    "seed": Number(int, SEEDS), "split": Number(int, Range(0, 1_000)), "trial": Number(int, Range(0, 1_000))
+}  # fmt: skip
 
 
 def add_data(parser: Parser, recipe: Recipe) -> None:
@@ -126,16 +181,23 @@ def add_data(parser: Parser, recipe: Recipe) -> None:
     add = parser.add_argument_group(title).add_argument
     for name, entry in datasets.DATASETS.items():
         spellings = [f"--{n}_path" for n in (name, *(a for a, to in datasets.ALIASES.items() if to == name))]
-        add(*dict.fromkeys(spellings), type=Path, metavar="DIR", dest=f"{name}_path", help=entry.title)
-    add("--validation_ids", type=int, default=0, metavar="N",
+        add(*dict.fromkeys(spellings), type=path, metavar="DIR", dest=f"{name}_path", help=entry.title)
+    add("--validation_ids", type=Number(int, Range(0, 1_000_000)), default=0, metavar="N",
         help="people held out of training, as a test set <name>_val to choose parameters on (default: 0)")  # fmt: skip
     add("--use_all_images", action="store_true", help="train on query and gallery images too (to test on other sets)")
-    add("--train_dataset", nargs="+", metavar="NAME", help="sets to train on (default: each that has a path)")
-    add("--test_dataset", nargs="+", metavar="NAME", help="sets to test on (default: each that has a path)")
+    add(
+        "--train_dataset",
+        type=words,
+        nargs="+",
+        metavar="NAME",
+        help="sets to train on (default: each that has a path)",
+    )
+    add("--test_dataset", type=words, nargs="+", metavar="NAME", help="sets to test on (default: each that has a path)")
     for name, option, default in dataset_options():
-        read = {"type": yes_no, **SWITCH} if isinstance(default, bool) else {
-            "type": type(default), "nargs": "?", "metavar": "N"
-        }  # fmt: skip
+        entry = datasets.DATASETS[name]
+        read = reader(Value(type(default)), (STANDARD | ranges.of(entry.parse)).get(option))
+        if option in entry.choices:
+            read |= {"choices": entry.choices[option], "metavar": None}
         add(f"--{name}_{option}", default=default, help=f"option of {name} (default: {default})", **read)
 
 
@@ -150,9 +212,7 @@ def add_fields(group: str, parser: Parser, recipe: Recipe) -> None:
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_of(about.help, shown)}
         if not applies(recipe, name) and not parser.shows_all:
             options["help"] = argparse.SUPPRESS  # given all the same, it is an error that says why
-        options |= reader(value_of(HINTS[name]), about.empty)
-        if about.none:
-            options["type"] = number_or(about.none)
+        options |= reader(value_of(HINTS[name]), number_of(name), about.empty)
         if about.choices:
             options |= {"choices": about.choices, "metavar": None}
         elif about.unit:
@@ -160,21 +220,14 @@ def add_fields(group: str, parser: Parser, recipe: Recipe) -> None:
         found.add_argument(*(f"--{n}" for n in (name, about.also) if n), **options)
 
 
-def reader(value: Value, empty: bool = False) -> dict[str, Any]:
-    """How argparse reads a `Value`; `empty`: of a list, the bare flag is an empty one."""
+def reader(value: Value, number: Number | None, empty: bool = False) -> dict[str, Any]:
+    """How argparse reads a `Value`, or `number`s if it is such; `empty`: of a list, the bare flag is an empty one."""
     if value.kind is bool and value.length is None:
         return {"type": yes_no, **SWITCH}
     many = ("*" if empty else "+") if value.length == 0 else value.length
-    return {"type": value.kind, "nargs": many, "metavar": "NAME" if value.kind is str else "X"}
-
-
-def number_or(word: str):
-    """A reader of a number, or of `word` (or `none`) for None."""
-
-    def number(text: str) -> float | None:
-        return None if text.lower() in (word, "none") else float(text)
-
-    return number
+    if value.kind is str:
+        return {"type": words, "nargs": many, "metavar": "NAME"}
+    return {"type": number or Number(value.kind), "nargs": many, "metavar": "X"}
 
 
 def help_of(text: str, value: Any) -> str:
@@ -186,7 +239,7 @@ def help_of(text: str, value: Any) -> str:
 def add_network(parser: Parser, recipe: Recipe) -> None:
     """Fields of the network, and the options that belong to this recipe's network and losses alone."""
     add_fields("network", parser, recipe)
-    options = option_defaults(recipe)
+    options, numbers = option_defaults(recipe), option_numbers(recipe)
     if not options:
         return
     makers = (recipe.network, *(term.loss for term in recipe.terms.values()))
@@ -199,7 +252,7 @@ def add_network(parser: Parser, recipe: Recipe) -> None:
             value = Value(type(default))
         else:
             continue  # no default says what it would be read as: it is set in the row
-        read = {"dest": f"options.{name}", "default": argparse.SUPPRESS, **reader(value)}
+        read = {"dest": f"options.{name}", "default": argparse.SUPPRESS, **reader(value, numbers.get(name))}
         try:
             found.add_argument(f"--{name}", help=help_of("", default), **read)
         except argparse.ArgumentError:
@@ -215,7 +268,7 @@ def add_training(parser: Parser, recipe: Recipe) -> None:
     add("--all_splits", action="store_true", help="train and test every published split of a small set; mean and std")
     add("--resume", type=yes_no, default=True,
         help="go on from last.pt in the output folder if there is one (default: yes)", **SWITCH)  # fmt: skip
-    add("--accumulate", type=int, default=1, metavar="N",
+    add("--accumulate", type=Number(int, Range(1, 1_024)), default=1, metavar="N",
         help="train in N parts of a batch: less memory, the same gradients, but batch normalisation sees one part at a "
         "time (default: 1)")  # fmt: skip
     add("--grad_checkpoint", action="store_true", help="of transformers: less memory, a third more time")
@@ -226,35 +279,46 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
     """Flags of a test."""
     add_fields("testing", parser, recipe)
     add = parser.add_argument_group("testing").add_argument
-    add("--weights", type=Path, metavar="FILE", help="a checkpoint of ours or anybody's weight file")
-    add("--resume_test_epoch", type=int, metavar="N", help="test model_N.pt of the output folder")
-    add("--test_batch", type=int, default=128, help="images per batch in evaluation (default: 128)")
+    add("--weights", type=path, metavar="FILE", help="a checkpoint of ours or anybody's weight file")
+    add("--resume_test_epoch", type=Number(int, EPOCHS), metavar="N", help="test model_N.pt of the output folder")
+    add(
+        "--test_batch",
+        type=Number(int, Range(1, 65_536)),
+        default=128,
+        help="images per batch in evaluation (default: 128)",
+    )
     add("--flip_test", action="store_true", help="average the features of each image and its mirror image")
     add("--rerank", action="store_true", help="report k-reciprocal re-ranking as well")
-    add("--rerank_k1", type=int, default=20, help="(default: 20)")
-    add("--rerank_k2", type=int, default=6, help="(default: 6)")
-    add("--rerank_lambda", type=float, default=0.3, help="(default: 0.3)")
+    add("--rerank_k1", type=NEIGHBOURS, default=20, help="(default: 20)")
+    add("--rerank_k2", type=NEIGHBOURS, default=6, help="(default: 6)")
+    add("--rerank_lambda", type=Number(float, SHARE), default=0.3, help="(default: 0.3)")
     add("--search_rerank", action="store_true", help="a table and a picture over k1, k2 and lambda of re-ranking")
-    add("--query_expansion", type=float, nargs=2, metavar=("K", "ALPHA"), help="alpha query expansion, e.g. 5 3")
+    add("--query_expansion", action=InTurn, numbers=(NEIGHBOURS, ALPHA), metavar=("K", "ALPHA"),
+        help="alpha query expansion, e.g. 5 3")  # fmt: skip
     add("--multi_query", choices=("mean", "max"), help="pool all images of a query's person and camera (gt_bbox)")
     add("--details", action="store_true", help="same-person threshold, TPR at FPR, mAP per pair of cameras")
     add("--protocol", choices=("market1501", "cuhk03", "sysu", "none"), help="(default: the data set's)")
-    add("--max_rank", type=int, default=50, help="length of the CMC curve (default: 50)")
-    add("--memory_gb", type=float, help="memory for evaluation and re-ranking (default: from what is free)")
+    add("--max_rank", type=RANKS, default=50, help="length of the CMC curve (default: 50)")
+    add("--memory_gb", type=MEMORY, help="memory for evaluation and re-ranking (default: from what is free)")
 
 
 def add_visualizing(parser: Parser, recipe: Recipe) -> None:
     """Flags of pictures and of extraction."""
     add = parser.add_argument_group("visualizing and extracting").add_argument
-    add("--resume_visualize_epoch", type=int, metavar="N", help="draw with model_N.pt of the output folder")
+    add(
+        "--resume_visualize_epoch",
+        type=Number(int, EPOCHS),
+        metavar="N",
+        help="draw with model_N.pt of the output folder",
+    )
     add("--vis", nargs="+", choices=PICTURES, default=PICTURES, help="what to draw (default: all)")
-    add("--top_k", type=int, default=10, help="gallery images per query (default: 10)")
-    add("--num_queries", type=int, default=20, help="queries to draw (default: 20)")
+    add("--top_k", type=NEIGHBOURS, default=10, help="gallery images per query (default: 10)")
+    add("--num_queries", type=Number(int, Range(0, 1_000_000)), default=20, help="queries to draw (default: 20)")
     add("--order", choices=("worst", "best", "random", "given"), default="worst", help="which first (default: worst)")
     add("--only", choices=("all", "right", "wrong"), default="all", help="queries whose first rank is (default: all)")
     add("--show_junk", action="store_true", help="show what the protocol removes, in grey")
-    add("--query_image", type=Path, metavar="FILE", help="rank --gallery_path for one image, without labels")
-    add("--gallery_path", type=Path, metavar="DIR", help="folder of images, for --query_image and --mode extract")
+    add("--query_image", type=path, metavar="FILE", help="rank --gallery_path for one image, without labels")
+    add("--gallery_path", type=path, metavar="DIR", help="folder of images, for --query_image and --mode extract")
 
 
 def fields_of(group: str):
@@ -305,7 +369,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
     test and visualize, brings its own recipe; see ``main.load_for_test``.
     """
     usage.answer(argv)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
     name = first.parse_known_args(argv)[0].recipe
     any_path = any(word.split("=")[0] in path_flags() for word in argv)
@@ -341,6 +405,7 @@ def customised(recipe: Recipe, given: dict) -> Recipe:
     for name in given:
         if name not in FIELDS and name not in option_defaults(recipe):
             raise ValueError(f"recipe {recipe.name} has neither a field nor an option {name}")
+    check_given(recipe, given)
     if "batch_size" in given and given.get("p", recipe.p):
         raise ValueError(
             f"recipe {recipe.name} draws P x K = {recipe.p} x {recipe.k} images; give --p and --k, or --p 0 with "
@@ -350,11 +415,6 @@ def customised(recipe: Recipe, given: dict) -> Recipe:
         raise ValueError("--p 1 puts one identity into a batch: a triplet loss then has no negatives; use at least 2")
     if given.get("p", recipe.p) and given.get("k", recipe.k) < 1:
         raise ValueError(f"--p {given.get('p', recipe.p)} needs --k, the images of each identity (4 in most recipes)")
-    for field in ("epochs", "batch_size"):
-        if given.get(field, 1) < 1:
-            raise ValueError(f"--{field} must be at least 1, found {given[field]}")
-    if any(side < 8 for side in given.get("image_size", (8,))):
-        raise ValueError(f"--image_size is height and width in pixels, found {given['image_size']}")
     check_network_fields(recipe, given)
     if given.get("schedule", recipe.schedule) != recipe.schedule:
         given = {"milestones": ()} | given  # those of the recipe belong to its own schedule

@@ -1,6 +1,6 @@
 """What a recipe is, and how its fields become a network, a criterion and a distance. The rows are in ``recipes.py``.
 
-A field is declared once, in `Recipe`: type, default, help, unit, choices. Its flag, what ``--help`` says of it, the
+A field is declared once, in `Recipe`: type, default, help, unit, choices, range. Its flag, its line of the help, the
 check of what applies to a network and what a checkpoint keeps of it are read from there. A number of one network or
 one loss alone is no field: it is an argument of that constructor, set in the row's `options`, and a flag all the same.
 
@@ -31,6 +31,8 @@ import train
 from loading.augmentation import FILLS
 from loading.samplers import SAMPLE_METHODS
 from loading.store import FILTERS
+from machine import ranges
+from machine.ranges import EPOCHS, FINITE, POSITIVE, SHARE, WEIGHT, Number, Range
 from networks.blocks import POOLINGS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -77,6 +79,7 @@ class About:
     help: str = ""
     group: str = ""  # of flags in the help; "": the field has no flag
     choices: tuple[str, ...] = ()
+    within: Range = FINITE  # of a number, or of each of several
     also: str = ""  # another spelling of its flag
     unit: str | tuple[str, ...] = ""  # what the help shows in place of the value
     network: bool = False  # applies only to networks whose constructor names it
@@ -123,7 +126,11 @@ class Recipe:
         False, "stem of a ResNet pooled without padding: as in fast-reid's weights", "network", network=True
     )
     last_stride: int | None = field(
-        None, "stride of the last ResNet stage; None: as the backbone has it", "network", network=True
+        None,
+        "stride of the last ResNet stage; None: as the backbone has it",
+        "network",
+        network=True,
+        within=Range(1, 2),
     )
     pooling: str = field("avg", "of the last map to a feature", "network", choices=tuple(POOLINGS), network=True)
     neck: str = field("bnneck", "batch norm before the classifier", "network", choices=("bnneck", "none"), network=True)
@@ -138,36 +145,54 @@ class Recipe:
         network=True,
     )
     fc_dims: tuple[int, ...] = field(
-        (), "widths of Linear-BN-ReLU reductions; the bare flag for none", "network", empty=True, network=True
+        (),
+        "widths of Linear-BN-ReLU reductions; the bare flag for none",
+        "network",
+        empty=True,
+        network=True,
+        within=Range(1, 65_536),
     )
-    sie_weight: float = field(0.0, "weight of TransReID's camera embedding, 0 for none", "network", network=True)
-    members: int = field(1, "networks that learn from each other", "network")
+    sie_weight: float = field(
+        0.0, "weight of TransReID's camera embedding, 0 for none", "network", network=True, within=WEIGHT
+    )
+    members: int = field(1, "networks that learn from each other", "network", within=Range(1, 16))
 
-    image_size: tuple[int, int] = field((256, 128), "height and width in pixels", "images", unit=("H", "W"))
+    image_size: tuple[int, int] = field(
+        (256, 128), "height and width in pixels", "images", unit=("H", "W"), within=Range(8, 4_096)
+    )
     interpolation: str = field("bilinear", "filter that resizes images", "images", choices=tuple(FILTERS))
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    flip: float = field(0.5, "probability of a horizontal flip", "images")
-    pad: int = field(0, "black border before the random crop", "images", unit="PIXELS")
-    translate: float = field(0.0, "probability of torchreid's enlarge-by-1/8-and-crop", "images")
-    erase: float = field(0.0, "probability of random erasing", "images")
+    mean: tuple[float, float, float] = field(
+        IMAGENET_MEAN,
+        "of the channels, that images are normalised with, of 0 to 1",
+        "images",
+        unit=("R", "G", "B"),
+        within=SHARE,
+    )
+    std: tuple[float, float, float] = field(
+        IMAGENET_STD, "their standard deviation, likewise", "images", unit=("R", "G", "B"), within=Range(0.001, 10)
+    )
+    flip: float = field(0.5, "probability of a horizontal flip", "images", within=SHARE)
+    pad: int = field(0, "black border before the random crop", "images", unit="PIXELS", within=Range(0, 1_024))
+    translate: float = field(0.0, "probability of torchreid's enlarge-by-1/8-and-crop", "images", within=SHARE)
+    erase: float = field(0.0, "probability of random erasing", "images", within=SHARE)
     erase_fill: str = field("mean_raw", "what is erased to", "images", choices=FILLS)
-    color_jitter: float = field(0.0, "probability of colour jitter", "images")
-    random_patch: float = field(0.0, "probability of torchreid's random patch", "images")
+    color_jitter: float = field(0.0, "probability of colour jitter", "images", within=SHARE)
+    random_patch: float = field(0.0, "probability of torchreid's random patch", "images", within=SHARE)
 
     # P identities x K images, or `batch_size` shuffled images where p is 0; of a video set all three count tracklets
-    p: int = field(0, "identities in a batch; 0: shuffled images", "batches")
-    k: int = field(0, "images of each identity", "batches")
-    batch_size: int = field(64, "images in a shuffled batch (with --p 0)", "batches")
+    p: int = field(0, "identities in a batch; 0: shuffled images", "batches", within=Range(0, 4_096))
+    k: int = field(0, "images of each identity", "batches", within=Range(0, 1_024))
+    batch_size: int = field(64, "images in a shuffled batch (with --p 0)", "batches", within=Range(1, 65_536))
     steps: int | None = field(
         None,
         "iterations per epoch, which published results depend on; None: once through the data as the sampler goes",
         "batches",
+        within=Range(1, 1_000_000),
     )
     alternate: bool = field(False, "with --balance_sigma: shuffled batches where the ID loss trains alone", "batches")
     infrared: bool = field(False, "p x k images of each light, for two-stream networks", "batches")
 
-    seq_len: int = field(15, "length of a tracklet", "tracklets", unit="FRAMES")
+    seq_len: int = field(15, "length of a tracklet", "tracklets", unit="FRAMES", within=Range(1, 1_024))
     sample_method: str = field(
         "evenly", "which frames of it in training; frames: each an image", "tracklets", choices=SAMPLE_METHODS
     )
@@ -182,25 +207,37 @@ class Recipe:
     )
 
     optimizer: str = field("adam", "how parameters are updated", "optimisation", choices=train.OPTIMIZERS)
-    lr: float = field(3.5e-4, "learning rate of new layers", "optimisation", also="base_learning_rate")
-    base_lr_mult: float = field(1.0, "learning rate of the backbone over --lr", "optimisation")
-    bias_lr_mult: float = field(1.0, "learning rate of biases over that of their layer", "optimisation")
-    weight_decay: float = field(5e-4, "L2 penalty", "optimisation")
-    momentum: float = field(0.9, "of SGD", "optimisation")
+    lr: float = field(3.5e-4, "learning rate of new layers", "optimisation", also="base_learning_rate", within=POSITIVE)
+    base_lr_mult: float = field(1.0, "learning rate of the backbone over --lr", "optimisation", within=Range(0, 1_000))
+    bias_lr_mult: float = field(
+        1.0, "learning rate of biases over that of their layer", "optimisation", within=Range(0, 1_000)
+    )
+    weight_decay: float = field(5e-4, "L2 penalty", "optimisation", within=Range(0, 10))
+    momentum: float = field(0.9, "of SGD", "optimisation", within=Range(0, 1, below=True))
     nesterov: bool = field(False, "SGD with Nesterov momentum", "optimisation")
-    clip_grad: float = field(0.0, "largest gradient norm, 0 for no clipping", "optimisation")
-    epochs: int = field(60, "epochs in all", "optimisation", also="total_train_epochs")
-    fixbase_epochs: int = field(0, "epochs at the start that train new layers only", "optimisation")
+    clip_grad: float = field(0.0, "largest gradient norm, 0 for no clipping", "optimisation", within=WEIGHT)
+    epochs: int = field(60, "epochs in all", "optimisation", also="total_train_epochs", within=EPOCHS)
+    fixbase_epochs: int = field(
+        0, "epochs at the start that train new layers only", "optimisation", within=Range(0, 100_000)
+    )
     stages: tuple[Stage, ...] = ()  # staged training; empty: `fixbase_epochs`, then everything
     schedule: str = field("multistep", "how the learning rate falls", "optimisation", choices=train.SCHEDULES)
     milestones: tuple[int, ...] = field(
-        (), "epochs done when the rate drops; cosine and exponential: begins to fall", "optimisation", unit="EPOCHS"
+        (),
+        "epochs done when the rate drops; cosine and exponential: begins to fall",
+        "optimisation",
+        unit="EPOCHS",
+        within=Range(0, 100_000),
     )
-    gamma: float = field(0.1, "factor of a drop, or of the whole exponential fall", "optimisation")
-    lr_floor: float = field(0.0, "end of a cosine over --lr", "optimisation")
-    warmup_epochs: int = field(0, "epochs of linear warm-up", "optimisation")
-    warmup_factor: float = field(0.01, "where the warm-up starts, over --lr", "optimisation")
-    eval_every: int = field(0, "epochs between evaluations, 0 for only the last", "optimisation")
+    gamma: float = field(
+        0.1, "factor of a drop, or of the whole exponential fall", "optimisation", within=Range(0, 1, above=True)
+    )
+    lr_floor: float = field(0.0, "end of a cosine over --lr", "optimisation", within=SHARE)
+    warmup_epochs: int = field(0, "epochs of linear warm-up", "optimisation", within=Range(0, 100_000))
+    warmup_factor: float = field(0.01, "where the warm-up starts, over --lr", "optimisation", within=SHARE)
+    eval_every: int = field(
+        0, "epochs between evaluations, 0 for only the last", "optimisation", within=Range(0, 100_000)
+    )
 
     # a term is there where its weight is not zero
     reduction: str = field(
@@ -209,37 +246,41 @@ class Recipe:
         "losses",
         choices=("mean", "sum", "half"),
     )
-    id_weight: float = field(1.0, "weight of the identity loss", "losses")
+    id_weight: float = field(1.0, "weight of the identity loss", "losses", within=WEIGHT)
     id_loss: str = field(
         "softmax", "the identity loss", "losses", choices=("softmax", "focal", "arcface", "cosface", "circle")
     )
-    label_smoothing: float = field(0.1, "of the identity loss", "losses")
-    id_scale: float = field(30.0, "s of arcface, cosface and circle", "losses")
-    id_margin: float = field(0.5, "m of arcface (radians), cosface and circle", "losses")
-    focal_gamma: float = field(2.0, "gamma of the focal loss", "losses")
-    triplet_weight: float = field(0.0, "weight of the triplet loss", "losses")
+    label_smoothing: float = field(0.1, "of the identity loss", "losses", within=Range(0, 1, below=True))
+    id_scale: float = field(30.0, "s of arcface, cosface and circle", "losses", within=POSITIVE)
+    id_margin: float = field(0.5, "m of arcface (radians), cosface and circle", "losses", within=Range(0, 3))
+    focal_gamma: float = field(2.0, "gamma of the focal loss", "losses", within=Range(0, 100))
+    triplet_weight: float = field(0.0, "weight of the triplet loss", "losses", within=WEIGHT)
     mining: str = field(
         "hard", "hard: batch-hard; weighted: softmax over all pairs, as AGW", "losses", choices=("hard", "weighted")
     )
-    margin: float | None = field(0.3, "of the triplet loss, or soft", "losses", none="soft")
-    hard_factor: float = field(0.0, "makes hard triplets harder", "losses")
+    margin: float | None = field(0.3, "of the triplet loss, or soft", "losses", none="soft", within=Range(0, 1_000))
+    hard_factor: float = field(0.0, "makes hard triplets harder", "losses", within=Range(0, 1, below=True))
     triplet_normalize: bool = field(False, "L2-normalise features in the triplet loss", "losses")
-    local_triplet_weight: float = field(0.0, "weight of AlignedReID's triplet loss on parts", "losses")
+    local_triplet_weight: float = field(0.0, "weight of AlignedReID's triplet loss on parts", "losses", within=WEIGHT)
     local_mining: str = field(
         "global", "the distance that finds its hard samples", "losses", choices=("global", "local")
     )
     normalize_parts: bool = field(False, "L2-normalise parts, in the loss and at test", "losses")
-    balance_sigma: float = field(0.0, "threshold of Pyramid's dynamic training, 0 for none", "losses")
-    balance_alpha: float = field(0.25, "its share of the newest loss in the running mean", "losses")
-    balance_gamma: float = field(2.0, "its focusing exponent", "losses")
-    center_weight: float = field(0.0, "weight of the center loss", "losses")
-    center_lr: float = field(0.5, "learning rate of the centers", "losses")
-    circle_weight: float = field(0.0, "weight of the circle loss on pairs", "losses")
-    circle_margin: float = field(0.25, "its m", "losses")
-    circle_gamma: float = field(128.0, "its gamma", "losses")
-    ring_weight: float = field(0.0, "weight of the ring loss", "losses")
-    mutual_kl_weight: float = field(0.0, "weight of the members' classification mutual loss", "losses")
-    mutual_distance_weight: float = field(0.0, "weight of the members' distance mutual loss", "losses")
+    balance_sigma: float = field(
+        0.0, "threshold of Pyramid's dynamic training, 0 for none", "losses", within=Range(0, 1_000)
+    )
+    balance_alpha: float = field(
+        0.25, "its share of the newest loss in the running mean", "losses", within=Range(0, 1, above=True)
+    )
+    balance_gamma: float = field(2.0, "its focusing exponent", "losses", within=Range(0, 100))
+    center_weight: float = field(0.0, "weight of the center loss", "losses", within=WEIGHT)
+    center_lr: float = field(0.5, "learning rate of the centers", "losses", within=POSITIVE)
+    circle_weight: float = field(0.0, "weight of the circle loss on pairs", "losses", within=WEIGHT)
+    circle_margin: float = field(0.25, "its m", "losses", within=SHARE)
+    circle_gamma: float = field(128.0, "its gamma", "losses", within=POSITIVE)
+    ring_weight: float = field(0.0, "weight of the ring loss", "losses", within=WEIGHT)
+    mutual_kl_weight: float = field(0.0, "weight of the members' classification mutual loss", "losses", within=WEIGHT)
+    mutual_distance_weight: float = field(0.0, "weight of the members' distance mutual loss", "losses", within=WEIGHT)
 
     metric: str = field("euclidean", "what embeddings are compared with", "testing", choices=("euclidean", "cosine"))
     test_distance: str = field(
@@ -248,7 +289,7 @@ class Recipe:
         "testing",
         choices=("global", "local", "both"),
     )
-    local_weight: float = field(1.0, "weight of the local distance in the sum", "testing")
+    local_weight: float = field(1.0, "weight of the local distance in the sum", "testing", within=WEIGHT)
 
     def model(self, num_pids: int, pretrained: bool = False, num_cameras: int = 0) -> models.Model:
         """The network with classifiers for `num_pids` identities (0: none, for testing).
@@ -347,6 +388,12 @@ def value_of(hint: Any) -> Value:
     return Value(first)
 
 
+def number_of(name: str) -> Number | None:
+    """What the field `name`, or each of its values, is as a number; None where it is none."""
+    kind = value_of(HINTS[name]).kind
+    return Number(kind, ABOUT[name].within, ABOUT[name].none) if kind in (int, float) else None
+
+
 ABOUT: dict[str, About] = {each.name: each.metadata.get("about", About()) for each in dataclasses.fields(Recipe)}
 FIELDS: dict[str, About] = {name: about for name, about in ABOUT.items() if about.group}  # those that have a flag
 SUPPLIED = ("num_pids", "pretrained", "num_cameras", "dim")  # arguments of constructors that a run fills in itself
@@ -360,6 +407,15 @@ def option_defaults(recipe: Recipe) -> dict[str, Any]:
         supplied = SUPPLIED if made is not recipe.network else SUPPLIED[:-1]
         found |= {name: default for name, default in own.items() if name not in supplied}
     return found | recipe.options
+
+
+def option_numbers(recipe: Recipe) -> dict[str, Number]:
+    """Those of the options that are numbers whose range is declared, in the annotations of the constructors."""
+    found = {f"{name}_weight": Number(float, WEIGHT) for name in recipe.terms}
+    for made in (recipe.network, *(term.loss for term in recipe.terms.values())):
+        for base in reversed(constructors(made)):
+            found |= ranges.of(base)
+    return {name: number for name, number in found.items() if name not in ABOUT}
 
 
 def value_in(recipe: Recipe, name: str) -> Any:
@@ -413,9 +469,17 @@ def check_value(name: str, value: Any) -> None:
     if not fits(value, HINTS[name]):
         kind = next(each.type for each in dataclasses.fields(Recipe) if each.name == name)
         raise ValueError(f"{name} is {value!r} ({type(value).__name__}), expected {kind}")
+    check_numbers(name, value, number_of(name))
     choices = ABOUT[name].choices
     if choices and value not in choices:
         raise ValueError(f"{name} is {value!r}, expected {', '.join(choices)}{nearest(str(value), choices)}")
+
+
+def check_numbers(name: str, value: Any, number: Number | None) -> None:
+    """ValueError if `value`, or one of a tuple of values, is not in the range of `number`."""
+    for each in value if isinstance(value, tuple) else (value,):
+        if number is not None and each is not None:
+            number.check(name, each)
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -460,6 +524,7 @@ def check_options(recipe: Recipe) -> None:
     """ValueError if `options` has a name that no constructor takes, or a value of another type than its default."""
     known = option_defaults(recipe.with_(options={}))
     makers = (recipe.network, *(term.loss for term in recipe.terms.values()))
+    numbers = option_numbers(recipe)
     for name, value in recipe.options.items():
         if name in ABOUT:
             raise ValueError(f"{name} is a field: set {name}={value!r} itself, not within options")
@@ -471,6 +536,17 @@ def check_options(recipe: Recipe) -> None:
         kind = type(known[name])
         if known[name] not in (None, inspect.Parameter.empty) and not fits(value, tuple if kind is tuple else kind):
             raise ValueError(f"option {name} is {value!r} ({type(value).__name__}), expected {kind.__name__}")
+        check_numbers(f"option {name}", value, numbers.get(name))
+
+
+def check_given(recipe: Recipe, given: Mapping[str, Any]) -> None:
+    """ValueError if a value of a flag, or one that a checkpoint keeps, is none that its field or option can have."""
+    try:
+        for name in given.keys() & ABOUT.keys():
+            check_value(name, given[name])
+    except ValueError as error:
+        raise ValueError(f"--{error}") from None
+    check_options(with_values(recipe, given))
 
 
 def called(made: Callable[..., nn.Module]) -> str:
@@ -485,12 +561,20 @@ def called(made: Callable[..., nn.Module]) -> str:
 
 def arguments(made: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
     """The arguments of a constructor by name, with those that a class hands on to its base class as ``**options``."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found: dict[str, inspect.Parameter] = {}
+    for function in reversed(constructors(made)):
+        parameters = inspect.signature(function).parameters.items()
+        found |= {name: p for name, p in parameters if p.kind in named and name != "self"}
+    return found
+
+
+def constructors(made: Callable[..., nn.Module]) -> list[Callable]:
+    """The constructor of a class, and those of the base classes that it hands ``**options`` on to; or the function."""
+    found = []
     for base in inspect.getmro(made) if inspect.isclass(made) else (made,):
-        parameters = inspect.signature(vars(base).get("__init__", base)).parameters
-        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        found = {name: p for name, p in parameters.items() if p.kind in named and name != "self"} | found
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        found.append(vars(base).get("__init__", base))
+        if all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(found[-1]).parameters.values()):
             break
     return found
 

@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +38,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import rerank as reranking
+from machine import ranges
 from machine.memory import GIB, Budget, FeatureRows
+from machine.ranges import ALPHA, Neighbours, Seed, Share
 from protocols import INF, NUM_DRAWS, Labels, pair_of_labels
 
 
@@ -144,6 +146,7 @@ def pool_queries(
     if how not in ("mean", "max"):
         raise ValueError(f"pooling '{how}' is unknown: expected mean or max")
     features = _as_features(features, "multi-query")
+    check_finite(features, "multi-query")
     wanted = torch.stack(pair_of_labels(query_pids, query_camids, "query"), dim=1)  # (Q, 2)
     given = torch.stack(pair_of_labels(pids, camids, "multi-query"), dim=1)  # (M, 2)
     groups, of_query = torch.cat([given, wanted]).unique(dim=0, return_inverse=True)
@@ -165,7 +168,10 @@ def pool_queries(
     return pooled
 
 
-def expand_queries(query, gallery, k: int = 5, alpha: float = 3.0, memory_gb: float | Budget | None = None) -> Tensor:
+@ranges.checked
+def expand_queries(
+    query, gallery, k: Neighbours = 5, alpha: Annotated[float, ALPHA] = 3.0, memory_gb: float | Budget | None = None
+) -> Tensor:
     """alpha query expansion (Radenovic et al., TPAMI 2019, Sec. 3.3), Chum's AQE at alpha = 0 -> (Q, D), unit length.
 
     With x of unit length, q' = q + sum over the k nearest gallery images g of max(q.g, 0)^alpha g, normalised. Rank
@@ -173,7 +179,9 @@ def expand_queries(query, gallery, k: int = 5, alpha: float = 3.0, memory_gb: fl
     fast-reid (evaluation/query_expansion.py at c9bc3ce, which also expands the gallery: call this on it for that).
     """
     query, gallery = _same_width(query, gallery)
-    if not 1 <= k <= len(gallery):
+    check_finite(query, "query")
+    check_finite(gallery, "gallery")
+    if k > len(gallery):
         raise ValueError(f"k is {k}: expected 1 to the gallery's {len(gallery)} images")
     budget = Budget.of(memory_gb)
     step = budget.rows(4 * k * gallery.shape[1] * gallery.element_size(), gallery.device)
@@ -624,27 +632,27 @@ def rank_blocks(blocks: Iterable[Block], labels: Labels, memory_gb: float | Budg
     return ranks.result()
 
 
-def summarize(ranks: Ranks, max_rank: int = 50) -> Metrics:
+@ranges.checked
+def summarize(ranks: Ranks, max_rank: ranges.Ranks = 50) -> Metrics:
     """Means over the queries that have a match. CMC stays flat past the size of the gallery."""
-    if max_rank < 1:
-        raise ValueError(f"max_rank is {max_rank}: expected 1 or more")
     found = torch.bincount(ranks.first.flatten().clamp_max(max_rank + 1), minlength=max_rank + 2)
     cmc = found[1:-1].cumsum(0).double() / ranks.first.numel()
     return Metrics(ranks.ap.mean().item(), ranks.inp.mean().item(), cmc, ranks.ap, len(ranks.query))
 
 
+@ranges.checked
 def rank_metrics(
     distmat,
     query_pids,
     gallery_pids,
     query_camids,
     gallery_camids,
-    max_rank: int = 50,
+    max_rank: ranges.Ranks = 50,
     protocol: str = "market1501",
     *,
     query_items: Sequence | None = None,
     gallery_items: Sequence | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Metrics:
     """`Metrics` from a distance matrix (Q, G), tensor or numpy, on any device; it is not changed.
 
@@ -702,6 +710,7 @@ def rank_features(
     return ranks.result()
 
 
+@ranges.checked
 def evaluate_features(
     query,
     gallery,
@@ -711,13 +720,13 @@ def evaluate_features(
     gallery_camids,
     metric: str = "euclidean",
     protocol: str = "market1501",
-    max_rank: int = 50,
+    max_rank: ranges.Ranks = 50,
     rerank: dict | None = None,
     *,
     distance: Callable | None = None,
     query_items: Sequence | None = None,
     gallery_items: Sequence | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     memory_gb: float | Budget | None = None,
     group=None,
     verbose: bool = False,
@@ -793,8 +802,9 @@ def search(query, gallery, labels: Labels, grid: reranking.Grid, how: Comparison
     return trials
 
 
+@ranges.checked
 def confidence_intervals(
-    ranks: Ranks, level: float = 0.95, num_samples: int = 2000, seed: int = 0
+    ranks: Ranks, level: Share = 0.95, num_samples: int = 2000, seed: Seed = 0
 ) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap over queries (Efron & Tibshirani 1993, Ch. 13): {"rank1": (low, high), "mAP": (low, high)}.
 
@@ -845,10 +855,9 @@ class RankedLists(Collector):
 
     pair_bytes = 14
 
-    def __init__(self, labels: Labels, top_k: int = 10, show_junk: bool = False, labelled: bool = True):
+    @ranges.checked
+    def __init__(self, labels: Labels, top_k: Neighbours = 10, show_junk: bool = False, labelled: bool = True):
         super().__init__(labels)
-        if top_k < 1:
-            raise ValueError(f"top_k is {top_k}: expected 1 or more (--top_k)")
         self.top_k, self.show_junk, self.labelled = top_k, show_junk, labelled
 
     def add(self, piece: Piece) -> None:

@@ -497,7 +497,7 @@ def make_tester(
         max_rank=args.max_rank,
         rerank=reranking if args.rerank else None,
         search=args.search_rerank,
-        expansion=(int(args.query_expansion[0]), args.query_expansion[1]) if args.query_expansion else None,
+        expansion=tuple(args.query_expansion) if args.query_expansion else None,
         multi_query=args.multi_query,
         details=args.details,
         top_k=args.top_k if drawn else 0,

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from machine.ranges import Blocks, Dropout, Few, OneOrTwo, Width
 from networks import backbones, resnets
 from networks.blocks import POOLINGS, GeM, bn_neck, conv_reduction, linear_classifier, linear_classifiers, reduction
 
@@ -189,7 +190,7 @@ class AlignedReID(Headed):
     renames = (("fc.", "classifier."),)
 
     def __init__(
-        self, *, last_stride: int | None = None, local_dim: int = 128, local_pooling: str = "max", **trunk: Any
+        self, *, last_stride: int | None = None, local_dim: Width = 128, local_pooling: str = "max", **trunk: Any
     ):
         super().__init__(last_stride=last_stride, **trunk)
         dim = self.base.out_channels
@@ -221,7 +222,7 @@ class AlignedReIDPlusPlus(Headed):
         *((f"base.{i + 3}.", f"base.layer{i}.") for i in (1, 2, 3, 4)),
     )
 
-    def __init__(self, *, last_stride: int | None = None, local_dim: int = 128, **trunk: Any):
+    def __init__(self, *, last_stride: int | None = None, local_dim: Width = 128, **trunk: Any):
         super().__init__(last_stride=last_stride, **trunk)
         dim = self.base.out_channels
         self.bn = nn.BatchNorm2d(dim)
@@ -298,7 +299,7 @@ class ResNet50M(Headed):
 
     renames = ()
 
-    def __init__(self, *, last_stride: int | None = None, fusion_dim: int = 1024, **trunk: Any):
+    def __init__(self, *, last_stride: int | None = None, fusion_dim: Width = 1024, **trunk: Any):
         super().__init__(last_stride=last_stride, **trunk)
         blocks = list(resnet_stages(self.base, "ResNet50M")["layer4"].children())
         if len(blocks) != 3:
@@ -352,10 +353,10 @@ class PCB(Headed):
         self,
         *,
         last_stride: int | None = 1,
-        parts: int = 6,
-        reduced_dim: int = 256,
+        parts: Few = 6,
+        reduced_dim: Width = 256,
         shared_reduction: bool = True,
-        dropout: float = 0.5,
+        dropout: Dropout = 0.5,
         test_feature: str = "before",
         **trunk: Any,
     ):
@@ -405,7 +406,7 @@ class RPP(PCB):
         (reid/models/resnet_rpp.py); None: f itself, as in the paper.
     """
 
-    def __init__(self, *, mask_dim: int | None = 256, **options: Any):
+    def __init__(self, *, mask_dim: Width | None = 256, **options: Any):
         super().__init__(**options)
         self.mask_dim = mask_dim
         self.part_classifier = nn.Conv2d(mask_dim or self.base.out_channels, self.parts, 1)
@@ -464,8 +465,8 @@ class MGN(Headed):
     def __init__(
         self,
         *,
-        global_stride: int = 2,
-        reduced_dim: int = 256,
+        global_stride: OneOrTwo = 2,
+        reduced_dim: Width = 256,
         pooling: str = "max",
         metric_neck: str = "after",
         stem_ceil: bool = False,
@@ -548,9 +549,9 @@ class Pyramid(Headed):
         *,
         backbone: str = "resnet101",
         last_stride: int | None = 1,
-        parts: int = 6,
-        branch_dim: int = 128,
-        dropout: float = 0.2,
+        parts: Few = 6,
+        branch_dim: Width = 128,
+        dropout: Dropout = 0.2,
         **trunk: Any,
     ):
         super().__init__(backbone=backbone, last_stride=last_stride, **trunk)
@@ -656,7 +657,7 @@ class AGW(BagOfTricks):
     fast-reid's SBS is the same network with metric_neck="after" at 384 x 128; (0, 2, 9, 0) for its ResNet-101.
     """
 
-    def __init__(self, *, pooling: str = "gem", non_local: Sequence[int] = (0, 2, 3, 0), **options: Any):
+    def __init__(self, *, pooling: str = "gem", non_local: Sequence[Blocks] = (0, 2, 3, 0), **options: Any):
         super().__init__(pooling=pooling, **options)
         resnet_stages(self.base, "AGW")
         self.base: Any = resnets.NonLocalResNet(self.base, self.base.out_channels, non_local)
@@ -733,10 +734,10 @@ class SIETransformer(Model):
         backbone: str = "vit_base_patch16_224",
         pretrained: bool = False,
         image_size: tuple[int, int] = (256, 128),
-        stride: int = 12,
+        stride: Few = 12,
         num_cameras: int = 0,
         sie_weight: float = 3.0,
-        drop_path: float = 0.1,
+        drop_path: Dropout = 0.1,
     ):
         super().__init__()
         self.num_pids = num_pids

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from machine import ranges
+
 INF = float("inf")
 JUNK_PID = -1  # of images too poor to be called right or wrong: no query sees them
 
@@ -76,6 +78,7 @@ class Labels:
     seed: of the draws of protocol "cuhk03". They depend on the order of the images, not on blocks or processes.
     """
 
+    @ranges.checked
     def __init__(
         self,
         query_pids,
@@ -86,7 +89,7 @@ class Labels:
         *,
         query_items: Sequence | None = None,
         gallery_items: Sequence | None = None,
-        seed: int = 0,
+        seed: ranges.Seed = 0,
     ):
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol '{protocol}' is unknown: expected one of {', '.join(PROTOCOLS)} (--protocol)")

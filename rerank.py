@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import numbers
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from machine.memory import Budget
+from machine.ranges import NEIGHBOURS, SHARE, Number
 
 SPARE = 8  # neighbours kept beyond the last one needed, so that near ties can be settled among them
 
@@ -82,7 +82,8 @@ def k_reciprocal(
         (Q, G): (1 - lambda) * Jaccard distance + lambda * squared euclidean distance / its row maximum.
 
     Raises:
-        ValueError: shapes or devices that do not fit, values that are not finite, k1 or k2 < 1, lambda outside [0, 1].
+        ValueError: shapes or devices that do not fit, values that are not finite, k1 or k2 not in 1 to 1,000,
+            lambda not in 0 to 1.
     """
     _check_parameters(k1, k2, lambda_value)
     points = _Features(query, gallery, memory_gb)
@@ -719,12 +720,9 @@ class _Distances:
 
 
 def _check_parameters(k1, k2, lambda_value):
-    if not isinstance(k1, numbers.Integral) or k1 < 1:
-        raise ValueError(f"k1 must be an integer of at least 1, found {k1}")
-    if not isinstance(k2, numbers.Integral) or k2 < 1:
-        raise ValueError(f"k2 must be an integer of at least 1 (1: no query expansion), found {k2}")
-    if not 0 <= lambda_value <= 1:
-        raise ValueError(f"lambda_value must lie in [0, 1] (1: the original distance alone), found {lambda_value}")
+    NEIGHBOURS.check("k1", k1)
+    NEIGHBOURS.check("k2", k2)
+    Number(float, SHARE).check("lambda_value", lambda_value)
 
 
 def _check_features(x):

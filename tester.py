@@ -290,7 +290,10 @@ class Tester:
         asked = {key: getattr(options, key) for key in ("flip", "rerank", "expansion", "multi_query", "max_rank")}
         sides = {"query": splits.query, "gallery": splits.gallery}
         data = {key: fingerprint.of_samples((s.path, s.pid, s.camid) for s in side) for key, side in sides.items()}
-        compared = {key: getattr(recipe, key) for key in ("metric", "test_distance", "image_size", "interpolation")}
+        compared = {
+            key: getattr(recipe, key)
+            for key in ("metric", "test_distance", "image_size", "interpolation", "mean", "std")
+        }
         protocol = options.protocol or splits.protocol
         return {"recipe": recipe.name, "protocol": protocol, **compared, "options": asked, "data": data}
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from machine.ranges import MEMORY
+
 GIB = 2**30
 
 
@@ -75,8 +77,8 @@ class Budget:
     """
 
     def __init__(self, gb: float | None = None):
-        if gb is not None and not gb > 0:
-            raise ValueError(f"memory_gb must be positive, found {gb} (--memory_gb)")
+        if gb is not None:
+            MEMORY.check("memory_gb", gb)
         self.gb = gb
 
     @classmethod

@@ -11,6 +11,7 @@ import cli
 import recipes
 from config import FIELDS, Term
 from machine import usage
+from machine.ranges import FINITE
 from machine.version import VERSION
 from recipes import RECIPES
 
@@ -149,7 +150,12 @@ def test_options_reach_the_network_and_are_kept_apart_from_those_of_the_row():
     ("--recipe pcb --lrr 3", "unrecognized arguments: --lrr 3 (did you mean --lr?)"),
     ("--recipe pcb --part 3", "unrecognized arguments: --part 3 (did you mean --parts?)"),
     ("--recipe bot --branch_dim 3", "--branch_dim is an option of recipe pyramid: name it with --recipe"),
-    ("--recipe bot --lr high", "argument --lr/--base_learning_rate: invalid float value: 'high'"),
+    ("--recipe bot --lr high",
+     "argument --lr/--base_learning_rate: expected a number (above 0 to 1,000,000), found 'high'"),
+    ("--seed -1", "argument --seed: expected a whole number (0 to 4,294,967,295), found '-1'"),
+    ("--margin -1", "argument --margin: expected a number (0 to 1,000) or soft, found '-1'"),
+    ("--query_expansion 5.5 3", "argument --query_expansion: expected a whole number (1 to 1,000), found '5.5'"),
+    ("--recipe", "argument --recipe: expected one argument"),
     ("--recipe bot --schedule cosin", "argument --schedule: invalid choice: 'cosin'"),
     ("--recipe bot --erase_fill grey", "argument --erase_fill: invalid choice: 'grey'"),
     ("--recipe bot --nesterov maybe", "argument --nesterov: expected yes or no, found 'maybe'"),
@@ -161,6 +167,100 @@ def test_a_wrong_flag_is_one_line(words, message, capsys):
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.startswith("error: ") and message in error.splitlines()[0]
     assert error.splitlines()[1:] == ["See python main.py --help"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ranges, of every flag that there is
+# ---------------------------------------------------------------------------------------------------------------------
+
+WRONG = ("-1", "0", "nan", "inf", "-inf", "1e400", "9" * 60, "1.5", "", " ", "x", "1,5", "None", "True", "1j", "0x10")
+WITH_OPTIONS = sorted({tuple(sorted(cli.option_defaults(each))): name for name, each in RECIPES.items()}.values())
+
+
+def undeclared(parser) -> list[str]:
+    """The flags that read a number without a range."""
+    free = lambda each: each.type in (int, float) or FINITE in {number.within for number in cli.numbers_of(each)}  # noqa: E731
+    return [action.option_strings[0] for action in parser._actions if free(action)]
+
+
+def ends(number):
+    """(value, whether it is in the range) around both ends of the range of `number`."""
+    within = number.within
+    step = 1 if number.kind is int else max(abs(within.high), 1) * 1e-9
+    return [(within.low - step, False), (within.low, not within.above), (within.low + step, True),
+            (within.high - step, True), (within.high, not within.below), (within.high + step, False)]  # fmt: skip
+
+
+def places(parser):
+    """(flag, place, number) of every number on the command line; place: which of the flag's values it is."""
+    for action in parser._actions:
+        numbers = cli.numbers_of(action)
+        for place in range(action.nargs if isinstance(action.nargs, int) else 1) if numbers else ():
+            yield action, place, numbers[place % len(numbers)]
+
+
+def said(action, place: int, text: str) -> list[str]:
+    """The words of a flag with `text` as its value at `place`, and values that fit elsewhere."""
+    numbers = cli.numbers_of(action)
+    count = action.nargs if isinstance(action.nargs, int) else 1
+    fitting = [repr(next(value for value, fits in ends(numbers[i % len(numbers)]) if fits)) for i in range(count)]
+    fitting[place] = text
+    return [f"{action.option_strings[0]}={text}"] if count == 1 else [action.option_strings[0], *fitting]
+
+
+def refused(parser, words, capsys) -> str:
+    """The one line in which `words` are refused."""
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_args(words)
+    line, hint = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and hint == "See python main.py --help" and line.startswith("error: argument "), (
+        words
+    )
+    return line
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_every_number_of_the_command_line_has_a_range_and_keeps_to_it(name, capsys):
+    parser = cli.build_parser(RECIPES[name])
+    assert not undeclared(parser)
+    for action, place, number in places(parser):
+        texts = {text: text == "None" and bool(number.word) for text in WRONG}
+        texts |= {text: float(text) in number.within for text in ("-1", "0", "9" * 60)}
+        texts |= {"1.5": number.kind is float and 1.5 in number.within}
+        for text, fits in (texts | {repr(value): fits for value, fits in ends(number)}).items():
+            words = said(action, place, text)
+            if not fits:
+                line = refused(parser, words, capsys)
+                too_few = re.search(r"expected (one|\d) argument", line)  # argparse takes -inf for another flag
+                assert action.option_strings[0] in line and (too_few or str(number) in line)
+                continue
+            found = getattr(parser.parse_args(words), action.dest)
+            found = found[place] if isinstance(found, list) else found
+            assert found == (None if text == "None" else number.kind(text))
+
+
+def test_a_number_without_a_range_is_noticed():
+    parser = cli.Parser()
+    for flag, kind in (("--one", int), ("--two", float), ("--three", cli.Number(int)), ("--four", str)):
+        parser.add_argument(flag, type=kind)
+    assert undeclared(parser) == ["--one", "--two", "--three"]
+
+
+def test_an_empty_word_is_refused_by_every_flag_that_takes_one(capsys):
+    parser = cli.build_parser(RECIPES["pcb"])
+    flags = [each for each in parser._actions if each.nargs != 0 and each.dest != "help"]
+    for action in flags:
+        count = action.nargs if isinstance(action.nargs, int) else 1
+        refused(parser, [action.option_strings[0], *[""] * count], capsys)
+    assert len(flags) > 100
+
+
+def test_values_that_a_checkpoint_keeps_are_held_to_the_same_ranges():
+    for given, message in (({"lr": -1.0}, "--lr is -1.0, expected a number"), ({"mean": (0.5, 0.5)}, "--mean is"),
+                           ({"parts": 0}, "option parts is 0, expected a whole number"), ({"p": True}, "--p is True"),
+                           ({"std": (0.5, 0.0, 0.5)}, "--std is 0.0, expected a number")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            cli.customised(RECIPES["pcb"], given)
 
 
 def test_an_option_with_the_name_of_a_flag_is_an_error_that_names_the_row(monkeypatch):

@@ -405,6 +405,31 @@ def test_wrong_arguments(change, message):
         evaluate.rank_metrics(**(dict(zip(names, problem(0), strict=True)) | change))
 
 
+PAIR, ONE = np.eye(2, dtype=np.float32), ([1, 2], [1, 2], [1, 1], [2, 2])
+TAKES = {  # function, with the argument that a number is given as
+    "max_rank": lambda **given: evaluate.rank_metrics(PAIR, *ONE, **given),
+    "k": lambda **given: evaluate.expand_queries(PAIR, PAIR, **given),
+    "alpha": lambda **given: evaluate.expand_queries(PAIR, PAIR, k=1, **given),
+    "memory_gb": lambda **given: evaluate.evaluate_features(PAIR, PAIR, *ONE, **given),
+    "seed": lambda **given: protocols.Labels(*ONE, **given),
+    "level": lambda **given: evaluate.confidence_intervals(
+        evaluate.rank_features(PAIR, PAIR, protocols.Labels(*ONE)), **given
+    ),
+    "top_k": lambda **given: evaluate.RankedLists(protocols.Labels(*ONE), **given),
+    "k1": lambda **given: evaluate.evaluate_features(PAIR, PAIR, *ONE, rerank=given),
+    "k2": lambda **given: evaluate.evaluate_features(PAIR, PAIR, *ONE, rerank=given),
+    "lambda_value": lambda **given: evaluate.evaluate_features(PAIR, PAIR, *ONE, rerank=given),
+}
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_a_number_out_of_its_range_is_named(name):
+    for wrong in (-1, 2**70, math.nan, math.inf, True, "1", 1j):
+        with pytest.raises(ValueError, match=rf"^{name} is .*, expected a (whole )?number \("):
+            TAKES[name](**{name: wrong})
+    TAKES[name](**{name: 1})
+
+
 def test_features_of_two_models():
     query, gallery, *labels = clusters(1)
     with pytest.raises(ValueError, match="24 wide"):
@@ -597,8 +622,6 @@ def test_which_queries_are_chosen():
     for options, words in ((("first",), "worst, best"), (("worst", "some"), "--only")):
         with pytest.raises(ValueError, match=words):
             lists.choose(*options)
-    with pytest.raises(ValueError, match="--top_k"):
-        evaluate.RankedLists(labels, top_k=0)
 
 
 def test_rows_without_labels():

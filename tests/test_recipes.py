@@ -1,6 +1,7 @@
 """The table of methods: every row builds, every field is read, every published number has its source."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import models
 import recipes
 from config import (
     FIELDS,
+    HINTS,
     Published,
     Recipe,
     Stage,
@@ -18,7 +20,10 @@ from config import (
     applies,
     check_network_fields,
     check_test_distance,
+    number_of,
+    value_of,
 )
+from machine.ranges import Few
 from recipes import RECIPES
 from train import lr_factor
 
@@ -217,7 +222,12 @@ def test_two_rows_of_one_name_are_an_error_that_says_where_both_are():
 class Head(torch.nn.Module):
     """A network of a row below; not one that could run."""
 
-    def __init__(self, *, num_pids, pretrained=False, stripes=6, mode="avg"):
+    def __init__(self, *, num_pids, pretrained=False, stripes: Few = 6, mode="avg"):
+        super().__init__()
+
+
+class Narrow(torch.nn.Module):
+    def __init__(self, *, num_pids):
         super().__init__()
 
 
@@ -244,6 +254,8 @@ class NeedsMore(torch.nn.Module):
     ({"network": Head, "options": {"stripe": 3}}, r"options has stripe.*of Head \(did you mean stripes\?\)"),
     ({"network": Head, "options": {"stripes": "6"}}, "option stripes is '6' .*expected int"),
     ({"network": Head, "options": {"lr": 0.1}}, "lr is a field"),
+    ({"network": Head, "options": {"stripes": 0}}, r"option stripes is 0, expected a whole number \(1 to 64\)"),
+    ({"terms": {"mine": Term(1.0, Narrow)}, "options": {"mine_weight": -1.0}}, "option mine_weight is -1.0, expected"),
     ({"network": NeedsMore}, "NeedsMore needs dim, temperature"),
     ({"network": torch.nn.Identity}, "Identity has no argument num_pids"),
     ({"terms": {"mine": Term(1.0, NeedsMore)}}, "NeedsMore needs temperature"),
@@ -254,6 +266,15 @@ def test_a_mistake_in_a_row_is_answered_with_file_and_row(fields, message):
     with pytest.raises(ValueError, match=rf"^test_recipes.py:\d+, row mistaken: .*{message}"):
         recipes.row(RECIPES["bot"], **({"name": "mistaken", "last_stride": None} | fields))
     assert "mistaken" not in RECIPES
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if number_of(name)])
+def test_a_number_of_a_row_out_of_its_range_names_row_and_field(name):
+    number, value = number_of(name), value_of(HINTS[name])
+    for wrong in (number.within.low - 1, number.within.high + 1, math.nan, math.inf):
+        fields = {name: (wrong,) * (value.length or 1) if value.length is not None else wrong}
+        with pytest.raises(ValueError, match=rf"^test_recipes.py:\d+, row mistaken: {name} is .*expected"):
+            recipes.row(RECIPES["bot"], name="mistaken", **fields)
 
 
 def test_a_row_that_leaves_out_what_every_row_has_names_it():
