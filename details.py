@@ -87,6 +87,14 @@ class Verification(NamedTuple):
     num_impostor: int
 
 
+PAIRS_TO_TELL = 100  # of one person, of two: with fewer an equal error rate or a true positive rate is an anecdote
+
+
+def pairs_needed(rate: float) -> int:
+    """How many pairs of two people tell a false positive rate: as many as hold ten errors at that rate."""
+    return max(PAIRS_TO_TELL, round(10 / rate))
+
+
 _DROPPED_BITS = 11  # of a float32's 23-bit fraction: thresholds lie on a grid of relative spacing 2^-12 to 2^-13
 _NUM_BINS = (0x7F800000 >> _DROPPED_BITS) + 1  # 0x7F800000 is +inf, the bin of what the protocol hides
 
@@ -113,11 +121,34 @@ class VerificationCounts(Collector):
         self.found[0][0] += _histogram(piece.own[piece.kept])
         self.found[0][1] += _histogram(piece.seen) - _histogram(piece.own[piece.same])
 
+    def counts(self) -> Tensor:
+        """(2, bins) int64: pairs of the same person, and of two, by distance."""
+        counts = torch.stack(self.found).sum(0)
+        counts[:, -1] = 0  # what the protocol hides
+        return counts
+
     def result(self) -> Verification:
-        """ROC, TPR at the levels, and the equal error rate."""
-        genuine, impostor = torch.stack(self.found).sum(0)
-        genuine[-1] = impostor[-1] = 0
+        """ROC, TPR at the levels, and the equal error rate; ValueError where there are no pairs of one of the kinds."""
+        genuine, impostor = self.counts()
         return _roc(genuine, impostor, self.levels)
+
+    def plain(self) -> dict:
+        """The result as plain values, with None in place of what too few pairs were compared for."""
+        genuine, impostor = self.counts().sum(1).tolist()
+        found = self.result() if genuine and impostor else None
+        told = found is not None and min(genuine, impostor) >= PAIRS_TO_TELL
+        rates = []
+        for i, level in enumerate(self.levels.tolist()):
+            enough = found is not None and told and impostor >= pairs_needed(level)
+            tpr, threshold = (found.tpr[i].item(), found.thresholds[i].item()) if found and enough else (None, None)
+            rates.append({"fpr": level, "tpr": tpr, "threshold": threshold, "pairs_needed": pairs_needed(level)})
+        return {
+            "eer": found.eer if found and told else None,
+            "eer_threshold": found.eer_threshold if found and told else None,
+            "pairs_of_one": genuine,
+            "pairs_of_two": impostor,
+            "rates": rates,
+        }
 
 
 def verification(

@@ -802,6 +802,9 @@ def search(query, gallery, labels: Labels, grid: reranking.Grid, how: Comparison
     return trials
 
 
+QUERIES_TO_TELL = 30  # fewer, drawn again and again, do not tell how far another draw would move their mean
+
+
 @ranges.checked
 def confidence_intervals(
     ranks: Ranks, level: Share = 0.95, num_samples: int = 2000, seed: Seed = 0

@@ -24,7 +24,7 @@ import models
 import protocols
 import rerank
 import visualize
-from details import CameraPairCollector, VerificationCounts
+from details import PAIRS_TO_TELL, CameraPairCollector, VerificationCounts
 from evaluate import RankedLists
 from machine import fingerprint, processes
 from machine.memory import Budget
@@ -309,7 +309,8 @@ class Tester:
         return evaluate.Comparison(recipe.metric, recipe.distance, reranked, self.options.budget, self.group)
 
     def metrics(self, query: Features, gallery: Features, labels: protocols.Labels, reranked=None, others=()) -> dict:
-        """Metrics as plain values; ``rank1_interval`` and ``mAP_interval`` are 95 % bootstrap intervals.
+        """Metrics as plain values; ``rank1_interval`` and ``mAP_interval`` are 95 % bootstrap intervals, None where
+        too few queries have a match to tell them.
 
         others: collectors (`evaluate.Collector`) that are fed from the same pass over the distances.
         """
@@ -321,19 +322,20 @@ class Tester:
             others,
             verbose=reranked is None and processes.is_main(),
         )
-        found = evaluate.summarize(ranks, self.options.max_rank)
-        intervals = evaluate.confidence_intervals(ranks)
+        found = evaluate.summarize(ranks, max(self.options.max_rank, 10))  # rank-10 whatever the length of the curve
+        told = found.num_valid >= evaluate.QUERIES_TO_TELL
+        intervals = {key: list(ends) for key, ends in evaluate.confidence_intervals(ranks).items()} if told else {}
         cmc = found.cmc.tolist()
         return {
             "mAP": float(found.mAP),
             "mINP": float(found.mINP),
-            **{f"rank{r}": cmc[min(r, len(cmc)) - 1] for r in (1, 5, 10)},
+            **{f"rank{r}": cmc[r - 1] for r in (1, 5, 10)},
             "num_query": len(query.samples),
             "num_gallery": len(gallery.samples),
             "num_valid": int(found.num_valid),
-            "rank1_interval": list(intervals["rank1"]),
-            "mAP_interval": list(intervals["mAP"]),
-            "cmc": cmc,
+            "rank1_interval": intervals.get("rank1"),
+            "mAP_interval": intervals.get("mAP"),
+            "cmc": cmc[: self.options.max_rank],
         }
 
     def search(self, query: Features, gallery: Features, labels: protocols.Labels) -> list[evaluate.Trial]:
@@ -376,17 +378,14 @@ def plain_details(counts: Sequence[VerificationCounts], cameras: Sequence[Camera
     the pairs of all galleries together."""
     for collectors in (counts, cameras):
         collectors[0].found = [part for collector in collectors for part in collector.found]
-    same, pairs = counts[0].result(), cameras[0].result()
-    rates = [
-        {"fpr": float(level), "tpr": float(tpr), "threshold": float(threshold)}
-        for level, tpr, threshold in zip(same.levels, same.tpr, same.thresholds, strict=True)
-    ]
+    pairs = cameras[0].result()
     return {
-        "verification": {"eer": same.eer, "eer_threshold": same.eer_threshold, "rates": rates},
+        "verification": counts[0].plain(),
         "camera_pairs": {
             "query_cameras": pairs.query_camids.tolist(),
             "gallery_cameras": pairs.gallery_camids.tolist(),
             "mAP": [[None if value != value else value for value in row] for row in pairs.mAP.tolist()],
+            "num_valid": pairs.num_valid.tolist(),
         },
     }
 
@@ -411,9 +410,11 @@ def table(results: dict[str, dict], trained_on: str, recipe) -> str:
                 shown = f"{theirs.rank1:.1f} / {theirs.mAP:.1f}" if theirs and values is metrics else ""
                 numbers = "".join(f"{100 * values[k]:>8.2f}" for k in ("rank1", "rank5", "rank10", "mAP", "mINP"))
                 lines.append(f"{label:<34}{numbers}{values['num_valid']:>10}{shown:>18}")
-        if "rank1_interval" in metrics:
+        if metrics.get("rank1_interval"):
             low, high = metrics["rank1_interval"]
             notes.append(f"{name}: rank-1 {100 * low:.1f} to {100 * high:.1f} (95 % of bootstrap draws over queries)")
+        elif "rank1_interval" in metrics:
+            notes.append(f"{name}: rank-1 – to – ({evaluate.QUERIES_TO_TELL} queries are needed for an interval)")
         if metrics.get("num_runs", 1) > 1:
             spread = 100 * metrics["rank1_std"]
             notes.append(f"{name}: mean over {metrics['num_runs']} galleries, rank-1 ± {spread:.2f}")
@@ -432,11 +433,12 @@ NUMBERS = ("mAP", "mINP", "rank1", "rank5", "rank10")
 
 
 def mean_and_std(runs: list[dict]) -> dict:
-    """Metrics of repeated splits or trials as one: the mean of each number, and ``<number>_std`` over the runs."""
+    """Metrics of repeated splits or trials as one: the mean of each number, and ``<number>_std`` over the runs, None of
+    a single one."""
     result = {key: sum(run[key] for run in runs) / len(runs) for key in NUMBERS}
     for key in NUMBERS:
         values = torch.tensor([run[key] for run in runs], dtype=torch.float64)
-        result[f"{key}_std"] = float(values.std()) if len(runs) > 1 else 0.0
+        result[f"{key}_std"] = float(values.std()) if len(runs) > 1 else None
     for key in ("num_query", "num_gallery", "num_valid"):
         result[key] = runs[0][key]
     result["cmc"] = torch.tensor([run["cmc"] for run in runs], dtype=torch.float64).mean(0).tolist()
@@ -447,7 +449,8 @@ def splits_table(summary: dict[str, dict]) -> str:
     """Mean and standard deviation over repeated splits, in percent."""
     lines = [f"{'mean ± std over the splits':<34}{'rank-1':>16}{'rank-5':>16}{'mAP':>16}"]
     for name, found in summary.items():
-        cells = (f"{100 * found[k]:.2f} ± {100 * found[f'{k}_std']:.2f}" for k in ("rank1", "rank5", "mAP"))
+        spread = {k: "–" if found[f"{k}_std"] is None else f"{100 * found[f'{k}_std']:.2f}" for k in NUMBERS}
+        cells = (f"{100 * found[k]:.2f} ± {spread[k]}" for k in ("rank1", "rank5", "mAP"))
         lines.append(f"{name:<34}" + "".join(f"{cell:>16}" for cell in cells))
     return "\n".join(lines)
 
@@ -456,12 +459,7 @@ def more_lines(name: str, metrics: dict) -> list[str]:
     """Lines for what was asked beyond the table: verification and the search of re-ranking parameters."""
     lines = []
     if "verification" in metrics:
-        same = metrics["verification"]
-        rates = ", ".join(f"{100 * r['tpr']:.1f} % at FPR {r['fpr']:g}" for r in same["rates"])
-        lines.append(
-            f"{name}: same person if the distance is at most {same['eer_threshold']:.4f} (equal error rate "
-            f"{100 * same['eer']:.2f} %); true positive rate {rates}"
-        )
+        lines += verification_lines(name, metrics["verification"])
     if "search" in metrics:
         lines.append(f"{name}: re-ranking parameters by mAP (k1, k2, lambda: mAP, rank-1)")
         lines += [
@@ -475,6 +473,22 @@ def more_lines(name: str, metrics: dict) -> list[str]:
             "out of training: --validation_ids in training and with --search_rerank."
         )
     return lines
+
+
+def verification_lines(name: str, same: dict) -> list[str]:
+    """Threshold and rates of `VerificationCounts.plain`; a dash where the pairs are too few, and how many it takes."""
+    few = f"{name}: compared were {same['pairs_of_one']:,} pairs of one person and {same['pairs_of_two']:,} of two"
+    if same["eer"] is None:
+        return [f"{name}: same person if the distance is at most – (equal error rate –)",
+                f"{few}; {PAIRS_TO_TELL:,} of each are needed"]  # fmt: skip
+    shown = ["–" if r["tpr"] is None else f"{100 * r['tpr']:.1f} %" for r in same["rates"]]
+    rates = [f"{tpr} at FPR {r['fpr']:g}" for tpr, r in zip(shown, same["rates"], strict=True)]
+    lines = [
+        f"{name}: same person if the distance is at most {same['eer_threshold']:.4f} (equal error rate "
+        f"{100 * same['eer']:.2f} %); true positive rate {', '.join(rates)}"
+    ]
+    needed = [f"{r['pairs_needed']:,} for FPR {r['fpr']:g}" for r in same["rates"] if r["tpr"] is None]
+    return [*lines, f"{few}; needed of two people are {', '.join(needed)}"] if needed else lines
 
 
 def published(recipe, trained_on: str, name: str):

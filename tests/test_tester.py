@@ -172,11 +172,51 @@ def test_query_expansion_and_multi_query(tmp_path):
         evaluated(splits, multi_query="mean")(Pixels())
 
 
+def any_number_tells(monkeypatch):
+    """Let a figure be told from any number of pairs."""
+    monkeypatch.setattr(details, "PAIRS_TO_TELL", 1)
+    monkeypatch.setattr(details, "pairs_needed", lambda rate: 1)
+
+
+def test_what_a_small_sample_does_not_carry_is_not_told(tmp_path):
+    """Twelve pairs tell no rate at 1e-4 and three queries no interval: null, and a dash with what it would take."""
+    splits = shaded(tmp_path, "market1501")
+    found = evaluated(splits, details=True, max_rank=2)(Pixels())["market"]
+    assert found["rank1_interval"] is None and found["mAP_interval"] is None
+    assert found["cmc"] == [found["rank1"], pytest.approx(expected(splits).cmc[1].item())]
+    assert [found[f"rank{k}"] for k in (5, 10)] == [pytest.approx(expected(splits).cmc[k - 1].item()) for k in (5, 10)]
+    same = found["verification"]
+    assert same["pairs_of_one"] + same["pairs_of_two"] == 20 and same["eer"] is None and same["eer_threshold"] is None
+    assert [rate["tpr"] for rate in same["rates"]] == [rate["threshold"] for rate in same["rates"]] == [None] * 4
+    assert [rate["pairs_needed"] for rate in same["rates"]] == [100_000, 10_000, 1_000, 100]
+    text = tester.table({"market": found}, "market", None)
+    assert "equal error rate –" in text and "100 of each are needed" in text and "rank-1 – to –" in text
+
+
+@pytest.mark.parametrize(("of_one", "of_two", "told"), [(99, 5_000, 0), (100, 99, 0), (100, 100, 1), (500, 9_999, 2),
+                                                        (500, 100_000, 4)])  # fmt: skip
+def test_a_rate_is_told_from_ten_errors_at_that_rate(of_one, of_two, told):
+    counts = details.VerificationCounts(protocols.Labels([1], [1], [1], [2]))
+    counts.found[0][0, 100], counts.found[0][1, 200] = of_one, of_two
+    same = counts.plain()
+    assert [rate["tpr"] for rate in same["rates"]] == [None] * (4 - told) + [1.0] * told
+    assert same["eer"] == (0 if told else None)
+    text = "\n".join(tester.verification_lines("own", same))
+    assert text.count("100.0 % at FPR") == told and ("needed" in text) == (told < 4)
+
+
+def test_pairs_of_one_kind_alone_do_not_end_a_test():
+    counts = details.VerificationCounts(protocols.Labels([1], [1], [1], [2]))
+    counts.found[0][0, 100] = 5
+    assert counts.plain()["eer"] is None and counts.plain()["pairs_of_two"] == 0
+
+
 def test_details_come_from_the_same_pass(tmp_path, monkeypatch):
     splits, passes = shaded(tmp_path, "market1501"), []
     measure = evaluate.distance_blocks
     monkeypatch.setattr(evaluate, "distance_blocks", lambda *a, **k: passes.append(k) or measure(*a, **k))
     made = evaluated(splits, details=True, top_k=3)
+    any_number_tells(monkeypatch)
     found = made(Pixels())["market"]
     tester.ranked_pages(made, Pixels(), tmp_path / "pages", tester.Pages())
     assert len(passes) == 1  # metrics, details and the page
@@ -192,6 +232,7 @@ def test_details_come_from_the_same_pass(tmp_path, monkeypatch):
 
 def test_trials_have_details_search_and_a_page(tmp_path, monkeypatch):
     monkeypatch.setattr(tester, "GRID", rerank.Grid((2,), (1,), (0.3, 0.5)))
+    any_number_tells(monkeypatch)
     splits = made(tmp_path)
     tested = evaluated(splits, details=True, search=True, top_k=2)
     found = tested(Pixels())["market"]
@@ -241,8 +282,6 @@ def test_the_budget_reaches_everything(tmp_path):
     little, plenty = (evaluated(splits, budget=Budget(gb), **options)(Pixels())["market"] for gb in (1e-9, 1))
     assert little["mAP"] == pytest.approx(plenty["mAP"]) and little["verification"] == plenty["verification"]
     assert little["reranked"]["mAP"] == pytest.approx(plenty["reranked"]["mAP"])
-    with pytest.raises(ValueError, match="--memory_gb"):
-        Budget(0)
 
 
 def test_images_without_labels(tmp_path):
@@ -265,6 +304,8 @@ def test_mean_and_std_by_hand():
     assert found["mAP"] == pytest.approx(0.4) and found["mAP_std"] == pytest.approx(0.08**0.5)
     assert found["cmc"] == pytest.approx([0.4, 1.0])
     assert "40.00 ± 28.28" in tester.splits_table({"viper": found})
+    one = tester.mean_and_std(runs[:1])
+    assert one["mAP_std"] is None and "20.00 ± –" in tester.splits_table({"viper": one})
 
 
 def test_the_table_keeps_published_results_in_their_own_column():
