@@ -92,6 +92,7 @@ class MuDeep(WholeNetwork):
     """
 
     renames = ()
+    shown = "the map of the fused streams"
 
     def __init__(self, *, num_pids: int, pretrained: bool = False, image_size: tuple[int, int] = (256, 128)):
         super().__init__()
@@ -129,18 +130,17 @@ class MuDeep(WholeNetwork):
         self.embedding_dim = 4096
         self.feat_dims = (4096,)
 
-    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
-        """The fused streams: (B, 3, H, W) -> (B, 256, h, w)."""
-        return self.block5(self.block4(self.block3(self.block2(self.block1(images)))))
-
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
+    def maps(self, images: Tensor, views: Views | None = None) -> tuple[Tensor, ...]:
+        """The fused streams (B, 256, h, w)."""
         if tuple(images.shape[2:]) != self.image_size:
             raise ValueError(
                 f"This MuDeep was built for images of {self.image_size[0]}x{self.image_size[1]}, got "
                 f"{images.shape[2]}x{images.shape[3]}. Its fully connected layer fixes the size."
             )
-        fused = F.avg_pool2d(self.feature_map(images, views), 4)  # (B, 256, h / 4, w / 4)
-        feature = self.fc(fused.flatten(1))  # (B, 4096)
+        return (self.block5(self.block4(self.block3(self.block2(self.block1(images))))),)
+
+    def answer(self, feature_map: Tensor) -> Output:
+        feature = self.fc(F.avg_pool2d(feature_map, 4).flatten(1))  # (B, 4096), from h / 4 x w / 4 positions
         return Output(feature, logits_of(self, feature), (feature,))
 
 
@@ -279,6 +279,7 @@ class HACNN(WholeNetwork):
     """
 
     renames = ()
+    shown = "the last map of the global branch, not those of the regions"
 
     def __init__(
         self, *, num_pids: int, pretrained: bool = False, channels: Sequence[Width] = (128, 256, 384), dim: Width = 512
@@ -301,7 +302,7 @@ class HACNN(WholeNetwork):
         self.embedding_dim = 2 * dim
         self.feat_dims = (dim, dim)
 
-    def maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def maps(self, images: Tensor, views: Views | None = None) -> tuple[Tensor, ...]:
         """The last map of the global branch (B, C, h, w) and of each of the four regions."""
         x = self.conv(images)
         regions: list[Tensor] = []
@@ -314,14 +315,13 @@ class HACNN(WholeNetwork):
                 crops = [crop + region for crop, region in zip(crops, regions, strict=True)]  # cross-attention
             regions = [local_conv(crop) for crop in crops]
             x = y * attention
-        return x, regions
+        return x, *regions
 
     def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
-        """Of the global branch: (B, 3, H, W) -> (B, C, h, w)."""
+        """Of the global branch; a region moves from stage to stage, so that its map is of no one place."""
         return self.maps(images)[0]
 
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        x, regions = self.maps(images)
+    def answer(self, x: Tensor, *regions: Tensor) -> Output:
         overall = self.fc_global(x.mean(dim=(2, 3)))  # (B, 512)
         local = self.fc_local(torch.cat([region.mean(dim=(2, 3)) for region in regions], dim=1))  # (B, 512)
         logits: tuple[Tensor, ...] = ()
@@ -384,6 +384,7 @@ class MLFN(WholeNetwork):
     """
 
     renames = ()
+    shown = "the last map, not the selection vectors"
 
     def __init__(self, *, num_pids: int, pretrained: bool = False, groups: Few = 32, dim: Width = 1024):
         super().__init__()
@@ -413,21 +414,20 @@ class MLFN(WholeNetwork):
             nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
         )
 
-    def map_and_selections(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def maps(self, images: Tensor, views: Views | None = None) -> tuple[Tensor, ...]:
         """The last map (B, C, h, w) and the selection vectors (B, groups, 1, 1) of all blocks."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, stride=2, padding=1)
         selections = []
         for block in self.feature:
             x, s = block(x)
             selections.append(s)
-        return x, selections
+        return x, *selections
 
     def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
-        """Of the last block: (B, 3, H, W) -> (B, C, h, w)."""
-        return self.map_and_selections(images)[0]
+        """Of the last block: the selection vectors have no place in the image."""
+        return self.maps(images)[0]
 
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        x, selections = self.map_and_selections(images)
+    def answer(self, x: Tensor, *selections: Tensor) -> Output:
         projected = self.fc_x(x.mean(dim=(2, 3), keepdim=True)) + self.fc_s(torch.cat(selections, dim=1))
         feature = (projected / 2).flatten(1)  # (B, 1024)
         return Output(feature, logits_of(self, feature), (feature,))

@@ -28,6 +28,7 @@ import loaders
 import losses
 import models
 import train
+import video
 from loading.augmentation import FILLS
 from loading.samplers import SAMPLE_METHODS
 from loading.store import FILTERS
@@ -316,7 +317,7 @@ class Recipe:
                 f"recipe {self.name} ({self.place}): the constructor of {called(self.network)} sets no "
                 f"{', '.join(missing)}; models.py says what every network has"
             )
-        return models.Tracklet(model, "attention") if self.temporal_pooling == "attention" else model
+        return video.Tracklet(model, "attention") if self.temporal_pooling == "attention" else model
 
     def arguments_of(self, made: Callable[..., nn.Module]) -> dict[str, Any]:
         """The fields and options of this row that the constructor of a network or a loss names."""

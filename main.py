@@ -50,6 +50,7 @@ import loaders
 import models
 import tester
 import train
+import video
 import visualize
 from cli import customised, dataset_options, named_recipe, overrides, parse
 from config import applies, check_test_distance, check_trunk, value_in
@@ -339,7 +340,7 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     with processes.main_first():  # which may download weights
         model = build_network(recipe, num_pids, sum(map(len, cameras.values())), run, args.seed)
         if loader.tracklets:
-            model = models.for_tracklets(model, recipe.temporal_pooling)
+            model = video.for_tracklets(model, recipe.temporal_pooling)
     model = prepared(model, args, loader)
     torch.manual_seed(args.seed)  # the criterion's own weights do not depend on how the network drew its own
     criterion = recipe.losses(num_pids).to(run.device)

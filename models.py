@@ -1,8 +1,9 @@
 """Person re-ID models, one class per paper, in the order of the papers.
 
 Every model takes images (B, 3, H, W), normalised as its backbone expects, and `loading.views.Views` of them (or None),
-and returns an `Output`, in training and in evaluation alike. Trunks come from `backbones.create`; networks with a trunk
-of their own are in `architectures.py`. What all share is in `Model` and `Headed`; all constructors are keyword-only.
+and returns an `Output`, in training and in evaluation alike: `maps` makes feature maps of the images, `answer` the
+Output of the maps. Trunks come from `backbones.create`; networks with a trunk of their own are in `architectures.py`,
+tracklets in `video.py`. What all share is in `Model` and `Headed`; all constructors are keyword-only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import copy
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -44,19 +44,22 @@ class Output(NamedTuple):
 
 
 class Model(nn.Module):
-    """What every network answers beside `forward(images, views) -> Output`.
+    """What every network answers: `forward(images, views) -> Output`, which is `answer` of its `maps`, and more.
 
     num_pids: training identities it has classifiers for; 0: none (testing, or an ID loss that holds its own weights).
     embedding_dim: D of `Output.embedding`. feat_dims: widths of `Output.feats`.
     renames: (their prefix, our prefix) pairs of weight names in released code; a name that neither matches one nor is
         one of ours belongs to the trunk, which released code often keeps at the root: put `base.` in front of it.
+    shown: what `feature_map` is, in words for the title of a picture.
     """
 
     renames: tuple[tuple[str, str], ...] = ()
+    shown: str = "the last map"
     num_pids: int
     embedding_dim: int
     feat_dims: tuple[int, ...]
     base: backbones.Backbone
+    answer: Callable[..., Output]  # called with `maps`; a network that has none overrides `forward`
 
     def trunk(self) -> Iterator[nn.Parameter]:
         """Parameters that a file of pretrained weights fills. All others are new layers: they begin at random."""
@@ -81,9 +84,23 @@ class Model(nn.Module):
             )
         return found
 
+    def maps(self, images: Tensor, views: Views | None = None) -> tuple[Tensor, ...]:
+        """All that `answer` reads of images (B, 3, H, W): the map (B, C, h, w) of each branch whose embedding is pooled
+        from it; without a method of its own, the trunk's."""
+        return (self.base(images),)
+
+    def forward(self, images: Tensor, views: Views | None = None) -> Output:
+        """The Output of images (B, 3, H, W)."""
+        return self.answer(*self.maps(images, views))
+
     def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
-        """The trunk's last map, which activation maps are drawn from: (B, 3, H, W) -> (B, C, h, w)."""
-        return self.base(images)
+        """What activation maps are drawn from: the channels of all `maps` side by side on the finest grid (B, C, h, w).
+
+        A model whose maps are not all of one place in the image, or no maps, says here which are.
+        """
+        maps = self.maps(images, views)
+        size = max(each.shape[2:] for each in maps)
+        return torch.cat([F.interpolate(each, size=size) for each in maps], dim=1)
 
     def begin_stage(self, stage: int) -> None:
         """Told the index of each training stage as it begins."""
@@ -170,8 +187,8 @@ class Softmax(Headed):
         self.embedding_dim = dims[-1]
         self.feat_dims = (dims[-1],)
 
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        feature = self.fc(self.global_pool(self.base(images)))  # (B, D)
+    def answer(self, feature_map: Tensor) -> Output:
+        feature = self.fc(self.global_pool(feature_map))  # (B, D)
         return Output(feature, logits_of(self, feature), (feature,))
 
 
@@ -201,8 +218,7 @@ class AlignedReID(Headed):
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        feature_map = self.base(images)  # (B, C, h, w)
+    def answer(self, feature_map: Tensor) -> Output:
         feature = feature_map.mean(dim=(2, 3))  # (B, C)
         rows = feature_map.amax(3, keepdim=True) if self.row_max else feature_map.mean(3, keepdim=True)  # (B, C, h, 1)
         local = F.relu(self.local_bn(self.local_conv(rows)))  # (B, d, h, 1)
@@ -231,8 +247,7 @@ class AlignedReIDPlusPlus(Headed):
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        feature_map = self.base(images)  # (B, C, h, w)
+    def answer(self, feature_map: Tensor) -> Output:
         feature = feature_map.mean(dim=(2, 3))  # (B, C)
         rows = F.relu(self.bn(feature_map)) if self.training else feature_map
         rows = rows.amax(dim=3, keepdim=True)  # (B, C, h, 1)
@@ -257,7 +272,7 @@ class Mutual(Model):
         self.members: Any = nn.ModuleList(members)
         if len(members) < 2:
             raise ValueError(f"Mutual learning needs at least two networks, got {len(members)}.")
-        self.num_pids = members[0].num_pids
+        self.num_pids, self.shown = members[0].num_pids, members[0].shown
         self.embedding_dim = members[0].embedding_dim
         self.feat_dims = tuple(dim for member in members for dim in member.feat_dims)
 
@@ -270,7 +285,7 @@ class Mutual(Model):
         return [p for member in self.members for p in member.layers(group)]
 
     def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
-        """Of the network that answers in a test: (B, 3, H, W) -> (B, C, h, w)."""
+        """Of the network that answers in a test."""
         return self.members[0].feature_map(images, views)
 
     def begin_stage(self, stage: int) -> None:
@@ -298,6 +313,7 @@ class ResNet50M(Headed):
     """
 
     renames = ()
+    shown = "the maps of the last three blocks"
 
     def __init__(self, *, last_stride: int | None = None, fusion_dim: Width = 1024, **trunk: Any):
         super().__init__(last_stride=last_stride, **trunk)
@@ -310,15 +326,16 @@ class ResNet50M(Headed):
         self.feat_dims = (self.embedding_dim,)
         self.classifier = linear_classifier(self.embedding_dim, self.num_pids, bias=True, std=0.01)
 
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
+    def maps(self, images: Tensor, views: Views | None = None) -> tuple[Tensor, ...]:
+        """Of each block of the last stage, (B, C, h, w)."""
         *earlier, layer4 = self.base.children()
         x = images
         for stage in earlier:
             x = stage(x)
-        pooled = []
-        for block in layer4.children():
-            x = block(x)
-            pooled.append(x.mean(dim=(2, 3)))  # (B, C)
+        return tuple(itertools.accumulate(layer4.children(), lambda y, block: block(y), initial=x))[1:]
+
+    def answer(self, *maps: Tensor) -> Output:
+        pooled = [each.mean(dim=(2, 3)) for each in maps]  # (B, C)
         mid = self.fc_fusion(torch.cat(pooled[:2], dim=1))  # (B, 1024)
         feature = torch.cat((mid, pooled[2]), dim=1)  # (B, 3072)
         return Output(feature, logits_of(self, feature), (feature,))
@@ -383,8 +400,7 @@ class PCB(Headed):
             return self.reduction[0](g)
         return torch.cat([reduce(g[:, :, i : i + 1]) for i, reduce in enumerate(self.reduction)], dim=2)
 
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        feature_map = self.base(images)  # (B, C, h, w)
+    def answer(self, feature_map: Tensor) -> Output:
         check_rows(feature_map, self.parts, type(self).__name__)
         g = self.pool(feature_map)  # (B, C, p, 1)
         h = self.reduce(self.dropout(g)).squeeze(3)  # (B, d, p)
@@ -451,6 +467,8 @@ class MGN(Headed):
     pooling: "max" in the paper, "gem" in fast-reid.
     """
 
+    shown = "the last maps of the three branches"
+
     renames = tuple(
         (f"{name}_head.{theirs}", f"heads.{i}.{ours}")
         for i, name in enumerate(("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33"))
@@ -491,18 +509,12 @@ class MGN(Headed):
         """The shared stages and the three branches, which begin as copies of the same pretrained stages."""
         return itertools.chain.from_iterable(m.parameters() for m in (self.backbone, self.b1, self.b2, self.b3))
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """The maps (B, C, h, w) of the three branches; the first has half the size with global_stride=2."""
+    def maps(self, images: Tensor, views: Views | None = None) -> tuple[Tensor, ...]:
+        """Of the three branches, (B, C, h, w); the first has half the size with global_stride=2."""
         x = self.backbone(images)
-        return [self.b1(x), self.b2(x), self.b3(x)]
+        return self.b1(x), self.b2(x), self.b3(x)
 
-    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
-        """The channels of all three branches side by side, the first enlarged to the size of the others."""
-        first, *others = self.maps(images)
-        return torch.cat((F.interpolate(first, size=others[0].shape[2:]), *others), dim=1)  # (B, 3 C, h, w)
-
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        m1, m2, m3 = self.maps(images)
+    def answer(self, m1: Tensor, m2: Tensor, m3: Tensor) -> Output:
         check_rows(m3, 3, "MGN")
         maps = (m1, m2, m3, *m2.tensor_split(2, dim=2), *m3.tensor_split(3, dim=2))
         reduced, necks, logits = zip(*(head(m) for head, m in zip(self.heads, maps, strict=True)), strict=True)
@@ -580,13 +592,12 @@ class Pyramid(Headed):
             highest = torch.maximum(highest[:, :, :-1], first_max[:, :, k:])
         return pooled
 
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        feature_map = self.base(images)  # (B, C, h, w)
+    def answer(self, feature_map: Tensor) -> Output:
         rows = feature_map.shape[2]
         if rows % self.parts:
             raise ValueError(
-                f"Pyramid cuts the feature map into {self.parts} equal stripes, but it has {rows} rows. "
-                f"Use an image height that is a multiple of {self.parts * images.shape[2] // rows}."
+                f"Pyramid cuts the feature map into {self.parts} equal stripes, but it has {rows} rows. Use an "
+                f"--image_size whose height gives a multiple of {self.parts} rows, such as 384 128 for a ResNet."
             )
         pooled = self.pool(feature_map)
         feats = tuple(reduce(x[:, :, None, None]).flatten(1) for reduce, x in zip(self.reduction, pooled, strict=True))
@@ -641,8 +652,8 @@ class BagOfTricks(Headed):
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        f_t = self.global_pool(self.feature_map(images, views))  # (B, D)
+    def answer(self, feature_map: Tensor) -> Output:
+        f_t = self.global_pool(feature_map)  # (B, D)
         f_i = self.bottleneck(f_t)  # (B, D)
         return Output(f_i if self.embed_after else f_t, logits_of(self, f_i), (f_i if self.feats_after else f_t,))
 
@@ -692,11 +703,11 @@ class TwoStreamAGW(AGW):
         if isinstance(self.global_pool, GeM):
             self.global_pool.p.requires_grad_(False)
 
-    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
-        """(B, 3, H, W) of either light -> (B, C, h, w)."""
+    def maps(self, images: Tensor, views: Views | None = None) -> tuple[Tensor, ...]:
+        """The last map (B, C, h, w) of images of either light."""
         base = self.base
         if views is None or views.infrared is None:
-            return base(images)
+            return (base(images),)
         infrared = views.infrared  # (B,)
         rows = torch.cat((infrared.logical_not().nonzero(), infrared.nonzero()))[:, 0]
         colour = int(len(rows) - infrared.sum())
@@ -705,7 +716,7 @@ class TwoStreamAGW(AGW):
             for stem, part in ((self.colour_stem, images[rows[:colour]]), (base.infrared, images[rows[colour:]]))
             if len(part)
         ]
-        return base.stages(torch.cat(x)[rows.argsort()])
+        return (base.stages(torch.cat(x)[rows.argsort()]),)
 
     def colour_stem(self, images: Tensor) -> Tensor:
         """The stem of colour images: (n, 3, H, W) -> (n, 64, H / 4, W / 4)."""
@@ -754,14 +765,15 @@ class SIETransformer(Model):
         return (p for name, p in self.base.named_parameters() if name != "sie_embed")
 
     def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
-        """The trunk's tokens, without the class token, on the grid of their patches: (B, 3, H, W) -> (B, D, h, w)."""
+        """The tokens of `maps` without the class token, on the grid of their patches: (B, 3, H, W) -> (B, D, h, w)."""
         conv = self.base.patch_embed.proj
         sizes = zip(images.shape[2:], conv.kernel_size, conv.stride, strict=True)
         rows, columns = ((size - kernel) // stride + 1 for size, kernel, stride in sizes)
-        return self.tokens(images, views)[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
+        (tokens,) = self.maps(images, views)
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
 
     def tokens(self, images: Tensor, views: Views | None) -> Tensor:
-        """(B, 3, H, W), views or None -> tokens (B, 1 + N, D) behind the trunk's blocks, SIE added to their input."""
+        """(B, 3, H, W), views or None -> tokens (B, 1 + N, D) that the first block reads, SIE added."""
         base = self.base
         patches = base.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
         x = torch.cat((base.cls_token.expand(len(images), -1, -1), patches), dim=1)
@@ -773,7 +785,7 @@ class SIETransformer(Model):
         x = x + base.pos_embed
         if hasattr(base, "sie_embed"):
             x = x + self.sie_weight * self.camera_embedding(views)
-        return base.norm(base.blocks(base.norm_pre(x)))
+        return base.norm_pre(x)
 
     def camera_embedding(self, views: Views | None) -> Tensor:
         """Views of B images -> (B, 1, D); the mean over the training cameras for None and for unknown cameras."""
@@ -795,6 +807,7 @@ class TransReID(SIETransformer):
     """
 
     renames = ()
+    shown = "the patches as the last block reads them"
     groups, shift, parts = 2, 5, 4  # of JPM: shuffle groups, shift, groups of patches (config/defaults.py)
 
     def __init__(self, *, jpm: bool = True, test_neck: str = "before", **trunk: Any):
@@ -832,169 +845,24 @@ class TransReID(SIETransformer):
         chunks = [shuffled[:, i * length : (i + 1) * length] for i in range(self.parts)]
         return [self.b2(torch.cat((token, chunk), dim=1))[:, 0] for chunk in chunks]
 
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
+    def maps(self, images: Tensor, views: Views | None = None) -> tuple[Tensor, ...]:
+        """The tokens (B, 1 + N, D) that the last block reads, in which the class token draws on the patches.
+
+        Behind it only the class token counts: there the patches are no part of the embedding.
+        """
         x = self.tokens(images, views)
-        feats = [self.b1(x)[:, 0], *self.jigsaw(x)] if self.jpm else [x[:, 0]]  # (B, D) each
+        for block in list(self.base.blocks)[: None if self.jpm else -1]:
+            x = block(x)
+        return (x,)
+
+    def answer(self, x: Tensor) -> Output:
+        if self.jpm:
+            feats = [self.b1(x)[:, 0], *self.jigsaw(x)]  # (B, D) each
+        else:
+            feats = [self.base.norm(self.base.blocks[-1](x))[:, 0]]
         necks = [getattr(self, self._name("bottleneck", i))(f) for i, f in enumerate(feats)]
         logits: tuple[Tensor, ...] = ()
         if self.training and self.num_pids:
             logits = tuple(getattr(self, self._name("classifier", i))(f) for i, f in enumerate(necks))
         first, *others = necks if self.embed_after else feats
         return Output(torch.cat((first, *(f / self.parts for f in others)), dim=1), logits, tuple(feats))
-
-
-# -- Tracklets: a feature of many frames ------------------------------------------------------------------------------
-
-
-class Tracklet(Model):
-    """An image model over tracklets: every frame on its own, then each field of the Output pooled over time.
-
-    pooling: of embedding, feats and parts.
-        "avg"; "max": over the frames, as torchreid tests (torchreid/engine/video/softmax.py at f8cd150);
-        "attention": weighted by a_t = softmax_t(w . embedding_t + b), with w = 0 at first: the average. Temporal
-        attention as in Gao and Nevatia (arXiv:1805.02104) without its convolutions, which are made for
-        maps of one size (models/ResNet.py of jiyanggao/Video-Person-ReID at 5475c97).
-    logits are averaged (or weighted): for a linear classifier those of the averaged feature. Their maximum would
-        belong to no feature, so pooling "max" averages them too.
-
-    Takes, with B tracklets:
-        (B, T, 3, H, W); frames that `views.there` (B, T) says are not there do not go through the network;
-        a `loaders.Tracklets`, whose frames come in chunks (tests of tracklets of any length). Where it cuts a tracklet
-            into several clips, its feature is the mean of theirs;
-        (B, 3, H, W): images; the image model's own answer.
-
-    In a state dict the image model's tensors keep their names (with `attention.` added), so that weights trained on
-    images serve for tracklets and the other way round.
-    """
-
-    def __init__(self, image_model: Model, pooling: str = "avg"):
-        super().__init__()
-        self.pooling = choose("temporal pooling", pooling, {name: name for name in ("avg", "max", "attention")})
-        self.image_model = image_model
-        if pooling == "attention":
-            self.attention = nn.Linear(image_model.embedding_dim, 1)
-            nn.init.zeros_(self.attention.weight)
-            nn.init.zeros_(self.attention.bias)
-        self.training = image_model.training
-        self.renames = image_model.renames
-        self.num_pids = image_model.num_pids
-        self.embedding_dim = image_model.embedding_dim
-        self.feat_dims = image_model.feat_dims
-        self.register_load_state_dict_post_hook(_without_image_model)
-
-    def trunk(self) -> Iterator[nn.Parameter]:
-        """The image model's."""
-        return self.image_model.trunk()
-
-    def layers(self, group: str) -> list[nn.Parameter]:
-        """The image model's, and the attention, which is new."""
-        return super().layers(group) if group in ("new", "attention") else self.image_model.layers(group)
-
-    def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
-        """Of images, as the image model's: (B, 3, H, W) -> (B, C, h, w)."""
-        return self.image_model.feature_map(images, views)
-
-    def begin_stage(self, stage: int) -> None:
-        """Told to the image model."""
-        self.image_model.begin_stage(stage)
-
-    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """The image model's, under its own names, then the attention's."""
-        state = self.image_model.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
-        if self.pooling == "attention":
-            self.attention.state_dict(destination=state, prefix=f"{prefix}attention.", keep_vars=keep_vars)
-        return state
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """Called by `load_state_dict` before the children's tensors are looked for: gives them their full names."""
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            if not (self.pooling == "attention" and key.startswith(f"{prefix}attention.")):
-                state_dict[f"{prefix}image_model.{key[len(prefix) :]}"] = state_dict.pop(key)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        if not torch.is_tensor(images):
-            return self.tracklets(images.chunks(), images.lengths, images.clips, views)
-        if images.ndim == 4:
-            return self.image_model(images, views)
-        lengths = (images.shape[1],) * len(images)
-        if views is None or views.there is None:
-            return self.tracklets((images.flatten(0, 1),), lengths, (1,) * len(images), views)
-        lengths = tuple(views.there.sum(dim=1).tolist())
-        return self.tracklets((images[views.there],), lengths, (1,) * len(images), views._replace(there=None))
-
-    def tracklets(
-        self, chunks: Iterable[Tensor], lengths: Sequence[int], clips: Sequence[int], views: Views | None
-    ) -> Output:
-        """Output of B tracklets from their frames in order, (n, 3, H, W) per chunk.
-
-        lengths (C,): frames of each clip; clips (B,): clips of each tracklet, C in all; views: of tracklets,
-            or None.
-        """
-        if views is not None:
-            frames = [sum(part) for part in _split(lengths, clips)]
-            alike = len(set(frames)) == 1  # then nothing has to be copied to the device, nor waited for
-            times: Any = frames[0] if alike else torch.tensor(frames, device=views.camera.device)
-            views = views.each(lambda field: field.repeat_interleave(times))  # (n,)
-        outputs, start = [], 0
-        for images in chunks:
-            end = start + len(images)
-            here = slice(start, end)
-            outputs.append(self.image_model(images, None if views is None else views.each(itemgetter(here))))
-            start = end
-        embedding = _joined([o.embedding for o in outputs])
-        weights = self.weights(embedding, lengths) if self.pooling == "attention" else None
-
-        def pooled(values: Tensor, how: Callable[..., Tensor]) -> Tensor:  # (n, ...) -> (B, ...)
-            values = values.float()  # a mean over a hundred frames is too much for half precision
-            if weights is not None:
-                values = values * weights.view(-1, *(1,) * (values.ndim - 1))
-            of_clips = _over_time(values, lengths, how)
-            return of_clips if max(clips) == 1 else _over_time(of_clips, clips, torch.mean)
-
-        average = torch.mean if weights is None else torch.sum
-        how = torch.amax if self.pooling == "max" else average
-        logits, feats = (
-            tuple(_joined(each) for each in zip(*(getattr(o, field) for o in outputs), strict=True))
-            for field in ("logits", "feats")
-        )
-        parts = None if outputs[0].parts is None else pooled(_joined([o.parts for o in outputs]), how)
-        return Output(
-            pooled(embedding, how),
-            tuple(pooled(x, average) for x in logits),
-            tuple(pooled(x, how) for x in feats),
-            parts,
-        )
-
-    def weights(self, embedding: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Attention of each frame, (n, D) -> (n,), summing to 1 over the frames of a clip."""
-        scores = self.attention(embedding.float())[:, 0]
-        return torch.cat([part.softmax(dim=0) for part in scores.split(list(lengths))])
-
-
-def _without_image_model(model: nn.Module, keys: Any) -> None:
-    """What `load_state_dict` of a Tracklet found missing or unexpected, under the names of the state dict."""
-    for names in keys:  # two lists, changed in place
-        names[:] = [name.replace("image_model.", "", 1) for name in names]
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors))
-
-
-def _split(values: Sequence[T], sizes: Sequence[int]) -> list[Sequence[T]]:
-    """Consecutive parts of a sequence, of these sizes."""
-    ends = itertools.accumulate(sizes)
-    return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-
-
-def _over_time(values: Tensor, lengths: Sequence[int], how: Callable[..., Tensor]) -> Tensor:
-    """`how` (mean, sum, amax) of consecutive runs of rows: (n, ...), lengths (C,) -> (C, ...)."""
-    if len(set(lengths)) == 1:
-        return how(values.unflatten(0, (len(lengths), lengths[0])), dim=1)
-    return torch.stack([how(part, dim=0) for part in values.split(list(lengths))])
-
-
-def for_tracklets(model: Model, pooling: str = "avg") -> Tracklet:
-    """`model` as a `Tracklet`; itself if it is one."""
-    return model if isinstance(model, Tracklet) else Tracklet(model, pooling)

@@ -20,9 +20,9 @@ import torch
 import datasets
 import evaluate
 import loaders
-import models
 import protocols
 import rerank
+import video
 import visualize
 from details import PAIRS_TO_TELL, CameraPairCollector, VerificationCounts
 from evaluate import RankedLists
@@ -153,7 +153,7 @@ class Tester:
         loader = self.loader(samples, name)
         self.leave_out(loader.store, label, name)
         if loader.tracklets:
-            model = models.for_tracklets(model, self.recipe.temporal_pooling)
+            model = video.for_tracklets(model, self.recipe.temporal_pooling)
         sized = Sized(self.batches(loader, name, stop), len(loader), loader.num_images)
         progress = label if processes.is_main() else None
         embeddings, parts = evaluate.extract(
@@ -536,7 +536,7 @@ def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path
         if "actmap" in pages.what:
             worst = shown.lists.choose("worst", num=min(pages.num_queries, 12))
             sheet = activation_sheet(tested, model, name, [shown.query[each.query] for each in worst], folder / name)
-            extra["Where the network answers: the worst queries"] = sheet
+            extra[f"Where the network answers on the worst queries ({model.shown})"] = sheet
         if "ranks" in pages.what:
             rankings = shown.lists.choose(pages.order, pages.only, pages.num_queries, pages.seed)
             numbers = {"rank-1": "rank1", "mAP": "mAP", "mINP": "mINP", "queries": "num_valid"}

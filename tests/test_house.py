@@ -25,7 +25,7 @@ FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"cli"},
     {"recipes", "tester", "check"},
     {"config", "datasets", "details"},
-    {"evaluate", "architectures", "loaders", "train", "parsers"},
+    {"evaluate", "architectures", "video", "loaders", "train", "parsers"},
     {"models", "rerank", "checkpoints", "loading", "synthetic"},
     {"networks", "losses", "protocols", "visualize", "weights", "machine"},
 )

@@ -9,6 +9,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 import trees
 
 import architectures
@@ -85,7 +86,7 @@ NEW = {
 # The last map of the trunk at the size above: (C, h, w).
 MAPS = {
     "softmax": (512, 2, 1), "osnet_x0_25": (128, 4, 2), "bot": (512, 4, 2), "mudeep": (256, 8, 4),
-    "resnet50mid": (2048, 2, 1), "hacnn": (384, 5, 2), "mlfn": (2048, 1, 1), "pcb": (512, 6, 2),
+    "resnet50mid": (3 * 2048, 2, 1), "hacnn": (384, 5, 2), "mlfn": (2048, 1, 1), "pcb": (512, 6, 2),
     "pcb_rpp": (512, 6, 2), "aligned": (512, 2, 1), "aligned_mutual": (512, 2, 1), "aligned_pp": (512, 2, 1),
     "pyramid": (512, 6, 2), "agw": (512, 4, 2), "agw_rgbir": (512, 4, 2), "sbs": (512, 4, 2),
     "mgn": (3 * 512, 4, 2), "transreid": (192, 5, 2), "transreid_baseline": (192, 4, 2), "demo": (128, 4, 2),
@@ -157,42 +158,76 @@ def test_layers_can_be_treated_apart_that_are_there():
     check_trunk(small("pcb"), {"base_lr_mult": 1.0, "fixbase_epochs": 0})
 
 
+def randomised(recipe):
+    """The row's network in eval mode, its norms away from the identity."""
+    torch.manual_seed(0)
+    model = recipe.model(5, num_cameras=3).eval()
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif value.dim() == 1 and value.is_floating_point():
+            value.add_(0.1 * torch.randn(value.shape))
+    return model
+
+
+def answering(model):
+    """The network whose maps are read in a test: of mutual learning the first, of tracklets that of the frames."""
+    model = getattr(model, "image_model", model)
+    return answering(model.members[0]) if isinstance(model, models.Mutual) else model
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_model_shows_the_last_map_of_its_trunk(name):
+def test_a_model_shows_the_maps_that_its_embedding_is_made_of(name, monkeypatch):
     recipe = small(name)
-    with torch.device("meta"):
-        model = recipe.model(5, num_cameras=3).eval()
-        shown = model.feature_map(torch.empty(2, 3, *recipe.image_size))
+    model = randomised(recipe)
+    network = answering(model)
+    images, views = torch.randn(2, 2, 3, *recipe.image_size), Views(torch.tensor([0, 2]))
+    with torch.no_grad():
+        maps, embedding = network.maps(images[0], views), model(images[0], views).embedding
+        shown = model.feature_map(images[0], views)
     assert shown.shape == (2, *MAPS[name]) if name in MAPS else shown.shape[:2] == (2, model.base.out_channels)
 
+    # all that the embedding reads of the images are these maps, and it reads every one of them
+    leaves = [each.clone().requires_grad_() for each in maps]
+    monkeypatch.setattr(network, "maps", lambda images, views=None: tuple(leaves))
+    again = model(images[1], views).embedding
+    assert torch.equal(again, embedding)
+    (again * torch.randn_like(again)).sum().backward()
+    assert all(leaf.grad.any() for leaf in leaves)
 
-def test_maps_are_what_the_embeddings_are_made_of():
-    torch.manual_seed(0)
-    images, views = torch.randn(2, 3, 96, 32), Views(torch.tensor([0, 2]))
+    # and those that have a place in the image are what a picture shows, channel by channel
+    placed = maps[:1] if name in ("hacnn", "mlfn") else maps  # of regions that move, of factors
+    if isinstance(network, models.TransReID):  # the class token
+        placed = [maps[0][:, 1:].transpose(1, 2).unflatten(2, shown.shape[2:])]
+    enlarged = [F.interpolate(each, size=shown.shape[2:]) for each in placed]
+    assert torch.equal(shown, torch.cat(enlarged, dim=1)) and network.shown == model.shown
 
-    def made(name, **fields):
-        recipe = small(name).with_(image_size=(96, 32), **fields)
-        model = recipe.model(5, num_cameras=3).eval()
-        return model, model.feature_map(images, views), model(images, views)
 
-    with torch.inference_mode():
-        for name in ("bot", "agw", "agw_rgbir"):
-            model, shown, output = made(name)
-            torch.testing.assert_close(model.bottleneck(model.global_pool(shown)), output.embedding)
-        model, shown, output = made("aligned")
-        torch.testing.assert_close(shown.mean(dim=(2, 3)), output.embedding)
-        model, shown, output = made("mgn")
-        torch.testing.assert_close(model.heads[2](shown.chunk(3, dim=1)[2])[1], output.feats[2])
-        model, shown, output = made("aligned_mutual")
-        assert torch.equal(shown, model.members[0].feature_map(images))
-        for name in ("transreid", "transreid_baseline"):
-            model, shown, output = made(name)
-            tokens = model.tokens(images, views)
-            assert torch.equal(shown.flatten(2).transpose(1, 2), tokens[:, 1:])
-            corner = model.base.patch_embed.proj(images)  # (B, D, h, w): the grid of the patches
-            assert shown.shape == corner.shape
-        video = models.Tracklet(model)
-        assert torch.equal(video.feature_map(images, views), shown)
+# A row of each network that has maps of its own, and the size at which its grid has rows and columns to tell apart.
+PLACES = {"bot": (128, 64), "mudeep": (64, 32), "resnet50mid": (256, 128), "hacnn": (160, 64), "mlfn": (128, 64),
+          "pcb": (192, 64), "aligned_mutual": (256, 128), "agw_rgbir": (128, 64), "mgn": (192, 64),
+          "transreid": (128, 64), "transreid_baseline": (128, 64), "nasnsetmobile": (128, 64)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_map_is_upright(name):
+    """What changes in a corner of the image changes the map most in that corner."""
+    recipe = small(name).with_(image_size=PLACES[name])
+    model = randomised(recipe)
+    height, width = recipe.image_size
+    images = torch.randn(1, 3, height, width).repeat(5, 1, 1, 1)
+    quarters = [(slice(row, row + height // 2), slice(column, column + width // 2))
+                for row in (0, height // 2) for column in (0, width // 2)]  # fmt: skip
+    for i, quarter in enumerate(quarters, 1):
+        images[(i, slice(None), *quarter)] = torch.randn(3, height // 2, width // 2)
+    with torch.no_grad():
+        shown = model.feature_map(images, Views(torch.zeros(5, dtype=torch.int64)))
+    changed = (shown[1:] - shown[:1]).square().sum(dim=1)  # (4, h, w)
+    middle_row, middle_column = (-(-size // 2) for size in changed.shape[1:])
+    for i, each in enumerate(changed):
+        rows = each[:middle_row].sum() - each[-middle_row:].sum()
+        columns = each[:, :middle_column].sum() - each[:, -middle_column:].sum()
+        assert (rows > 0, columns > 0) == (i < 2, i % 2 == 0)
 
 
 @pytest.fixture(scope="session")

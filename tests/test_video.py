@@ -20,6 +20,7 @@ import losses
 import main
 import models
 import train
+import video
 from loading.samplers import sampled_frames
 from loading.store import UnreadableImages
 from loading.views import Views
@@ -333,9 +334,9 @@ class Toy(models.Model):
         return models.Output(neck, (self.classifier(neck),) if self.training else (), (feature,), parts)
 
 
-def toy(pooling="avg") -> models.Tracklet:
+def toy(pooling="avg") -> video.Tracklet:
     torch.manual_seed(0)
-    model = models.Tracklet(Toy(), pooling)
+    model = video.Tracklet(Toy(), pooling)
     if pooling == "attention":
         nn.init.normal_(model.attention.weight, std=2.0)
     return model
@@ -416,7 +417,7 @@ def test_frames_that_are_not_there_change_nothing(how):
 
 def test_attention_begins_as_the_average_and_learns():
     torch.manual_seed(0)
-    model, average = models.Tracklet(Toy(), "attention"), toy("avg")
+    model, average = video.Tracklet(Toy(), "attention"), toy("avg")
     images, views = torch.randn(2, 3, 3, 4, 2), Views(torch.tensor([1, 2]))
     output = model(images, views)
     torch.testing.assert_close(output.embedding, average(images, views).embedding)
@@ -428,9 +429,9 @@ def test_attention_begins_as_the_average_and_learns():
 
 def test_names_are_those_of_the_image_model_and_its_weights_fit():
     image_model = Toy()
-    model = models.Tracklet(image_model, "max")
+    model = video.Tracklet(image_model, "max")
     assert list(model.state_dict()) == list(Toy().state_dict())
-    assert [n for n, _ in models.Tracklet(Toy(), "attention").named_parameters()][-2:] == [
+    assert [n for n, _ in video.Tracklet(Toy(), "attention").named_parameters()][-2:] == [
         "attention.weight",
         "attention.bias",
     ]
@@ -446,7 +447,7 @@ def test_names_are_those_of_the_image_model_and_its_weights_fit():
 
 def test_a_state_dict_is_the_image_models_wherever_the_tracklet_model_stands_and_errors_name_its_tensors():
     """Inside another module (DistributedDataParallel) as well, with the attention's own weights, and both ways."""
-    model, other = toy("attention"), models.Tracklet(Toy(), "attention")
+    model, other = toy("attention"), video.Tracklet(Toy(), "attention")
     assert list(model.state_dict()) == [*Toy().state_dict(), "attention.weight", "attention.bias"]
     wrapped = nn.ModuleDict({"module": other})
     wrapped.load_state_dict({f"module.{name}": value for name, value in model.state_dict().items()})
@@ -460,7 +461,7 @@ def test_a_state_dict_is_the_image_models_wherever_the_tracklet_model_stands_and
 
 
 def test_a_tracklet_model_moves_copies_and_changes_mode_as_one():
-    model = models.Tracklet(Toy()).double().eval()
+    model = video.Tracklet(Toy()).double().eval()
     twin = copy.deepcopy(model)
     twin.image_model.classifier.weight.data.zero_()
     assert model.image_model.classifier.weight.any() and not twin.state_dict()["classifier.weight"].any()
@@ -473,12 +474,12 @@ def test_a_tracklet_model_moves_copies_and_changes_mode_as_one():
 
 def test_an_unknown_pooling_is_refused():
     with pytest.raises(ValueError, match="temporal pooling"):
-        models.Tracklet(Toy(), "median")
+        video.Tracklet(Toy(), "median")
 
 
 def test_every_field_of_real_networks_is_pooled():
     for make in (models.AlignedReID, models.PCB, models.BagOfTricks):
-        model = models.Tracklet(make(num_pids=3, backbone="resnet18")).train()
+        model = video.Tracklet(make(num_pids=3, backbone="resnet18")).train()
         output = model(torch.randn(2, 2, 3, 96, 32), Views(torch.tensor([0, 1])))
         assert {len(x) for x in (output.embedding, *output.logits, *output.feats)} == {2}
         assert [x.shape[1] for x in output.feats] == list(model.feat_dims)
@@ -595,7 +596,7 @@ def test_video_trains_and_tests_end_to_end(splits):
         erase=0.0,
         progress=False,
     )
-    model = models.Tracklet(models.BagOfTricks(num_pids=data.num_pids, backbone="resnet18"))
+    model = video.Tracklet(models.BagOfTricks(num_pids=data.num_pids, backbone="resnet18"))
     shown = trees.eval_loader(
         splits.train, image_size=(64, 32), batch_size=5, max_frames=32, progress=False, cache="ram"
     )
