@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from machine.ranges import Blocks, Dropout, Few, OneOrTwo, Width
 from networks import backbones, resnets
@@ -851,8 +852,9 @@ class TransReID(SIETransformer):
         Behind it only the class token counts: there the patches are no part of the embedding.
         """
         x = self.tokens(images, views)
+        again = self.training and self.base.grad_checkpointing  # --grad_checkpoint; timm's own forward is not called
         for block in list(self.base.blocks)[: None if self.jpm else -1]:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         return (x,)
 
     def answer(self, x: Tensor) -> Output:

@@ -381,6 +381,21 @@ def test_cameras_of_another_data_set_take_the_mean_embedding():
     assert not torch.allclose(model(images).embedding, model(images, Views(torch.tensor([0, 1]))).embedding)
 
 
+def test_grad_checkpoint_computes_the_blocks_of_the_trunk_again_with_the_same_gradients():
+    model = models.TransReID(num_pids=0, **TINY_VIT).train()
+    images, calls, gradients = torch.randn(2, 3, 64, 32), [], []
+    for block in model.base.blocks:
+        block.register_forward_pre_hook(lambda module, inputs: calls.append(module))
+    for again in (False, True):
+        torch.manual_seed(0)  # of drop path
+        model.base.set_grad_checkpointing(again)
+        model.zero_grad()
+        model(images).embedding.square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert len(calls) == 3 * len(model.base.blocks)  # once, then twice
+    assert torch.equal(*gradients)
+
+
 def test_transreid_embedding_weighs_the_local_features():
     model = randomise(models.TransReID(num_pids=0, **TINY_VIT))
     out = model(torch.randn(2, 3, 64, 32))
