@@ -146,7 +146,7 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
     add("--version", action="store_true", help="version of the suite and commit")
     add("--mode", choices=MODES, default="train", help="what to do (default: train)")
     add("--recipe", type=words, metavar="NAME", help="a row of recipes.py (default: bot; demo on the built-in set)")
-    add("--output_path", type=path, metavar="DIR", help="where results go (default: runs/<recipe>_<training sets>)")
+    add("--output_path", type=path, metavar="DIR", help="where results go (default: a folder below runs/)")
     add("--device", type=words, default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--seed", type=Number(int, SEEDS), default=0, help="(default: 0)")
     add("--amp", choices=("auto", "none", "bf16", "fp16"), default="auto",

@@ -10,12 +10,15 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import io
 import json
 import os
 import shutil
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +63,7 @@ from machine.device import pick_amp, pick_device
 from machine.memory import Budget
 from machine.version import VERSION, commit
 from networks import mobile
-from parsers.base import images_below
+from parsers.base import few, images_below
 from recipes import RECIPES, Recipe
 from weights import importing, reading, recognising
 
@@ -158,8 +161,19 @@ def load_data(args) -> tuple[dict[str, datasets.Splits], list[str], list[str]]:
 
 
 def output_folder(args, recipe: Recipe, trains: list[str]) -> Path:
-    """--output_path, or runs/<recipe>_<training sets>."""
+    """--output_path; of a weight file runs/<its name>_<digest>_<mode>, for it says which network it is; else
+    runs/<recipe>_<training sets>."""
+    if args.output_path is None and args.weights is not None and args.mode != "train":
+        file = args.weights
+        content = fingerprint.of_file(file) if file.is_file() else ""  # where it is none, reading it says so
+        return Path("runs") / f"{called_after(file, content, str(args.gallery_path))}_{args.mode}"
     return args.output_path or Path("runs") / f"{recipe.name}_{'+'.join(trains or ['none'])}"
+
+
+def called_after(file: Path, *identity: str) -> str:
+    """A folder's name for what is made of `file`: its name, and a digest of what tells it from others of that name."""
+    digest = hashlib.sha256("\0".join(identity).encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{files.safe_name(file.stem)}_{digest}"
 
 
 def description_of(
@@ -603,41 +617,29 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
     """Rank the images of --gallery_path for --query_image; nothing is known of who is on them."""
     if not args.query_image.is_file():
         raise FileNotFoundError(f"--query_image {args.query_image} is not a file")
-    if args.gallery_path is None:
-        raise ValueError("--query_image needs --gallery_path, the folder of images to rank")
-    recipe = customised(recipe, given)
-    run = make_run(args, recipe, list(data_paths(args)))
-    loaded = load_for_test(args, recipe, given, run, args.resume_visualize_epoch)
-    print(loaded.said)
-    model, recipe = loaded.model, loaded.recipe
-    plain = make_tester(args, recipe, run, {}, loaded.cameras)
-    query = plain.features(model, [datasets.Sample(str(args.query_image), 0, 0)], "query")
-    gallery = plain.features(model, folder_of_images(args.gallery_path), "gallery")
+    loaded, run, features = embedded_folder(args, recipe, given, [datasets.Sample(str(args.query_image), 0, 0)])
+    plain = make_tester(args, loaded.recipe, run, {}, loaded.cameras)
+    query, gallery = features.only([0]), features.only(list(range(1, len(features.samples))))
     [ranking] = plain.nearest(query, gallery, args.top_k)
-    title = f"{args.query_image.name} in {args.gallery_path}"
-    folder = run.output / "visualize" / args.query_image.stem
-    page = visualize.Page(title, "1 query", labelled=False)
+    page = visualize.Page(f"{args.query_image.name} in {args.gallery_path}", "1 query", labelled=False)
+    folder = run.output / "visualize" / called_after(args.query_image, str(args.query_image.resolve()))
     file = visualize.draw_ranks(folder, [ranking], query.samples, gallery.samples, page)
-    compared = "re-ranked" if plain.options.rerank else recipe.metric
+    compared = "re-ranked" if plain.options.rerank else loaded.recipe.metric
     print(f"\nnearest by {compared} distance (smaller is more alike):")
     for index, distance in zip(ranking.index, ranking.distance, strict=True):
-        print(f"  {distance:.4f}  {gallery.samples[index].path}")
+        print(f"  {distance:.4f}  {files.printable(str(gallery.samples[index].path))}")
     print(f"\npictures      {file}")
 
 
 def mode_extract(args, recipe: Recipe) -> None:
     """Embeddings of every image under --gallery_path, as features.npy with paths.txt beside it."""
-    if args.gallery_path is None:
-        raise ValueError("--mode extract needs --gallery_path, a folder of images")
-    samples = folder_of_images(args.gallery_path)
-    given = overrides(args)
-    run = make_run(args, recipe, list(data_paths(args)))
-    loaded = load_for_test(args, customised(recipe, given), given, run, None)
-    print(loaded.said)
-    features = make_tester(args, loaded.recipe, run, {}, loaded.cameras).features(loaded.model, samples, "features")
-    with files.replace(run.output / "features.npy") as file:
-        numpy.save(file, features.embeddings.cpu().numpy())
-    files.write_text(run.output / "paths.txt", "".join(f"{path}\n" for path in features.paths))
+    loaded, run, features = embedded_folder(args, recipe, overrides(args))
+    # both are complete before either takes its place: a row and a line of the same number are of one image
+    with files.replace(run.output / "paths.txt", "w") as lines:
+        lines.writelines(f"{files.as_line(path)}\n" for path in features.paths)
+        lines.flush()
+        with files.replace(run.output / "features.npy") as file:
+            numpy.save(file, features.embeddings.cpu().numpy())
     print(
         f"\n{len(features.samples):,} embeddings of {features.embeddings.shape[1]} numbers, "
         f"to be compared with {loaded.recipe.metric} distance\n"
@@ -645,14 +647,43 @@ def mode_extract(args, recipe: Recipe) -> None:
     )
 
 
+def embedded_folder(
+    args, recipe: Recipe, given: dict, first: Sequence[datasets.Sample] = ()
+) -> tuple[Loaded, Run, tester.Features]:
+    """The network, and the features of the images `first` and of all under --gallery_path.
+
+    In the order of their cost: the folders, the weights, every image, and only then what the network computes.
+    """
+    if args.gallery_path is None:
+        what = "--query_image" if first else "--mode extract"
+        raise ValueError(f"{what} needs --gallery_path, a folder of images")
+    itself = {os.path.realpath(frame) for sample in first for frame in sample.frames}
+    others = [each for each in folder_of_images(args.gallery_path) if os.path.realpath(each.frames[0]) not in itself]
+    if not others:
+        raise ValueError(f"--gallery_path {args.gallery_path} holds no other image than that of --query_image")
+    samples = [*first, *others]
+    recipe = customised(recipe, given)
+    run = make_run(args, recipe, list(data_paths(args)))
+    loaded = load_for_test(args, recipe, given, run, args.resume_visualize_epoch if first else None)
+    print(loaded.said)
+    files.check_folder(run.output)
+    features = make_tester(args, loaded.recipe, run, {}, loaded.cameras).features(loaded.model, samples, "images")
+    lost = sorted({sample.path for sample in samples} - set(features.paths))
+    if lost:
+        print(f"{len(lost):,} of {len(samples):,} images cannot be read and are left out: {few(lost)}")
+    if any(sample.path in lost for sample in first):
+        raise ValueError(f"--query_image {first[0].path} cannot be read")
+    return loaded, run, features
+
+
 def folder_of_images(path: Path) -> list[datasets.Sample]:
     """Every image under `path`, sorted, without labels."""
     if not path.is_dir():
         raise FileNotFoundError(f"--gallery_path {path} is not a folder")
-    files = images_below(str(path))
-    if not files:
+    found = images_below(str(path))
+    if not found:
         raise FileNotFoundError(f"--gallery_path {path} holds no image ({', '.join(sorted(datasets.IMAGE_SUFFIXES))})")
-    return [datasets.Sample(file, 0, 0) for file in files]
+    return [datasets.Sample(file, 0, 0) for file in found]
 
 
 def mode_check(args, recipe: Recipe) -> None:
@@ -687,6 +718,8 @@ ACTIONS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one mode; returns the exit status. A mistake of the user's ends in one message, not in a traceback."""
     args, recipe = None, None
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what no terminal can write
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args, recipe = parse(sys.argv[1:] if argv is None else argv)
         if args.mode not in ("train", "test") and processes.launched():

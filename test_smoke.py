@@ -129,6 +129,94 @@ def test_extract_writes_one_row_per_image(trained, data, tmp_path):
     assert len(features) == len(paths) == len(list((data / "query").iterdir()))
 
 
+@pytest.fixture
+def odd(data, tmp_path) -> tuple[Path, set[str]]:
+    """A folder in which every image has another awkward name, beside what is no image; and the paths of the images."""
+    import shutil
+
+    folder = tmp_path / "odd"
+    (folder / "d.jpg" / "inner").mkdir(parents=True)
+    names = [b"new\nline.jpg", b'"quoted".jpg', b"<b>&'x' %41#?.png", "né 世界\u2028.JPG".encode(), b"\xff\xfe.webp"]
+    names += [b"d.jpg/inner/a.tif", b"back\\nslash.bmp", b"x" * 240 + b".jpeg"]
+    pictures = sorted((data / "query").iterdir())
+    for name, picture in zip(names, pictures, strict=False):
+        shutil.copy(picture, os.fsencode(folder) + b"/" + name)
+    (folder / "._x.jpg").write_bytes(b"of macOS")
+    (folder / "notes.txt").write_bytes(b"no image")
+    os.mkfifo(folder / "pipe.jpg")
+    return folder, {os.path.join(folder, os.fsdecode(name)) for name in names}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not have")
+def test_extract_pairs_rows_and_lines_whatever_the_names_are(trained, odd, tmp_path):
+    import numpy
+    import torch
+
+    import main
+
+    folder, expected = odd
+    words = ["--weights", str(trained / "model.pt"), "--gallery_path", str(folder), "--output_path", str(tmp_path)]
+    assert run("--mode", "extract", *words) == 0
+    features = numpy.load(tmp_path / "features.npy")
+    lines = (tmp_path / "paths.txt").read_text("utf-8").splitlines()
+    paths = [json.loads(line) if line.startswith('"') else line for line in lines]
+    assert len(features) == len(paths) and set(paths) == expected
+    args, recipe = main.parse(["--mode", "extract", *words])
+    loaded = main.load_for_test(args, recipe, {}, main.make_run(args, recipe, []), None)
+    for path, row in zip(paths, features, strict=True):  # each image alone
+        sample = main.datasets.Sample(path, 0, 0)
+        alone = main.make_tester(args, loaded.recipe, main.make_run(args, recipe, []), {}, {})
+        expected_row = alone.features(loaded.model, [sample], "one").embeddings[0]
+        assert torch.allclose(torch.from_numpy(row), expected_row.cpu(), atol=1e-4)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not have")
+def test_a_query_image_is_ranked_whatever_its_name_is(trained, odd, tmp_path, capsys):
+    folder, expected = odd
+    query = next(path for path in expected if "\n" in path)
+    words = ("--mode", "visualize", "--weights", trained / "model.pt", "--output_path", tmp_path, "--top_k", 20)
+    assert run(*words, "--query_image", query, "--gallery_path", folder) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert len(listed) == len(expected) - 1  # without the query itself, a line each
+    [page] = tmp_path.rglob("index.html")
+    assert "new\\nline.jpg" in page.read_text("utf-8")
+    inner = folder / "d.jpg" / "inner"
+    assert run(*words, "--query_image", inner / "a.tif", "--gallery_path", inner) == 1
+    assert "holds no other image than that of --query_image" in capsys.readouterr().err
+
+
+def test_images_of_a_folder_are_all_read_before_the_network_computes(trained, data, tmp_path, capsys, monkeypatch):
+    import shutil
+
+    import evaluate
+
+    monkeypatch.setattr(evaluate, "extract", lambda *args, **options: pytest.fail("the network has run"))
+    folder = tmp_path / "photos"
+    shutil.copytree(data / "query", folder)
+    (folder / "zz.jpg").write_bytes(b"cut")
+    words = ("--weights", trained / "model.pt", "--output_path", tmp_path / "out", "--gallery_path", folder)
+    for mode in (("extract",), ("visualize", "--query_image", next((data / "query").iterdir()))):
+        assert run("--mode", *mode, *words) == 1
+        error = capsys.readouterr().err
+        assert "zz.jpg" in error and "--skip_bad_images" in error
+    (tmp_path / "file").write_bytes(b"")
+    assert run("--mode", "extract", *words, "--output_path", tmp_path / "file") == 1
+    assert "name another folder with --output_path" in capsys.readouterr().err
+
+
+def test_results_of_a_weight_file_get_a_folder_of_its_own(trained, data, tmp_path, monkeypatch):
+    """Two files of one name do not write into one place, and nothing is named after a recipe that was not used."""
+    import shutil
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.pt", "last.pt"):
+        (tmp_path / name).mkdir()
+        shutil.copy(trained / name, tmp_path / name / "model.pt")
+        words = ("--weights", f"{name}/model.pt", "--gallery_path", data / "query")
+        assert run("--mode", "extract", *words) == 0 == run("--mode", "extract", *words)
+    assert len(list(Path("runs").glob("model_*_extract/features.npy"))) == 2 == len(list(Path("runs").iterdir()))
+
+
 def test_train_on_two_sets_and_test_on_both(data, tmp_path):
     words = ("--recipe", "demo", "--market_path", data, "--own_path", data, "--output_path", tmp_path)
     assert run("--mode", "train", *words, *TINY, "--epochs", 1, "--num_queries", 0) == 0

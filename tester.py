@@ -123,14 +123,23 @@ class Tester:
         self.last: dict[str, Shown] = {}  # what pages are drawn from, of the last evaluation of each set
 
     def loader(self, samples: Sequence[datasets.Sample], name: str = "") -> loaders.EvalLoader:
-        """`samples` of set `name` in order, prepared as the recipe tests; an empty `name` is no set of this tester."""
-        recipe, tells_light = self.recipe, self.recipe.infrared and name in self.splits
+        """`samples` of set `name` in order, prepared as the recipe tests.
+
+        Images of no set of this tester (an empty `name`) nobody has looked at: all are read before this returns.
+        """
+        recipe, loose = self.recipe, name not in self.splits
+        tells_light = recipe.infrared and not loose
         decoding = loaders.Decoding(
-            recipe.image_size, recipe.interpolation, self.options.workers, self.options.skip_bad, processes.is_main()
+            recipe.image_size,
+            recipe.interpolation,
+            self.options.workers,
+            self.options.skip_bad,
+            processes.is_main(),
+            check=loose,
         )
         return loaders.EvalLoader(
             samples,
-            loaders.make_store(samples, decoding, loaders.Cache("none"), self.device),
+            loaders.make_store(samples, decoding, loaders.Cache("auto" if loose else "none"), self.device),
             (recipe.mean, recipe.std),
             batch_size=self.options.batch_size,
             infrared=self.splits[name].infrared if tells_light else (),
@@ -533,8 +542,8 @@ def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path
             alone.one(model, name)
         shown = tested.last[name]
         extra = {"Cumulative matching": visualize.cmc_curve({name: shown.metrics["cmc"]}, folder / name / "cmc.png")}
-        if "actmap" in pages.what:
-            worst = shown.lists.choose("worst", num=min(pages.num_queries, 12))
+        worst = shown.lists.choose("worst", num=min(pages.num_queries, 12))
+        if "actmap" in pages.what and worst:
             sheet = activation_sheet(tested, model, name, [shown.query[each.query] for each in worst], folder / name)
             extra[f"Where the network answers on the worst queries ({model.shown})"] = sheet
         if "ranks" in pages.what:

@@ -11,7 +11,6 @@ import functools
 import html
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from machine import imagefile
+from machine import files, imagefile
 
 PAPER = (255, 255, 255)
 INK = (32, 33, 36)
@@ -95,7 +94,8 @@ def _badge(mark: str, size: int = 26) -> Image.Image:
 
 
 def _shorten(text: str, width: float, font) -> str:
-    """`text`, cut in the middle so that it takes no more than `width` pixels."""
+    """`text` on one line, cut in the middle so that it takes no more than `width` pixels."""
+    text = files.printable(text)
     if font.getlength(text) <= width:
         return text
     keep = len(text)
@@ -109,10 +109,9 @@ def _distance_text(distance: float) -> str:
 
 
 def _to_file(image: Image.Image, path: ImageFile) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-    return path
+    with files.replace(path) as file:
+        image.save(file, "PNG")
+    return Path(path)
 
 
 # ============ ranked strip ============
@@ -232,18 +231,18 @@ def draw_ranks(
     page = page or Page()
     if not rankings:
         raise ValueError(f"there is no query to draw{f': {page.chosen}' if page.chosen else ''}")
-    out_dir = Path(out_dir)
-    for old in (out_dir / "ranks").glob("[0-9][0-9][0-9][0-9]_*.png"):  # of an earlier report in this folder
-        old.unlink()
-    rows = []
+    out_dir, rows = Path(out_dir), []
     for position, ranking in enumerate(rankings, 1):
         path = str(_one_path(query[ranking.query].path))
-        stem = re.sub(r"[^\w.-]", "_", Path(path).stem)[:60]
         strip = _draw(ranking, query, gallery, page.labelled)
-        file = _to_file(strip, out_dir / "ranks" / f"{position:04d}_{stem}.png")
+        file = _to_file(strip, out_dir / "ranks" / f"{position:04d}_{files.safe_name(Path(path).stem)}.png")
         rows.append(_Row(ranking, path, file.relative_to(out_dir).as_posix(), strip.width))
     out = out_dir / "index.html"
-    out.write_text(_page(page, rows, query, out_dir), "utf-8")
+    files.write_text(out, _page(page, rows, query, out_dir))
+    drawn = {row.file for row in rows}
+    for old in (out_dir / "ranks").glob("[0-9][0-9][0-9][0-9]_*.png"):  # of an earlier report in this folder
+        if old.relative_to(out_dir).as_posix() not in drawn:
+            old.unlink(missing_ok=True)
     return out
 
 
@@ -324,10 +323,9 @@ box.addEventListener('click', () => box.close());
 
 def _page(page: Page, rows: Sequence[_Row], query: Sequence[Any], out_dir: Path) -> str:
     """The report as one HTML page: no file but the pictures, no network."""
-    text = html.escape
-    parts = [f"<h1>{text(page.title)}</h1>", f"<p>{text(page.chosen)}</p>"]
+    parts = [f"<h1>{_text(page.title)}</h1>", f"<p>{_text(page.chosen)}</p>"]
     if page.summary:
-        cells = (f"<div><dt>{text(str(k))}</dt><dd>{text(_number(v))}</dd></div>" for k, v in page.summary.items())
+        cells = (f"<div><dt>{_text(str(k))}</dt><dd>{_text(_number(v))}</dd></div>" for k, v in page.summary.items())
         parts.append(f"<dl>{''.join(cells)}</dl>")
     if page.labelled:
         names = {"right": "same identity (check)", "wrong": "other identity (cross)", "junk": "not counted (dash)"}
@@ -338,15 +336,15 @@ def _page(page: Page, rows: Sequence[_Row], query: Sequence[Any], out_dir: Path)
     widest = max(row.width for row in rows)
     for position, (ranking, path, file, width) in enumerate(rows, 1):
         known = (_who(query[ranking.query]), *_verdict(ranking)) if page.labelled else ()
-        spans = "".join(f"<span>{text(fact)}</span>" for fact in (Path(path).name, *known))
+        spans = "".join(f"<span>{_text(fact)}</span>" for fact in (Path(path).name, *known))
         caption = f"<figcaption><b>{position}</b>{spans}</figcaption>"
         parts.append(_figure(file, f"ranking of {Path(path).name}", caption, width / widest))
     for name, picture in page.figures.items():
         relative = Path(os.path.relpath(picture, out_dir)).as_posix()
-        parts.append(f'<h2>{text(name)}</h2><div class="small">{_figure(relative, name)}</div>')
+        parts.append(f'<h2>{_text(name)}</h2><div class="small">{_figure(relative, name)}</div>')
     body = "\n".join(filter(None, parts))
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{text(page.title)}</title>\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{_text(page.title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'
         f'<body>\n{body}\n<dialog><img alt=""></dialog>\n<script>{SCRIPT}</script>\n</body>\n</html>\n'
     )
@@ -354,9 +352,14 @@ def _page(page: Page, rows: Sequence[_Row], query: Sequence[Any], out_dir: Path)
 
 def _figure(file: str, alt: str, caption: str = "", share: float = 1.0) -> str:
     """A picture that opens in full on a click; `share`: its part of the page's width, for all to be at one scale."""
-    source, style = html.escape(file), "" if share == 1 else f' style="width:{100 * share:.2f}%"'
-    image = f'<a href="{source}"><img src="{source}" alt="{html.escape(alt)}" loading="lazy"{style}></a>'
+    source, style = _text(file), "" if share == 1 else f' style="width:{100 * share:.2f}%"'
+    image = f'<a href="{source}"><img src="{source}" alt="{_text(alt)}" loading="lazy"{style}></a>'
     return f"<figure>{caption}{image}</figure>"
+
+
+def _text(text: str) -> str:
+    """`text` for HTML, whatever is in it."""
+    return html.escape(files.printable(text))
 
 
 def _number(value: Any) -> str:
@@ -420,7 +423,7 @@ def activation_map(feature_map: Tensor, image: Image.Image | ImageFile, *, heigh
     if feature_map.dim() != 3:
         raise ValueError(f"the feature map has shape {tuple(feature_map.shape)}, expected (C, h, w).")
     image = image if isinstance(image, Image.Image) else _open(image)
-    size = (max(1, round(height * image.width / image.height)), height)
+    size = (max(1, min(4 * height, round(height * image.width / image.height))), height)
     image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     energy = feature_map.detach().float().cpu().square().sum(0)  # (h, w)
     energy = energy / energy.norm().clamp(min=1e-12)
@@ -477,10 +480,9 @@ def _figure_of(panels: int, width: float = 5.2, height: float = 3.6):
 
 
 def _to_png(figure, path: ImageFile) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path
+    with files.replace(path) as file:
+        figure.savefig(file, dpi=130, format="png")
+    return Path(path)
 
 
 def curves(log: Sequence[Mapping[str, Any]], path: ImageFile) -> Path:

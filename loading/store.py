@@ -96,6 +96,7 @@ class Decoding:
     workers: int | None = None  # decoding threads; None for one per core
     skip_bad: bool = False  # leave out files that cannot be read instead of raising; they are named in `skipped`
     progress: bool = True  # show a bar while decoding
+    check: bool = False  # read every file once before anything is computed, even if no pixels are kept
 
     def __post_init__(self):
         check_one_of("interpolation", self.interpolation, FILTERS)
@@ -132,7 +133,7 @@ class ImageStore:
 
     Attributes: `kept` (n,) int64, the positions in `paths` that the rows stand for; `skipped`, the files left out;
         `cache`, the kind in use; `description`, one sentence for the log.
-    Raises: UnreadableImages (for "none" only when the image is reached, unless `skip_bad`), ValueError for
+    Raises: UnreadableImages (for "none" only when the image is reached, unless `skip_bad` or `check`), ValueError for
         impossible arguments, RuntimeError if the pixels do not fit where they were asked to be.
     """
 
@@ -147,6 +148,7 @@ class ImageStore:
         self.paths = [os.fspath(path) for path in paths]
         self.image_size = (int(decoding.image_size[0]), int(decoding.image_size[1]))
         self.interpolation, self.skip_bad, self.progress = decoding.interpolation, decoding.skip_bad, decoding.progress
+        self.check = decoding.check or decoding.skip_bad  # which files are bad must be known before an index is drawn
         self.workers = max(1, decoding.workers or default_workers())
         self.device = torch.device(device)
         self.cache = self._choose(cache)
@@ -235,7 +237,7 @@ class ImageStore:
             assert cache.folder is not None  # `_choose`
             return self._fill_disk(Path(cache.folder))
         if self.cache == "none":
-            if self.skip_bad:  # which files are bad must be known before the first index is drawn
+            if self.check:
                 deque(self._decode_all("checking images"), maxlen=0)
             return None
         data = torch.empty((len(self.paths), *self.image_size, 3), dtype=torch.uint8)

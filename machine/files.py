@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,29 @@ def size_text(num_bytes: float) -> str:
 def printable(text: str) -> str:
     """`text` on one line of any terminal: a line end or a byte that is no UTF-8 in a file name as its escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def as_line(path: str) -> str:
+    """`path` as a line of a list: as it is, but as a JSON string if it holds a line end or bytes that are no UTF-8, or
+    begins with the quote that a JSON string begins with."""
+    plain = path.encode(errors="ignore").decode().splitlines() == [path] and not path.startswith('"')
+    return path if plain else json.dumps(path)
+
+
+def safe_name(name: str) -> str:
+    """`name` as a part of the name of a new file or folder: letters, digits, `_.-`, 50 at most."""
+    return re.sub(r"[^\w.-]", "_", name)[:50]
+
+
+def check_folder(folder: str | os.PathLike, flag: str = "--output_path") -> None:
+    """RuntimeError, as of `replace`, if no file can be written in `folder` or, before it is made, where it will be."""
+    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(path))
+    try:
+        descriptor, name = tempfile.mkstemp(suffix=".part", prefix=".", dir=there)
+        os.close(descriptor)
+        os.unlink(name)
+    except OSError as error:
+        raise RuntimeError(_failure(Path(folder), error, 0, flag)) from error
 
 
 def _os_error(error: BaseException) -> OSError | None:

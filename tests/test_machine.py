@@ -160,3 +160,20 @@ def test_what_a_killed_writer_leaves_is_swept(tmp_path, monkeypatch):
 def test_version_and_commit():
     assert re.fullmatch(r"\d+\.\d+\.\d+", version.VERSION)
     assert re.fullmatch(r"([0-9a-f]{12}\+?)?", version.commit())
+
+
+@pytest.mark.parametrize(
+    "path", ["a b.jpg", "né.jpg", "a\nb", "a\r", "\x85", "a\u2028", '"a', "\udcff\udc80", "\\n", "a\x0c😀\n"]
+)
+def test_a_path_is_one_line_from_which_it_can_be_read_back(path):
+    line = files.as_line(path)
+    assert line.encode().decode().splitlines() == [line]
+    assert (json.loads(line) if line.startswith('"') else line) == path
+
+
+def test_a_folder_is_tried_before_it_is_needed_and_not_made(tmp_path):
+    files.check_folder(tmp_path / "new" / "deep")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(RuntimeError, match="could not write .*file.deep.*a part of its path is a file.*--output_path"):
+        files.check_folder(tmp_path / "file" / "deep")

@@ -3,8 +3,10 @@
 import builtins
 import html.parser
 import math
+import os
 import re
 from collections import namedtuple
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import visualize
+from machine import files
 
 Sample = namedtuple("Sample", "path pid camid")
 RIGHT, WRONG, JUNK = (visualize.MARKS[mark] for mark in ("right", "wrong", "junk"))
@@ -223,6 +226,29 @@ def test_names_from_the_disk_are_escaped(samples, tmp_path):
     assert page.images == ["ranks/0001__b___x__é.png"] and (tmp_path / "o" / page.images[0]).exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not have")
+@pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"\x01\t", "\u2028世界".encode(), b'"quoted"', b"x" * 250])
+def test_any_name_can_be_drawn_and_stands_on_one_line(tmp_path, name):
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+    Image.new("L", (8, 16), 90).save(path, "PNG")
+    unlabelled = visualize.Page(labelled=False)
+    page = Reader(
+        visualize.draw_ranks(tmp_path / "o", [UNKNOWN], [Sample(path, 1, 1)], [Sample(path, 1, 1)] * 4, unlabelled)
+    )
+    assert files.printable(os.fsdecode(name)) in page.words
+    assert (tmp_path / "o" / page.images[0]).exists()
+
+
+def test_a_page_that_cannot_be_drawn_leaves_the_one_before(samples, tmp_path):
+    query, gallery = samples
+    before = visualize.draw_ranks(tmp_path / "o", [FIRST, SECOND], query, gallery).read_text("utf-8")
+    Path(query[1].path).unlink()
+    with pytest.raises(FileNotFoundError, match="q2.jpg"):
+        visualize.draw_ranks(tmp_path / "o", [THIRD, SECOND], query, gallery)
+    assert (tmp_path / "o/index.html").read_text("utf-8") == before
+    assert all((tmp_path / "o" / image).exists() for image in Reader(tmp_path / "o/index.html").images)
+
+
 def test_strips_of_a_page_are_at_one_scale(samples, tmp_path):
     """A strip of fewer images is narrower on the page too, by as much as it has fewer pixels."""
     query, gallery = samples
@@ -291,6 +317,8 @@ def test_activation_map_is_brightest_where_the_energy_is(tmp_path):
     assert 6 * 32 <= y < 7 * 32 and 32 <= x < 64
     assert heat[48, 80] > heat[128, 80] + 50  # the second peak stands out of the ground too
     visualize.activation_map(torch.zeros(4, 8, 4), path)  # nothing active: no division by zero
+    line = Image.new("L", (30000, 1))  # as wide as the sheet can be, not as the image is
+    assert visualize.activation_map(features, line, height=64).size == (3 * 4 * 64 + 2 * visualize.GAP, 64)
 
     sheet = visualize.activation_maps(torch.stack([features] * 4), [path] * 4, tmp_path / "maps.png")
     assert Image.open(sheet).width > 3 * panel.width
