@@ -168,6 +168,9 @@ class Tester:
         embeddings, parts = evaluate.extract(
             model, sized, flip=self.options.flip, progress=progress, memory_gb=self.options.budget
         )
+        for computed in (embeddings, parts):
+            if computed is not None:
+                evaluate.check_finite(computed, label, [sample.path for sample in loader.samples])
         return Features(tuple(loader.samples), embeddings, parts)
 
     def leave_out(self, store: loaders.ImageStore, label: str, name: str) -> None:
@@ -199,6 +202,7 @@ class Tester:
         if splits.trials:  # each image once, however many trials show it
             shown = tuple({s.path: s for trial in splits.trials for s in trial}.values())
         gallery = self.shared(model, shown, f"gallery of {name}", stop, name)
+        check_distinct(query, gallery, name)
         if self.options.multi_query:
             images = sorted({s for group in splits.multi_query for s in group}, key=lambda s: s.path)
             if not images:
@@ -360,6 +364,19 @@ class Tester:
         compared = query.compared(self.recipe), gallery.compared(self.recipe)
         evaluate.rank_features(*compared, labels, self.comparison(self.options.rerank), [lists])
         return lists.choose("given", num=len(query.samples))
+
+
+def check_distinct(query: Features, gallery: Features, name: str) -> None:
+    """ValueError if the network has one answer to every image, to rounding: any metric of that is a number of ties."""
+    first = query.embeddings[0]
+    rounding = 1e-6 * first.abs().max()
+    chunks = (chunk for side in (query, gallery) for chunk in side.embeddings.split(1024))
+    if all((chunk - first).abs().max() <= rounding for chunk in chunks):
+        raise ValueError(
+            f"all {len(query.samples) + len(gallery.samples):,} query and gallery images of {name} have the same "
+            "feature: the training has diverged or collapsed, the weights are empty, or the images are all alike. "
+            "Lower --lr and train again, or check --weights and the images"
+        )
 
 
 class Shown(NamedTuple):

@@ -323,11 +323,26 @@ def check_finite(means: dict[str, float], epoch: int, count: int) -> None:
     """FloatingPointError that names the terms which are NaN or infinite after `count` iterations; says what helps."""
     bad = [name for name, mean in means.items() if not math.isfinite(mean)]
     if bad:
-        raise FloatingPointError(
-            f"epoch {epoch + 1}, iteration {count}: {', '.join(bad)} is not finite. The checkpoint of the last "
-            "finished epoch is kept. Lower --lr, lengthen --warmup_epochs, set --clip_grad 5, or, with --amp fp16, "
-            "use --amp bf16 or none; then start again with another --output_path."
-        )
+        raise diverged(f"epoch {epoch + 1}, iteration {count}: {', '.join(bad)} is not finite")
+
+
+def check_learning(model: nn.Module, loss: float, untrained: float, epoch: int) -> None:
+    """FloatingPointError if an epoch with the mean `loss` has lost what it was to learn: a weight is not finite, or the
+    loss is fifty times that of the network before its first step (or of 1, where that was less)."""
+    tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    if tensors and not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+        raise diverged(f"epoch {epoch + 1}: weights are not finite")
+    if loss > 50 * max(untrained, 1.0):
+        raise diverged(f"epoch {epoch + 1}: the loss is {loss:.3g}, and was {untrained:.3g} before the first step")
+
+
+def diverged(found: str) -> FloatingPointError:
+    """The error of a training that cannot go on; says what helps."""
+    return FloatingPointError(
+        f"{found}: the training has diverged. The checkpoint of the last finished epoch is kept. Lower --lr, lengthen "
+        "--warmup_epochs, set --clip_grad 5, or, with --amp fp16, use --amp bf16 or none; then start again with "
+        "another --output_path."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -426,6 +441,7 @@ class Training:
         self.start = 0  # epochs done
         self.log: list[dict] = []  # of each epoch done
         self.partial: dict | None = None  # what is done of the next
+        self.untrained: float | None = None  # the loss before the first step
         self.network: nn.Module = model  # or DistributedDataParallel around it
         self.stage = -1
         processes.same_everywhere(model, criterion)
@@ -443,9 +459,12 @@ class Training:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.start, self.log, self.partial = state["epoch"], state["log"], state["partial"]
+        if self.log:
+            self.untrained = self.log[0]["loss"]  # not that of the first step any more, but of as many digits
         if self.partial:
             device = next(self.model.parameters()).device
             self.partial["sums"] = {name: total.to(device) for name, total in self.partial["sums"].items()}
+            self.untrained = self.untrained or self.partial.get("untrained")
         where = f" and {self.partial['step']} iterations" if self.partial else ""
         say(f"Resuming {self.last_pt} after epoch {self.start}{where} of {self.epochs} (--resume no starts afresh).")
 
@@ -485,13 +504,14 @@ class Training:
                 after_step=self.observe,
             )
         except Interrupted as stopped:
-            partial = stopped.partial or {}
+            partial = (stopped.partial or {}) | {"untrained": self.untrained}
             writer.write(self.last_pt, functools.partial(self.everything, partial))
             writer.wait()
             raise Interrupted(
                 f"Stopped in epoch {epoch + 1} after iteration {partial['step']}; {self.last_pt} holds "
                 "everything up to there. The same command goes on from it."
             ) from None
+        check_learning(self.model, means["loss"], self.untrained or 0.0, epoch)
         seconds = time.perf_counter() - began
         line = {"epoch": epoch + 1, "lr": self.recipe.lr * factor, "seconds": round(seconds, 3)}
         line["images_per_second"] = round((steps - first) * self.loader.batch_size / seconds, 1)
@@ -503,6 +523,8 @@ class Training:
     def observe(self, terms: Terms) -> None:
         """Keep what the losses noticed; tell a loader whose batches depend on it, which waits for the device."""
         self.notes.update(terms.notes)
+        if self.untrained is None:
+            self.untrained = float(sum(term.detach() for term in terms.values()))
         if getattr(self.loader, "alternate", None):
             self.loader.observe({"balanced": not terms.id_only})
 

@@ -172,6 +172,31 @@ def test_query_expansion_and_multi_query(tmp_path):
         evaluated(splits, multi_query="mean")(Pixels())
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-9])
+def test_one_feature_for_all_images_is_no_result(tmp_path, scale):
+    class Collapsed(Pixels):
+        def forward(self, images, views=None):
+            output = super().forward(images)
+            return output._replace(embedding=5 + scale * output.embedding)
+
+    with pytest.raises(ValueError, match="all 10 query and gallery images of market have the same feature.*--lr"):
+        evaluated(shaded(tmp_path, "market1501"))(Collapsed())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_no_numbers_are_counted_and_named_in_every_mode(tmp_path, value):
+    class Broken(Pixels):
+        def forward(self, images, views=None):
+            embedding = super().forward(images).embedding
+            return super().forward(images)._replace(embedding=embedding.where(embedding < embedding[0, 0] + 1, value))
+
+    splits = shaded(tmp_path, "none")
+    with pytest.raises(ValueError, match=r"2 of 3 query features are NaN, infinite .*q1.png, .*q2.png"):
+        evaluated(splits).features(Broken(), splits.query, "query")
+    with pytest.raises(ValueError, match="2 of 3 query of market features are NaN"):
+        evaluated(splits)(Broken())
+
+
 def any_number_tells(monkeypatch):
     """Let a figure be told from any number of pairs."""
     monkeypatch.setattr(details, "PAIRS_TO_TELL", 1)

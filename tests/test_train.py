@@ -368,6 +368,16 @@ def test_a_loss_that_is_not_finite_is_named():
         train.train_one_epoch(net, terms, batches, optimizers, train.Span(2, 2))
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_end_the_epoch(wrong):
+    net = Net()
+    train.check_learning(net, 5.0, 3.0, 0)
+    train.check_learning(net, 40.0, 0.3, 0)  # a triplet loss may begin below 1
+    net.base[1].running_var[2] = wrong
+    with pytest.raises(FloatingPointError, match="epoch 2: weights are not finite"):
+        train.check_learning(net, 5.0, 3.0, 1)
+
+
 def test_an_interrupted_epoch_goes_on_bit_for_bit():
     def start():
         torch.manual_seed(0)
@@ -443,6 +453,15 @@ def test_files_of_a_run(tmp_path):
     assert final["epoch"] == 4 and same(final["model"], dict(run.net.state_dict())) and final["recipe"] == "demo"
     assert not same(checkpoints.load(tmp_path / "model_2.pt")["model"], final["model"])
     assert len(run.said) == 4 and "rank-1 50.0 mAP 25.0" in run.said[-1]
+
+
+def test_a_run_that_diverges_to_numbers_ends_with_an_error_and_keeps_the_last_good_epoch(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"epoch 1: the loss is \d.*before the first step.*diverged.*--lr"):
+        fit(tmp_path / "hot", row=recipe(lr=1e3, epochs=4))
+    assert not (tmp_path / "hot" / "last.pt").exists()
+    with pytest.raises(FloatingPointError, match="epoch 3: the loss is .*diverged"):
+        fit(tmp_path / "late", row=recipe(schedule="multistep", milestones=(2,), gamma=1e6, epochs=4))
+    assert checkpoints.load(tmp_path / "late" / "last.pt")["epoch"] == 2
 
 
 class DiesAt(Batches):
