@@ -40,15 +40,17 @@ except (ImportError, RuntimeError, OSError) as mismatch:
     )
 
 try:
-    import recipes  # noqa: F401  (the table is checked as it is read)
-except ValueError as mistake:
-    sys.exit(f"error: {mistake}")
+    import datasets
+    import recipes  # noqa: F401  (both tables are checked as they are read)
+except Exception as mistake:  # whatever somebody's row or parser raises
+    if "--debug" in sys.argv:
+        raise
+    sys.exit(f"error: {usage.mistake_in_file(mistake)}")
 
 import numpy
 
 import check
 import checkpoints
-import datasets
 import loaders
 import models
 import tester

@@ -21,6 +21,7 @@ SETTLED = 2  # seconds from the making of a file to the taking of its lock, by f
 ADVICE = {
     errno.ENOSPC: "free some space, or name another folder",
     errno.EDQUOT: "free some of your quota, or name another folder",
+    errno.ENOENT: "a folder of its path is not there and cannot be made: name another folder",
     errno.EACCES: "make the folder writable, or name another",
     errno.EPERM: "make the folder writable, or name another",
     errno.EROFS: "name a folder on a writable disk",
@@ -63,7 +64,7 @@ def replace(path: str | os.PathLike, mode: str = "wb", *, needed: int = 0, flag:
         cause = _os_error(error)
         if cause is None or (cause.filename and Path(cause.filename) not in (temporary, path, *path.parents)):
             raise  # of something else that the block did
-        raise RuntimeError(_failure(path, cause, needed, flag)) from error
+        raise RuntimeError(refusal(path, cause, flag, needed)) from error
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -133,7 +134,8 @@ def _os_error(error: BaseException) -> OSError | None:
     return None
 
 
-def _failure(path: Path, cause: OSError, needed: int, flag: str) -> str:
+def refusal(path: Path, cause: OSError, flag: str, needed: int = 0) -> str:
+    """What to say where `path` could not be written: the reason, and what to do about that reason with `flag`."""
     folder = next(p for p in (path.parent, *path.parent.absolute().parents) if p.exists())
     space = ""
     if cause.errno in (errno.ENOSPC, errno.EDQUOT):

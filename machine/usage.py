@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from machine import version
 
@@ -42,6 +45,20 @@ The rest
   --recipe NAME --help     a recipe: its paper, its source, every flag with its own defaults
   --version
 """
+
+
+def mistake_in_file(error: Exception) -> str:
+    """One line for what importing a file of the suite raised: where, and what, unless the error says so itself."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError) and re.match(r"\S+\.py\b", text):
+        return text
+    home = Path(__file__).parents[1]
+    places = [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno))
+    ours = [(Path(file), line) for file, line in places if home in Path(file).parents and "site-packages" not in file]
+    where = f"{ours[-1][0].relative_to(home)}, line {ours[-1][1]}: " if ours else ""
+    return f"{where}{type(error).__name__}: {text} (--debug shows the way there)"
 
 
 def help_topic(words: Sequence[str]) -> str | None:

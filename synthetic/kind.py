@@ -16,6 +16,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from machine import files
+
 HOME = Path(__file__).parents[1]  # from where `python -m synthetic.kind` is found
 SMALL_SET = 300  # JPEGs that are drawn before further processes have started
 
@@ -88,10 +90,7 @@ class Kind:
         except OSError as error:
             if _is_whole(root, expected):  # the other process renamed its own between our look and our rename
                 return root
-            raise RuntimeError(
-                f"cannot write the built-in data set to {root} ({error}). Free some space or choose a writable place: "
-                "set XDG_CACHE_HOME to another folder"
-            ) from error
+            raise RuntimeError(files.refusal(root, error, f"--{self.name}_path or XDG_CACHE_HOME")) from error
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The command line: help on one screen before torch is there, flags as they are declared, errors in one line."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -261,6 +262,23 @@ def test_values_that_a_checkpoint_keeps_are_held_to_the_same_ranges():
                            ({"std": (0.5, 0.0, 0.5)}, "--std is 0.0, expected a number")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             cli.customised(RECIPES["pcb"], given)
+
+
+@pytest.mark.parametrize(("file", "old", "new", "message"), [
+    ("recipes.py", "    lr=3.5e-4,\n", "    lr=-1.0,\n", r"recipes\.py:\d+, row bot: lr is -1\.0, expected .*"),
+    ("recipes.py", "BOT = row(", "BOT = rwo(", r"recipes\.py, line \d+: NameError: name 'rwo' is not defined .*"),
+    ("parsers/small.py", "\nENTRIES = (", "\nENTRIES = ((", r"parsers/small\.py.* cannot be imported: SyntaxError: .*"),
+    ("losses.py", "import math\n", "import maths\n", r"losses\.py, line \d+: ModuleNotFoundError: No module .*"),
+])  # fmt: skip
+def test_a_broken_file_of_ones_own_is_one_line(tmp_path, file, old, new, message):
+    home = tmp_path / "suite"
+    left_out = shutil.ignore_patterns(".*", "tests", "docs", "runs", "__pycache__")
+    shutil.copytree(ROOT, home, ignore=left_out)
+    text = (home / file).read_text(encoding="utf-8")
+    assert old in text
+    (home / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+    done = subprocess.run([sys.executable, home / "main.py", "--mode", "check"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == "" and re.fullmatch(f"error: {message}\n", done.stderr), done.stderr
 
 
 def test_an_option_with_the_name_of_a_flag_is_an_error_that_names_the_row(monkeypatch):

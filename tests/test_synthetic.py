@@ -193,8 +193,15 @@ def test_unwritable_cache_is_one_clear_error(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    with pytest.raises(RuntimeError, match="XDG_CACHE_HOME"):
+    with pytest.raises(RuntimeError, match="a part of its path is a file: .*XDG_CACHE_HOME"):
         pictures.ensure(progress=False, **SMALL)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a place where no folder can be made")
+def test_a_missing_folder_is_not_answered_with_advice_on_space():
+    with pytest.raises(RuntimeError, match="not there and cannot be made: .*--synthetic_path") as refused:
+        pictures.ensure("/proc/nowhere/set", progress=False, **SMALL)
+    assert "space" not in str(refused.value)
 
 
 def draw_nothing(folder, seed, job):
