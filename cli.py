@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,15 +155,10 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
     add("--channels_last", type=yes_no, default=True, help="memory format of images and weights (default: yes)",
         **SWITCH)  # fmt: skip
     add("--compile", action="store_true", help="torch.compile the network; pays in long runs only")
-    add(
-        "--threads", type=Number(int, Range(0, 1_024)), default=0, help="CPU threads, 0 for torch's choice (default: 0)"
-    )
-    add(
-        "--workers",
-        type=Number(int, Range(0, 1_024)),
-        default=0,
-        help="decoding threads, 0 for one per core (default: 0)",
-    )
+    add("--threads", type=Number(int, Range(0, 4 * (os.cpu_count() or 1))), default=0,
+        help="CPU threads, 0 for torch's choice (default: 0)")  # fmt: skip
+    add("--workers", type=Number(int, Range(0, 256)), default=0,
+        help="decoding threads, 0 for one per core (default: 0)")  # fmt: skip
     add("--cache", choices=("auto", "ram", "gpu", "disk", "none"), default="auto",
         help="where decoded training images are kept (default: auto)")  # fmt: skip
     add("--cache_path", type=path, metavar="DIR", help="folder of --cache disk (default: <output_path>/cache)")

@@ -121,7 +121,7 @@ def check_folder(folder: str | os.PathLike, flag: str = "--output_path") -> None
         os.close(descriptor)
         os.unlink(name)
     except OSError as error:
-        raise RuntimeError(_failure(Path(folder), error, 0, flag)) from error
+        raise RuntimeError(refusal(Path(folder), error, flag)) from error
 
 
 def _os_error(error: BaseException) -> OSError | None:
