@@ -65,7 +65,7 @@ from machine.device import pick_amp, pick_device
 from machine.memory import Budget
 from machine.version import VERSION, commit
 from networks import mobile
-from parsers.base import few, images_below
+from parsers.base import images_below
 from recipes import RECIPES, Recipe
 from weights import importing, reading, recognising
 
@@ -670,11 +670,8 @@ def embedded_folder(
     print(loaded.said)
     files.check_folder(run.output)
     features = make_tester(args, loaded.recipe, run, {}, loaded.cameras).features(loaded.model, samples, "images")
-    lost = sorted({sample.path for sample in samples} - set(features.paths))
-    if lost:
-        print(f"{len(lost):,} of {len(samples):,} images cannot be read and are left out: {few(lost)}")
-    if any(sample.path in lost for sample in first):
-        raise ValueError(f"--query_image {first[0].path} cannot be read")
+    if features.samples[: len(first)] != (*first,):
+        raise ValueError(f"--query_image {args.query_image} cannot be read")
     return loaded, run, features
 
 
