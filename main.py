@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import json
 import os
 import shutil
 import sys
@@ -587,9 +586,10 @@ def mode_visualize(args, recipe: Recipe) -> None:
     run = make_run(args, recipe, trains)
     loaded = load_for_test(args, recipe, given, run, args.resume_visualize_epoch)
     print(loaded.said)
-    log_file = run.output / "log.jsonl"
-    log = [json.loads(line) for line in log_file.read_text(encoding="utf-8").splitlines()] if log_file.exists() else []
-    loader = None
+    # curves and batch are of this network's own training: of a foreign file, or of other data, they would be untrue
+    ours = loaded.trained_on.split("+") if loaded.epoch is not None else []
+    log = visualize.read_log((args.weights.parent if args.weights else run.output) / "log.jsonl") if ours else []
+    loader, trains = None, [name for name in trains if name in ours]
     if "batch" in args.vis and trains:
         data = datasets.combine([found[name] for name in trains], args.use_all_images)
         loader = training_data(args, loaded.recipe, run, data, cache="none")
@@ -601,7 +601,8 @@ def mode_visualize(args, recipe: Recipe) -> None:
 
 def draw(args, recipe: Recipe, run: Run, model, tested: tester.Tester, log, what, loader) -> list[Path]:
     """Write the pictures named in `what` below <output>/visualize; returns what to look at first: a page per set."""
-    folder, figures, pages = run.output / "visualize", {}, []
+    folder, pages = run.output / "visualize", []
+    figures: dict[str, Path] = {}
     if "curves" in what and log:
         figures["Training"] = visualize.curves(log, folder / "curves.png")
     if "batch" in what and loader is not None:
@@ -612,7 +613,9 @@ def draw(args, recipe: Recipe, run: Run, model, tested: tester.Tester, log, what
     if {"ranks", "actmap"} & set(what):
         wanted = tester.Pages(what, args.num_queries, args.order, args.only, figures, args.seed)
         pages = tester.ranked_pages(tested, model, folder, wanted)
-    return pages or [folder]
+    if not pages and not figures:
+        raise ValueError(f"nothing to draw for --vis {' '.join(what)}: no queries, and no training of this network")
+    return pages or list(figures.values())
 
 
 def rank_folder(args, recipe: Recipe, given: dict) -> None:

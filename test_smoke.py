@@ -120,6 +120,26 @@ def test_visualize_draws_everything_of_a_run(trained, data, tmp_path):
     assert len(list((tmp_path / "visualize" / "market" / "ranks").glob("*.png"))) == 2
 
 
+def test_curves_and_batch_are_drawn_of_the_networks_own_training_alone(trained, data, tmp_path, capsys):
+    import shutil
+
+    import torch
+
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("visualize"))
+    words = ("--mode", "visualize", "--market_path", data, "--num_queries", 2, "--output_path", tmp_path / "run")
+    torch.save(weights_of(trained / "model.pt"), tmp_path / "run" / "foreign.pth")
+    assert run(*words, "--weights", tmp_path / "run" / "foreign.pth", "--recipe", "demo", "--image_size", 64, 32) == 0
+    drawn = tmp_path / "run" / "visualize"
+    assert (drawn / "market" / "index.html").exists() and not list(drawn.glob("*.png"))
+    assert run(*words, "--vis", "curves", "--weights", tmp_path / "run" / "foreign.pth", "--recipe", "demo") == 1
+    assert "nothing to draw for --vis curves" in capsys.readouterr().err
+    elsewhere = (*words[:-1], tmp_path / "elsewhere", "--weights", tmp_path / "run" / "model.pt", "--vis", "curves")
+    assert run(*elsewhere) == 0 and (tmp_path / "elsewhere" / "visualize" / "curves.png").exists()
+    (tmp_path / "run" / "log.jsonl").write_text('{"epoch": 1, "lr": 0.1}\n{"epo')
+    assert run(*elsewhere) == 1
+    assert "line 2 of" in (error := capsys.readouterr().err) and "log.jsonl is damaged" in error
+
+
 def test_extract_writes_one_row_per_image(trained, data, tmp_path):
     import numpy
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import html
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -483,6 +484,22 @@ def _to_png(figure, path: ImageFile) -> Path:
     with files.replace(path) as file:
         figure.savefig(file, dpi=130, format="png")
     return Path(path)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log.jsonl, for `curves`; none where there is no file. ValueError names a damaged one."""
+    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+    log = []
+    for number, text in enumerate(lines, 1):
+        try:
+            line = json.loads(text)
+            log.append(line | {"epoch": int(line["epoch"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"line {number} of {path} is damaged ({error!r}). The run writes it anew when its command is given "
+                "again; or leave the curves out: --vis ranks batch actmap"
+            ) from None
+    return log
 
 
 def curves(log: Sequence[Mapping[str, Any]], path: ImageFile) -> Path:
