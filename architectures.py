@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from machine.ranges import Few, Width
-from models import PCB, Model, Output, ResNet50M, Softmax, logits_of
+from models import PCB, Model, Output, ResNet50M, Softmax, logits_of, logits_of_each
 from networks.blocks import linear_classifier
 from networks.resnets import kaiming_fan_out
 
@@ -324,9 +324,7 @@ class HACNN(WholeNetwork):
     def answer(self, x: Tensor, *regions: Tensor) -> Output:
         overall = self.fc_global(x.mean(dim=(2, 3)))  # (B, 512)
         local = self.fc_local(torch.cat([region.mean(dim=(2, 3)) for region in regions], dim=1))  # (B, 512)
-        logits: tuple[Tensor, ...] = ()
-        if self.training and self.classifier_global is not None and self.classifier_local is not None:
-            logits = (self.classifier_global(overall), self.classifier_local(local))
+        logits = logits_of_each(self, (overall, local), (self.classifier_global, self.classifier_local))
         embedding = torch.cat((F.normalize(overall, dim=1), F.normalize(local, dim=1)), dim=1)
         return Output(embedding, logits, (overall, local))
 

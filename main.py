@@ -606,9 +606,11 @@ def draw(args, recipe: Recipe, run: Run, model, tested: tester.Tester, log, what
     if "curves" in what and log:
         figures["Training"] = visualize.curves(log, folder / "curves.png")
     if "batch" in what and loader is not None:
-        images, _, _ = next(iter(loader.epoch(0)))
+        images, labels, _ = next(iter(loader.epoch(0)))
+        runs = torch.unique_consecutive(labels, return_counts=True)[1].tolist()  # of one identity
+        together = images.shape[1] if images.ndim == 5 else runs[0] if len(set(runs)) == 1 else 1
         images = images.flatten(0, -4)  # tracklets (B, T, 3, H, W): their frames
-        sheet = visualize.augmented_batch(images, recipe.mean, recipe.std, folder / "batch.png", k=recipe.k or 4)
+        sheet = visualize.augmented_batch(images, recipe.mean, recipe.std, folder / "batch.png", k=together)
         figures["A training batch as the network sees it"] = sheet
     if {"ranks", "actmap"} & set(what):
         wanted = tester.Pages(what, args.num_queries, args.order, args.only, figures, args.seed)

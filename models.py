@@ -150,8 +150,14 @@ def check_rows(feature_map: Tensor, parts: int, method: str) -> None:
 
 def logits_of(model: Model, feature: Tensor) -> tuple[Tensor, ...]:
     """Of a network with one `classifier`: feature (B, D) -> its logits ((B, num_pids),); () in eval mode or without."""
-    classify: Any = model.classifier
-    return (classify(feature),) if model.training and classify is not None else ()
+    return logits_of_each(model, (feature,), (model.classifier,))
+
+
+def logits_of_each(model: Model, features: Iterable[Tensor], classifiers: Iterable[Any]) -> tuple[Tensor, ...]:
+    """As `logits_of`, of networks with a classifier for each of several features."""
+    if not model.training:
+        return ()
+    return tuple(fc(x) for fc, x in zip(classifiers, features, strict=False) if fc is not None)  # [] without identities
 
 
 def resnet_stages(base: nn.Module, method: str) -> dict[str, nn.Module]:
@@ -406,9 +412,7 @@ class PCB(Headed):
         g = self.pool(feature_map)  # (B, C, p, 1)
         h = self.reduce(self.dropout(g)).squeeze(3)  # (B, d, p)
         feats = h.unbind(dim=2)
-        logits: tuple[Tensor, ...] = ()
-        if self.training:
-            logits = tuple(classify(h_i) for classify, h_i in zip(self.classifier, feats, strict=False))
+        logits = logits_of_each(self, feats, self.classifier)
         compared = h if self.reduced else g.squeeze(3)  # (B, C or d, p)
         return Output(F.normalize(compared, dim=1).flatten(1), logits, feats)
 
@@ -602,10 +606,7 @@ class Pyramid(Headed):
             )
         pooled = self.pool(feature_map)
         feats = tuple(reduce(x[:, :, None, None]).flatten(1) for reduce, x in zip(self.reduction, pooled, strict=True))
-        logits: tuple[Tensor, ...] = ()
-        if self.training:
-            logits = tuple(fc(self.dropout(x)) for fc, x in zip(self.classifier, feats, strict=False))
-        return Output(torch.cat(feats, dim=1), logits, feats)
+        return Output(torch.cat(feats, dim=1), logits_of_each(self, map(self.dropout, feats), self.classifier), feats)
 
 
 # -- Luo, Gu, Liao, Lai, Jiang. Bag of Tricks and a Strong Baseline for Deep Person Re-Identification. CVPRW 2019. ----
@@ -863,8 +864,6 @@ class TransReID(SIETransformer):
         else:
             feats = [self.base.norm(self.base.blocks[-1](x))[:, 0]]
         necks = [getattr(self, self._name("bottleneck", i))(f) for i, f in enumerate(feats)]
-        logits: tuple[Tensor, ...] = ()
-        if self.training and self.num_pids:
-            logits = tuple(getattr(self, self._name("classifier", i))(f) for i, f in enumerate(necks))
+        logits = logits_of_each(self, necks, (getattr(self, self._name("classifier", i)) for i in range(len(necks))))
         first, *others = necks if self.embed_after else feats
         return Output(torch.cat((first, *(f / self.parts for f in others)), dim=1), logits, tuple(feats))

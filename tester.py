@@ -568,7 +568,7 @@ def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path
             numbers = {"rank-1": "rank1", "mAP": "mAP", "mINP": "mINP", "queries": "num_valid"}
             page = visualize.Page(
                 f"{tested.recipe.name} on {splits.title or datasets.DATASETS[name].title}",
-                chosen_text(len(rankings), shown, pages),
+                chosen_text(len(rankings), shown, pages, tested.options),
                 {title: shown.metrics[key] for title, key in numbers.items()},
                 extra | dict(pages.figures),
             )
@@ -576,11 +576,15 @@ def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path
     return drawn
 
 
-def chosen_text(number: int, shown: Shown, pages: Pages) -> str:
+def chosen_text(number: int, shown: Shown, pages: Pages, options: Options) -> str:
     """Which queries stand on a page, and how they were ranked, in words."""
     which = {"worst": ", worst first", "best": ", best first", "random": ", at random", "given": ""}[pages.order]
     kind = {"all": "", "right": " with a right first image", "wrong": " with a wrong first image"}[pages.only]
     text = f"{number} of {len(shown.query):,} queries{kind}{which}"
+    if options.multi_query:
+        text += f"; by the {options.multi_query} over all images of the query's person and camera"
+    if options.expansion:
+        text += "; after query expansion with k {}, alpha {}".format(*options.expansion)
     if shown.reranked:
         text += "; re-ranked with " + ", ".join(f"{key} {value}" for key, value in shown.reranked.items())
     if shown.num_galleries > 1:

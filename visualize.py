@@ -377,7 +377,7 @@ def _number(value: Any) -> str:
 def augmented_batch(
     images: Tensor, mean: Sequence[float], std: Sequence[float], path: ImageFile, *, k: int = 4, height: int = 160
 ) -> Path:
-    """What the network is fed: a normalised batch (B, 3, H, W) as a picture, `k` images of an identity side by side.
+    """What the network is fed: a normalised batch (B, 3, H, W) as a picture, `k` images of one person side by side.
 
     mean, std: the normalisation to undo, for values in [0, 1]. height: of each image on the sheet, in pixels. The
     groups of `k` fill as many columns as make the sheet about 3 to 2.

@@ -236,6 +236,16 @@ def test_pairs_of_one_kind_alone_do_not_end_a_test():
     assert counts.plain()["eer"] is None and counts.plain()["pairs_of_two"] == 0
 
 
+def test_a_page_says_how_its_queries_were_compared(tmp_path):
+    splits = shaded(tmp_path, "market1501")
+    for options, words in (({}, ()), ({"expansion": (2, 3.0)}, ("query expansion with k 2, alpha 3.0",))):
+        made = evaluated(splits, top_k=3, **options)
+        made(Pixels())
+        (page,) = tester.ranked_pages(made, Pixels(), tmp_path / "pages", tester.Pages())
+        text = page.read_text("utf-8")
+        assert all(each in text for each in words) and ("expansion" in text) == bool(options)
+
+
 def test_details_come_from_the_same_pass(tmp_path, monkeypatch):
     splits, passes = shaded(tmp_path, "market1501"), []
     measure = evaluate.distance_blocks
