@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import parsers
+from machine.files import printable
 from parsers import own
 from parsers.base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, few, missing, plain
 
@@ -101,7 +102,13 @@ def load_splits(name: str, root: str | os.PathLike | None = None, **options) -> 
         raise ValueError(f"{entry.name}: no path given for {entry.title}. {entry.offer}".rstrip())
     if root is not None:
         root = os.path.abspath(os.path.expanduser(os.fspath(root)))
-    splits, parser = entry.parse(root, **options), f"{entry.parse.__name__} in {entry.parse.__module__}"
+    parser = f"{entry.parse.__name__} in {entry.parse.__module__}"
+    try:
+        splits = entry.parse(root, **options)
+    except (ValueError, FileNotFoundError) as error:  # a name in it may hold a line end, or bytes that are no text
+        if len(error.args) != 1 or printable(str(error)) == str(error):
+            raise
+        raise type(error)(printable(str(error))) from None
     if not isinstance(splits, Splits):
         raise ValueError(f"{entry.name}: {parser} returned {type(splits).__name__}, expected Splits")
     if not any((splits.train, splits.query, splits.gallery)):

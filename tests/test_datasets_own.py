@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 
 import pytest
 from PIL import Image
@@ -235,6 +236,9 @@ def test_names_that_are_no_text(tmp_path):
         pytest.skip("this file system takes no such names")
     with error(ValueError, "1 entries", "\\nportrait.jpg"):
         load_splits("own", tmp_path)
+    with error(ValueError, "no images", "bob\\n holds"):
+        load_splits("own", tree(tmp_path / "only", "bob\n/notes.txt"))
+    shutil.rmtree(tmp_path / "only")
     splits = load_splits("own", tmp_path, skip_bad=True)
     assert whole(splits)[1] == 6 and len(splits.left_out) == 1
     said = str(splits)
