@@ -109,6 +109,11 @@ def load_splits(name: str, root: str | os.PathLike | None = None, **options) -> 
         if len(error.args) != 1 or printable(str(error)) == str(error):
             raise
         raise type(error)(printable(str(error))) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of a list that is another file
+        raise ValueError(
+            f"{entry.name}: {parser} cannot read what is in {root} ({type(error).__name__}: {error}): a list in it is "
+            "not what it should be. Unpack the archive again; --debug shows where it stopped."
+        ) from error
     if not isinstance(splits, Splits):
         raise ValueError(f"{entry.name}: {parser} returned {type(splits).__name__}, expected Splits")
     if not any((splits.train, splits.query, splits.gallery)):

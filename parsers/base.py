@@ -442,6 +442,17 @@ class FolderListings:
         return name in self._names[folder]
 
 
+def read_text(entry: Entry, path: str) -> str:
+    """A publisher's text file, whole; ValueError that names it where it is no text in UTF-8."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{entry.name}: {path} is no text in UTF-8: {error}. Take it again from the archive."
+        ) from None
+
+
 def read_list(
     entry: Entry, path: str, folders: Sequence[str], pattern: re.Pattern, example: str, camid: int | None = None
 ) -> tuple[Sample, ...]:
@@ -451,8 +462,8 @@ def read_list(
     `path`, `pid` and, unless all are of camera `camid`, `camid`; `example` is a line that it reads.
     """
     listings, samples, lost = FolderListings(), [], []
-    with open(path, encoding="utf-8") as lines:
-        numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    lines = read_text(entry, path).split("\n")
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     for number, line in numbered:
         match = pattern.fullmatch(line)
         if match is None:

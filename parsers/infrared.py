@@ -86,8 +86,7 @@ def _sysu_people(folder: str, part: str) -> list[int]:
     """The sorted pids of exp/<part>_id.txt or .mat."""
     text, mat = (os.path.join(folder, "exp", f"{part}_id.{ending}") for ending in ("txt", "mat"))
     if os.path.isfile(text):
-        with open(text, encoding="utf-8") as file:
-            words = file.read().replace(",", " ").split()
+        words = base.read_text(SYSU, text).replace(",", " ").split()
         if not words or not all(word.isdecimal() for word in words):
             raise ValueError(f"sysu: {text} does not read like '1,2,4'. Unpack the archive again.")
         return sorted(int(word) for word in words)

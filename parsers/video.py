@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from parsers import base
 from parsers.base import SUBSETS, Counts, Entry, Sample, Splits
 
-UNUSABLE = "tracklets cannot be used"
+UNUSABLE, NOT_THERE = "tracklets cannot be used", "frames are listed and not there"
 
 # ============ MARS ============
 
@@ -59,9 +60,9 @@ def parse_mars(root: str, *, query_in_gallery: bool = True, skip_bad: bool = Fal
         source = "the publisher's test" if query_in_gallery else "torchreid"
         notes.append(f"{num_junk:,} junk tracklets (pid -1) left out; queries are {place} the gallery, as in {source}")
     samples = {subset: tuple(each for each in part if each.path) for subset, part in samples.items()}
-    notes += _settle(MARS, gone, "frames are listed and not there", skip_bad)
+    _settle(MARS, gone, NOT_THERE, skip_bad)
     published = {**MARS_PUBLISHED, "gallery": MARS_GALLERY[query_in_gallery]}
-    return base.by_subset(MARS.name, samples, notes, distractor_pid=0, published=published)
+    return _without(base.by_subset(MARS.name, samples, notes, distractor_pid=0, published=published), gone, NOT_THERE)
 
 
 def _mars_tracklets(folder: str, part: str, gone: list[str]) -> tuple[dict[int, Sample], int]:
@@ -71,8 +72,7 @@ def _mars_tracklets(folder: str, part: str, gone: list[str]) -> tuple[dict[int, 
     """
     info = os.path.join(folder, "info")
     (rows,) = base.read_mat(MARS, os.path.join(info, f"tracks_{part}_info.mat"), f"track_{part}_info")
-    with open(os.path.join(info, f"{part}_name.txt"), encoding="utf-8") as lines:
-        names = [line.strip() for line in lines]
+    names = [line.strip() for line in base.read_text(MARS, os.path.join(info, f"{part}_name.txt")).split("\n")]
     listings, tracklets = base.FolderListings(), {}
     for number, (first, last, pid, camid) in enumerate(rows.astype(int).tolist()):
         if pid == -1:
@@ -93,15 +93,21 @@ def _mars_tracklets(folder: str, part: str, gone: list[str]) -> tuple[dict[int, 
     return tracklets, len(rows) - len(tracklets)
 
 
-def _settle(entry: Entry, bad: Sequence[str], what: str, skip_bad: bool) -> list[str]:
-    """Stop at what cannot be used, or note that it is left out. `what`: a noun, and what is wrong with it."""
+def _settle(entry: Entry, bad: Sequence[str], what: str, skip_bad: bool) -> None:
+    """Stop at what cannot be used, unless it is to be left out. `what`: a noun, and what is wrong with it."""
     noun, why = what.split(" ", 1)
     if bad and not skip_bad:
         raise ValueError(
             f"{entry.name}: {len(bad):,} {noun} {why}: {base.few(bad)}. Unpack the archive again, or leave them out "
             "with --skip_bad_images."
         )
-    return [f"{len(bad):,} {noun} left out, which {why}: {base.few(bad)}"] if bad else []
+
+
+def _without(splits: Splits, bad: Sequence[str], what: str) -> Splits:
+    """`splits`, which say what was left out of them."""
+    noun, why = what.split(" ", 1)
+    notes = [f"{len(bad):,} {noun} left out, which {why}: {base.few(bad)}"] if bad else []
+    return dataclasses.replace(splits, notes=(*splits.notes, *notes), left_out=tuple(bad))
 
 
 # ============ a folder of frames per tracklet ============
@@ -115,7 +121,7 @@ def _read_tracklet(folder: str) -> tuple[str, ...]:
 def _read_views(
     entry: Entry, folders: Sequence[str], pattern: re.Pattern, example: str, skip_bad: bool
 ) -> tuple[tuple[tuple[Sample, ...], ...], list[str]]:
-    """((tracklets of camera 1, of camera 2), notes): each folder holds one folder of frames per person."""
+    """((tracklets of camera 1, of camera 2), what is left out): each folder holds one folder of frames per person."""
     views: list[tuple[Sample, ...]] = []
     bad: list[str] = []
     for camid, folder in enumerate(folders, 1):
@@ -134,7 +140,8 @@ def _read_views(
                 f"{base.holds(folder)}. Unpack the archive again."
             )
         views.append(tuple(samples))
-    return tuple(views), _settle(entry, bad, UNUSABLE, skip_bad)
+    _settle(entry, bad, UNUSABLE, skip_bad)
+    return tuple(views), bad
 
 
 def _splits_of_mat(entry: Entry, path: str, people: Sequence[int]) -> list[dict[str, list[int]]]:
@@ -175,9 +182,15 @@ def parse_ilidsvid(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
         "a folder i-LIDS-VID/ with sequences/cam1/ and sequences/cam2/",
     )
     folders = [os.path.join(folder, "sequences", camera) for camera in ("cam1", "cam2")]
-    views, notes = _read_views(ILIDSVID, folders, re.compile(r"person(\d+)"), "person001", skip_bad)
+    views, bad = _read_views(ILIDSVID, folders, re.compile(r"person(\d+)"), "person001", skip_bad)
     people = _in_both(views)
-    _refuse_halves(ILIDSVID, folder, views, people, skip_bad)
+    halves = [sample for view in views for sample in view if sample.pid not in people]
+    if halves and not skip_bad:
+        raise ValueError(
+            f"ilidsvid: {len(halves):,} people of {folder} are in one camera only: {base.few(s.pid for s in halves)}. "
+            "Unpack the archive again, or leave them out with --skip_bad_images."
+        )
+    bad += [f"{os.path.dirname(sample.frames[0])}{os.sep} (in one camera only)" for sample in halves]
     name = "train_test_splits_ilidsvid.mat"
 
     def publishers() -> list[dict[str, list[int]]]:
@@ -187,20 +200,12 @@ def parse_ilidsvid(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
         return _splits_of_mat(ILIDSVID, path, people)
 
     splits, source = base.kept_splits(ILIDSVID, folder, people, 10, f"ls_set of {name}", publishers)
-    return base.ask_across(ILIDSVID, views, splits[split], [f"split {split} of {len(splits)}: {source}", *notes])
+    asked = base.ask_across(ILIDSVID, views, splits[split], [f"split {split} of {len(splits)}: {source}"])
+    return _without(asked, bad, UNUSABLE)
 
 
 def _in_both(views: Sequence[Sequence[Sample]]) -> list[int]:
     return sorted(set.intersection(*({sample.pid for sample in view} for view in views)))
-
-
-def _refuse_halves(entry: Entry, folder: str, views, people: Sequence[int], skip_bad: bool) -> None:
-    one_sided = {sample.pid for view in views for sample in view} - set(people)
-    if one_sided and not skip_bad:
-        raise ValueError(
-            f"{entry.name}: {len(one_sided):,} people of {folder} are in one camera only: "
-            f"{base.few(one_sided)}. Unpack the archive again."
-        )
 
 
 # ============ PRID2011 ============
@@ -228,7 +233,7 @@ def parse_prid2011(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
         "a folder prid_2011/ with multi_shot/cam_a/ and multi_shot/cam_b/",
     )
     folders = [os.path.join(folder, "multi_shot", camera) for camera in ("cam_a", "cam_b")]
-    views, notes = _read_views(PRID2011, folders, re.compile(r"person_(\d+)"), "person_0001", skip_bad)
+    views, bad = _read_views(PRID2011, folders, re.compile(r"person_(\d+)"), "person_0001", skip_bad)
     views = tuple(tuple(s for s in view if s.pid <= 200 and len(s.path) >= PRID2011_FRAMES) for view in views)
     people = _in_both(views)
     if len(people) < 2:
@@ -239,7 +244,8 @@ def parse_prid2011(root: str, *, split: int = 0, skip_bad: bool = False) -> Spli
     made_from, make = _prid2011_source(folder, people)
     splits, source = base.kept_splits(PRID2011, folder, people, 10, made_from, make)
     used = f"{len(people):,} people with at least {PRID2011_FRAMES} frames in both cameras"
-    return base.ask_across(PRID2011, views, splits[split], [f"split {split} of {len(splits)}: {source}", used, *notes])
+    asked = base.ask_across(PRID2011, views, splits[split], [f"split {split} of {len(splits)}: {source}", used])
+    return _without(asked, bad, UNUSABLE)
 
 
 def _prid2011_source(folder: str, people: Sequence[int]) -> tuple[str, Callable[[], list[dict[str, list[int]]]]]:
@@ -257,12 +263,13 @@ def _prid2011_source(folder: str, people: Sequence[int]) -> tuple[str, Callable[
 
 def _splits_of_names(path: str) -> list[dict[str, list[int]]]:
     """torchreid's file: [{"train": ["person_0004", ...], "test": [...]}, ...]."""
-    with open(path, encoding="utf-8") as file:
-        splits = json.load(file)
-    return [
-        {part: sorted(int(name.removeprefix("person_")) for name in split[part]) for part in ("train", "test")}
-        for split in splits
-    ]
+    try:
+        return [
+            {part: sorted(int(name.removeprefix("person_")) for name in split[part]) for part in ("train", "test")}
+            for split in json.loads(base.read_text(PRID2011, path))
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"prid2011: {path} is not torchreid's list of splits: {error!r}. Take it away.") from None
 
 
 # ============ DukeMTMC-VideoReID ============
@@ -291,7 +298,8 @@ def parse_dukevid(root: str, *, skip_bad: bool = False) -> Splits:
     samples, bad = _read_duke_tracklets(folder)
     if bool(samples["query"]) != bool(samples["gallery"]):
         raise base.missing(DUKEVID, folder, "query/ and gallery/, of which one is not there or empty")
-    return base.by_subset(DUKEVID.name, samples, _settle(DUKEVID, bad, UNUSABLE, skip_bad), published=DUKEVID.published)
+    _settle(DUKEVID, bad, UNUSABLE, skip_bad)
+    return _without(base.by_subset(DUKEVID.name, samples, published=DUKEVID.published), bad, UNUSABLE)
 
 
 def _duke_tracklets_here(folder: str) -> bool:

@@ -141,6 +141,10 @@ def test_a_parser_that_finds_nothing_recognises_nothing(tmp_path, newcomer, caps
     newcomer(TOY.replace('"""Folders: photos/ with `7_1.jpg` (pid, camera)."""', ""))
     with error(FileNotFoundError, "Looked for images that parse_toy in parsers.toy can read"):
         load_splits("toy", tmp_path)
+    newcomer(TOY.replace("int(name[0])", "{}[name]"))
+    tree(tmp_path, "photos/1_1.jpg")
+    with error(ValueError, "toy: parse_toy in parsers.toy cannot read what is in", "KeyError: '1_1.jpg'", "--debug"):
+        load_splits("toy", tmp_path)
     newcomer(TOY.replace("return Splits(", "print("))
     with error(ValueError, "toy: parse_toy in parsers.toy returned NoneType, expected Splits"):
         load_splits("toy", tmp_path)
@@ -507,6 +511,13 @@ def test_msmt17_without_validation_images(tmp_path):
     assert "list_train only" in splits.notes[0]
     with error(FileNotFoundError, "list_val.txt", "without --msmt17_use_val"):
         load_splits("msmt17", tmp_path, use_val=True)
+
+
+def test_lists_that_are_other_files_are_named(tmp_path):
+    root = msmt17(tmp_path)
+    (root / "list_query.txt").write_bytes(b"0000/0000_000_01_0303morning_0015_0.jpg \xff\n")
+    with error(ValueError, f"msmt17: {root / 'list_query.txt'} is no text in UTF-8"):
+        load_splits("msmt17", root)
 
 
 def test_msmt17_windows_line_ends(tmp_path):

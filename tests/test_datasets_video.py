@@ -94,7 +94,7 @@ def test_mars_frame_that_is_not_there(tmp_path):
     splits = load_splits("mars", tmp_path, skip_bad=True)
     assert [len(s.path) for s in splits.query] == [2, 2, 1]
     assert [s.pid for s in splits.train] == [1, 3]  # its only frame gone, the tracklet is gone
-    assert "2 frames left out, which are listed and not there" in str(splits)
+    assert "2 frames left out, which are listed and not there" in str(splits) and len(splits.left_out) == 2
 
 
 def test_mars_info_that_does_not_fit(tmp_path):
@@ -206,10 +206,13 @@ def test_ilidsvid_with_holes(tmp_path):
     (tmp_path / "i-LIDS-VID/sequences/cam1/person301").mkdir()
     with error(ValueError, "1 tracklets cannot be used", "person301", "no frames", "--skip_bad_images"):
         load_splits("ilidsvid", tmp_path)
-    assert "1 tracklets left out" in str(load_splits("ilidsvid", tmp_path, skip_bad=True))
+    splits = load_splits("ilidsvid", tmp_path, skip_bad=True)
+    assert "1 tracklets left out" in str(splits) and [what.split("(")[1] for what in splits.left_out] == ["no frames)"]
     tree(tmp_path, "i-LIDS-VID/sequences/cam1/person301/cam1_person301_00001.png")
-    with error(ValueError, "1 people", "in one camera only: 301"):
+    with error(ValueError, "1 people", "in one camera only: 301", "--skip_bad_images"):
         load_splits("ilidsvid", tmp_path)
+    (left_out,) = load_splits("ilidsvid", tmp_path, skip_bad=True).left_out
+    assert left_out.endswith("person301/ (in one camera only)")
 
 
 # ---- PRID2011 ----
@@ -253,6 +256,10 @@ def test_prid2011_published_splits(tmp_path):
     (tmp_path / "json" / "prid_2011" / "splits_prid2011_reid.json").unlink()
     with error(ValueError, "names 1 people who are not there: 3"):
         load_splits("prid2011", tmp_path / "json")
+    for text in ("{", "[{}]", '[{"train": [1], "test": []}]', "7", '["\xe9"]'):
+        (tmp_path / "json" / "splits_prid2011.json").write_bytes(text.encode("latin-1"))
+        with error(ValueError, "prid2011: ", "splits_prid2011.json is no"):
+            load_splits("prid2011", tmp_path / "json")
 
 
 def test_prid2011_layout(tmp_path):
