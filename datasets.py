@@ -96,10 +96,11 @@ def load_splits(name: str, root: str | os.PathLike | None = None, **options) -> 
         number = options.get(option, 0)
         if not isinstance(number, int) or not 0 <= number < count:
             raise ValueError(
-                f"{entry.name}: there is no {option} {number}; there are {count}, numbered 0 to {count - 1}"
+                f"{entry.name}: there is no {option} {number} (--{entry.name}_{option}); there are {count}, numbered "
+                f"0 to {count - 1}"
             )
     if root is None and entry.needs_path:
-        raise ValueError(f"{entry.name}: no path given for {entry.title}. {entry.offer}".rstrip())
+        raise ValueError(f"{entry.name}: no path given for {entry.title} (--{entry.name}_path). {entry.offer}".rstrip())
     if root is not None:
         root = os.path.abspath(os.path.expanduser(os.fspath(root)))
     parser = f"{entry.parse.__name__} in {entry.parse.__module__}"
@@ -150,7 +151,7 @@ def _check_options(entry: Entry, options: Mapping[str, object]) -> None:
     for option, choices in entry.choices.items():
         if option in options and options[option] not in choices:
             allowed = ", ".join(map(str, choices))
-            raise ValueError(f"{entry.name}: {option} is {options[option]!r}; it can be {allowed}")
+            raise ValueError(f"{entry.name}: --{entry.name}_{option} is {options[option]!r}; it can be {allowed}")
 
 
 def canonical(name: str) -> str:
@@ -175,7 +176,9 @@ def hold_out(splits: Splits, num_pids: int, seed: int = 0) -> tuple[Splits, Spli
     """
     pids = sorted({sample.pid for sample in splits.train})
     if not 0 < num_pids < len(pids):
-        raise ValueError(f"{splits.name}: {num_pids} people cannot be held out of {len(pids)} in the training set")
+        raise ValueError(
+            f"{splits.name}: {num_pids} people cannot be held out of {len(pids)} in the training set (--validation_ids)"
+        )
     rng = random.Random(seed)
     held = set(rng.sample(pids, num_pids))
     query, gallery = own.draw_queries([s for s in splits.train if s.pid in held], splits.protocol, rng)
@@ -255,7 +258,9 @@ def _pool(splits: Splits, use_all: bool) -> list[tuple[Sample, tuple[int, int]]]
         numbering = 0 if splits.shared_pids else 1
         pool += [(s, (numbering, s.pid)) for s in test if s.pid != splits.distractor_pid]
     if not pool:
-        raise ValueError(f"{splits.name} has no training images: train on another set, or give all of this one")
+        raise ValueError(
+            f"{splits.name} has no training images: name another set with --train_dataset, or give all of this one"
+        )
     return pool
 
 

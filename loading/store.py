@@ -215,9 +215,9 @@ class ImageStore:
     def _choose(self, cache: Cache) -> str:
         on_gpu = self.device.type == "cuda"
         if cache.kind == "gpu" and not on_gpu:
-            raise ValueError("cache 'gpu' needs --device cuda: use --cache ram on the CPU")
+            raise ValueError("--cache gpu needs --device cuda: use --cache ram on the CPU")
         if cache.kind == "disk" and cache.folder is None:
-            raise ValueError("cache 'disk' needs a folder for its file: give --cache_path")
+            raise ValueError("--cache disk needs a folder for its file: give --cache_path")
         if cache.kind == "ram" and self.num_bytes > free_memory():
             raise RuntimeError(
                 f"{len(self.paths):,} images of {self.image_size[0]}x{self.image_size[1]} take "

@@ -404,7 +404,7 @@ def read_folder(
     if bad:
         raise ValueError(
             f"{entry.name}: {len(bad):,} of {len(images):,} images in {folder} have names that do not "
-            f"read like {example}: {few(bad)}. Take them out; images of your own go in as data set 'own'."
+            f"read like {example}: {few(bad)}. Take them out; images of your own go in by --own_path."
         )
     if not samples:
         raise ValueError(
