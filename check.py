@@ -129,7 +129,7 @@ def report(
     if test:
         _look_at_test(splits, protocol or splits.protocol, findings)
     _look_at_overlap(splits, findings)
-    if decode or not splits.published:  # publishers have looked; reading every file again would be felt
+    if decode or not splits.published or splits.differences():  # reading every file of a whole one would be felt
         _look_at_copies(splits, PROTOCOLS.get(protocol or splits.protocol), findings)
     return findings.report(splits.name, "" if train == test else " for training" if train else " for a test")
 

@@ -244,6 +244,8 @@ def test_copies_are_found_by_their_bytes(tmp_path):
     assert "2 queries have a copy" in check.report(splits, "none").warnings[0]  # that keeps the query's own camera
     published = dataclasses.replace(splits, published={"query": (None, None, None)})
     assert not any("copy" in line for line in check.report(published).warnings)
+    another = dataclasses.replace(splits, published={"query": (None, 3368, None)})  # in the layout of a published one
+    assert any("copy" in line for line in check.report(another).warnings)
     assert any("copy" in line for line in check.report(published, decode=True, skip_bad=True).warnings)
 
 
