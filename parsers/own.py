@@ -452,6 +452,12 @@ def _number_people(own: _Own) -> dict[str, list[Sample]]:
     people, said = _numbered((row.person for row in rows), 0)
     cameras, also = _numbered((row.camera for row in rows), 1)
     own.notes += [f"{what} {text}" for what, text in (("people", said), ("cameras", also)) if text]
+    spelled = defaultdict(list)
+    for name in sorted({row.person for row in rows}):
+        spelled[name.casefold()].append(name)
+    twice = [" and ".join(names) for names in spelled.values() if len(names) > 1]
+    if twice:
+        own.notes.append(f"names that differ in capital letters only are taken for different people: {base.few(twice)}")
     samples = {
         subset: [Sample(row.path, people[row.person], cameras[row.camera]) for row in part]
         for subset, part in own.rows.items()

@@ -169,6 +169,10 @@ def test_one_person_has_one_spelling(images):
     )
     splits = load_splits("own", table(images, text))
     assert whole(splits) == ({0: {1, 2}, 1: {1, 2}}, 4)
+    text = "path,pid,camid\nimg/40_1.jpg,Ann,1\nimg/40_2.jpg,ann,2\nimg/41_1.jpg,bob,1\nimg/41_2.jpg,bob,2\n"
+    text += "img/42_1.jpg,eve,1\nimg/42_2.jpg,eve,2\n"
+    (note,) = [note for note in load_splits("own", table(images, text)).notes if "capital" in note]
+    assert note.endswith("different people: Ann and ann")
 
 
 def test_a_camera_number_of_any_size(tmp_path):
