@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from machine import files
 from machine.files import size_text
 from machine.version import VERSION
-from weights.importing import few_names
+from weights.importing import few_names, unusable
 from weights.reading import FORMAT, existing_file, first_line
 
 
@@ -72,7 +72,8 @@ def load_into(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLik
     """Load the complete state dict `state`, read from `path`, into `model`.
 
     Raises ValueError unless names and shapes are exactly the model's: the message counts what is missing, left over and
-    of another shape, with the first few of each. The model is then unchanged.
+    of another shape, with the first few of each; or where the weights are no finite numbers. The model is then
+    unchanged.
     """
     target = model.state_dict()
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -94,6 +95,7 @@ def load_into(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLik
             f"{'; '.join(wrong)}. It was written with another recipe, backbone or option, or by another version of "
             "this suite: give the flags of its run, or load what fits with --weights."
         )
+    unusable(path, state, target)
     model.load_state_dict(state)
 
 

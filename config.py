@@ -162,6 +162,9 @@ class Recipe:
         (256, 128), "height and width in pixels", "images", unit=("H", "W"), within=Range(8, 4_096)
     )
     interpolation: str = field("bilinear", "filter that resizes images", "images", choices=tuple(FILTERS))
+    test_interpolation: str = field(
+        "same", "filter that resizes images in a test", "images", choices=("same", *FILTERS)
+    )
     mean: tuple[float, float, float] = field(
         IMAGENET_MEAN,
         "of the channels, that images are normalised with, of 0 to 1",
@@ -338,6 +341,11 @@ class Recipe:
     def uses_cameras(self) -> bool:
         """Whether the network reads the camera of an image."""
         return bool(self.sie_weight) and "num_cameras" in arguments(self.network)
+
+    @property
+    def test_filter(self) -> str:
+        """The filter that resizes images in a test."""
+        return self.interpolation if self.test_interpolation == "same" else self.test_interpolation
 
     @property
     def distance(self) -> Callable[[tuple, tuple], torch.Tensor] | None:

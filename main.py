@@ -66,7 +66,7 @@ from machine.version import VERSION, commit
 from networks import mobile
 from parsers.base import images_below
 from recipes import RECIPES, Recipe
-from weights import importing, reading, recognising
+from weights import formats, importing, reading, recognising
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What a run needs
@@ -200,7 +200,7 @@ def build_network(recipe: Recipe, num_pids: int, cameras: int, run: Run, seed: i
     torch.manual_seed(seed)
     model = recipe.model(num_pids, recipe.pretrained == "imagenet", cameras)
     if recipe.pretrained not in ("imagenet", "none"):
-        print(importing.import_weights(model, Path(recipe.pretrained)))
+        print(importing.import_weights(model, Path(recipe.pretrained), start=True))
     return run.place(model)
 
 
@@ -253,13 +253,13 @@ def network_of_anybody(file: reading.WeightFile, recipe: Recipe | None, given: d
     """The network of a foreign file: `recipe`'s, or the one that the names and shapes of its tensors show."""
     hints = recognising.recognise(file) or {}
     if recipe is not None:
-        hints = {name: value for name, value in hints.items() if name in ("stem_relu", "stem_ceil")}
+        hints = {name: value for name, value in hints.items() if name in recognising.CARRIED}
     elif not hints:
-        raise ValueError(f"{file.path} does not say which network it belongs to; name it with --recipe and --backbone")
+        advice = importing.advice(formats.stripped(file.tensors))
+        raise ValueError(f"{file.path} does not say which network it belongs to. {advice}")
     else:
         recipe = named_recipe(hints.pop("recipe"))
-    if "options" in hints:
-        recipe = recipe.with_(options=recipe.options | hints.pop("options"))
+    recipe = recipe.with_(options=recipe.options | hints.pop("options", {}))
     recipe = customised(recipe, {name: value for name, value in hints.items() if applies(recipe, name)} | given)
     backbone = f", backbone {recipe.backbone}" if applies(recipe, "backbone") else ""
     said = [f"{file.path}: recipe {recipe.name}{backbone}"]
@@ -269,10 +269,6 @@ def network_of_anybody(file: reading.WeightFile, recipe: Recipe | None, given: d
         said.append(f"{file.path}: {mean}")
     model = recipe.model(0, num_cameras=cameras)
     report = importing.import_weights(model, file)
-    if not report.complete:
-        raise ValueError(
-            f"{file.path} leaves a part of the network as it was drawn, so there is nothing to measure:\n{report}"
-        )
     return Loaded(model, recipe, file.path.stem, "\n".join([*said, str(report)]))
 
 

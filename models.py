@@ -618,6 +618,9 @@ class BagOfTricks(Headed):
     feats = (f_t,) before the neck; embedding = f_i, or f_t with test_neck="before".
     metric_neck="after" makes feats = (f_i,), as fast-reid's SBS has it.
     neck: "bnneck" (classifier without bias, N(0, 0.001^2)) or "none" (one feature for all, torch's default classifier).
+    reduced: widths of linear layers that f_t goes through, all but the last followed by batch norm and ReLU: the heads
+        of layumi/Person_reID_baseline_pytorch (model.py at 82ff40f), Cysu/open-reid (reid/models/resnet.py at 0c89e7d),
+        MMTracking (mmtrack/models/reid/linear_reid_head.py at 080b999) and of fast-reid with EMBEDDING_DIM.
     Weight names are those of michuanhaohao/reid-strong-baseline, modeling/baseline.py at 3da7e6f. Its trained plain
     ResNets need stem_relu=False, those of fast-reid stem_ceil=True (see `backbones.create`).
     """
@@ -639,11 +642,15 @@ class BagOfTricks(Headed):
         metric_neck: str = "before",
         stem_relu: bool = True,
         stem_ceil: bool = False,
+        reduced: Sequence[Width] = (),
         **trunk: Any,
     ):
         super().__init__(last_stride=last_stride, stem_relu=stem_relu, stem_ceil=stem_ceil, **trunk)
-        dim = self.base.out_channels
+        dims = (self.base.out_channels, *reduced)
+        dim = dims[-1]
         self.global_pool = choose("pooling", pooling, POOLINGS)()
+        self.fc = reduction(dims[:-1] or dims)
+        self.reduction = nn.Linear(dims[-2], dim) if reduced else nn.Identity()
         has_neck = choose("neck", neck, {"bnneck": True, "none": False})
         self.embed_after = choose("test_neck", test_neck, {"after": True, "before": False})
         self.feats_after = choose("metric_neck", metric_neck, {"after": True, "before": False})
@@ -655,7 +662,7 @@ class BagOfTricks(Headed):
         self.feat_dims = (dim,)
 
     def answer(self, feature_map: Tensor) -> Output:
-        f_t = self.global_pool(feature_map)  # (B, D)
+        f_t = self.reduction(self.fc(self.global_pool(feature_map)))  # (B, D)
         f_i = self.bottleneck(f_t)  # (B, D)
         return Output(f_i if self.embed_after else f_t, logits_of(self, f_i), (f_i if self.feats_after else f_t,))
 

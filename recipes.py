@@ -742,9 +742,8 @@ TRANSREID = row(
         "msmt17": Published(85.3, 67.8, "TransReID dec5504 README, TransReID*(ViT), 256x128"),
     },
     differs="Its cosine counts epochs from 1 and begins behind the warm-up, here it counts from 0 and scales the "
-    "warm-up too: rates that differ by less than 1.5 % of the highest. It tests with bilinear images, here bicubic "
-    "as in training. Its ImageNet weights are timm's older file for this ViT (jx_vit_base_p16_224-80ecf9dd.pth): "
-    "--pretrained FILE.",
+    "warm-up too: rates that differ by less than 1.5 % of the highest. Its ImageNet weights are timm's older file for "
+    "this ViT (jx_vit_base_p16_224-80ecf9dd.pth): --pretrained FILE.",
     network=models.TransReID,
     options={"stride": 12, "jpm": True},
     backbone="vit_base_patch16_224",
@@ -752,6 +751,7 @@ TRANSREID = row(
     sie_weight=3.0,
     image_size=(256, 128),
     interpolation="bicubic",
+    test_interpolation="bilinear",
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     pad=10,

@@ -131,7 +131,7 @@ class Tester:
         tells_light = recipe.infrared and not loose
         decoding = loaders.Decoding(
             recipe.image_size,
-            recipe.interpolation,
+            recipe.test_filter,
             self.options.workers,
             self.options.skip_bad,
             processes.is_main(),
@@ -303,10 +303,8 @@ class Tester:
         asked = {key: getattr(options, key) for key in ("flip", "rerank", "expansion", "multi_query", "max_rank")}
         sides = {"query": splits.query, "gallery": splits.gallery}
         data = {key: fingerprint.of_samples((s.path, s.pid, s.camid) for s in side) for key, side in sides.items()}
-        compared = {
-            key: getattr(recipe, key)
-            for key in ("metric", "test_distance", "image_size", "interpolation", "mean", "std")
-        }
+        compared = {key: getattr(recipe, key) for key in ("metric", "test_distance", "image_size", "mean", "std")}
+        compared["interpolation"] = recipe.test_filter
         protocol = options.protocol or splits.protocol
         return {"recipe": recipe.name, "protocol": protocol, **compared, "options": asked, "data": data}
 

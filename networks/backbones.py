@@ -206,6 +206,7 @@ def vision_transformer(
     grid = grid.transpose(1, 2).unflatten(2, net.patch_embed.grid_size)
     grid = F.interpolate(grid, size=(rows, columns), mode="bilinear").flatten(2).transpose(1, 2)
     net.pos_embed = nn.Parameter(torch.cat((token, grid), dim=1).detach())
+    net.patch_embed.grid_size = (rows, columns)
     return net
 
 

@@ -7,8 +7,9 @@ own state dict, by name and shape.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from torch import Tensor
 
 class Format(NamedTuple):
     """One naming scheme. All of `needs` must occur in the names; `rules` then rename, in order, to the common words:
-    the backbone bare (``conv1.weight``), the BN neck ``bottleneck.*``, the ID classifier ``classifier.*``.
+    the backbone bare (``conv1.weight``), the BN neck ``bottleneck.*``, the ID classifier ``classifier.*``, a linear
+    layer in front of the neck ``reduction.*``.
     """
 
     name: str
@@ -24,12 +26,22 @@ class Format(NamedTuple):
     rules: tuple[tuple[str, str], ...] = ()
     no_stem_relu: str = ""  # which backbones of this format were trained without the ReLU after the stem (a pattern)
     stem_ceil: str = ""  # which pool the stem without padding (a pattern)
+    carries: Mapping[str, Any] = MappingProxyType({})  # fields of a recipe that its released code tests with
 
 
 PLAIN_OR_IBN = r"resnet\d+(_ibn_a)?"
 
 
 NO_BASE = ((r"^base\.", ""),)
+
+
+BILINEAR, BICUBIC = {"test_interpolation": "bilinear"}, {"test_interpolation": "bicubic"}
+
+
+def _sequential(first: int) -> tuple[tuple[str, str], ...]:
+    """Of ``base = Sequential(conv1, bn1, ..., layer1-4)`` whose layer1 is entry `first`."""
+    stages = ((rf"^base\.{first + i}\.", f"layer{i + 1}.") for i in range(4))
+    return (r"^base\.0\.", "conv1."), (r"^base\.1\.", "bn1."), *stages
 
 
 # First match names the file; the rules that load most tensors are the ones used. What follows the trunk in a method's
@@ -50,6 +62,21 @@ FORMATS = (
             (r"^b1\.1\.", "layer4."),
         ),
         stem_ceil=PLAIN_OR_IBN,
+        carries=BICUBIC,
+    ),
+    # fast-reid with EMBEDDING_DIM: a 1x1 convolution in front of the neck
+    Format(
+        "fast-reid with EMBEDDING_DIM",
+        (r"^backbone\.", r"^heads\.bottleneck\.1\.running_mean"),
+        (
+            (r"^heads\.bottleneck\.0\.", "reduction."),
+            (r"^heads\.bottleneck\.1\.", "bottleneck."),
+            (r"^heads\.pool_layer\.p$", "global_pool.p"),
+            (r"^heads\.weight$", "classifier.weight"),
+            (r"^backbone\.", ""),
+        ),
+        stem_ceil=PLAIN_OR_IBN,
+        carries=BICUBIC,
     ),
     # JDAI-CV/fast-reid c9bc3ce, fastreid/modeling/heads/embedding_head.py; heads.classifier and heads.bnneck in files
     # of before 2021
@@ -64,6 +91,7 @@ FORMATS = (
             (r"^backbone\.", ""),
         ),
         stem_ceil=PLAIN_OR_IBN,
+        carries=BICUBIC,
     ),
     # wangguanan/light-reid 5f06f41 (branch version_py3.7_bot), core/nets/res50bnneck.py: Sequential(conv1, bn1,
     # maxpool, layer1-4), without the ReLU; core/nets/bnneck.py: bn, classifier
@@ -78,6 +106,7 @@ FORMATS = (
             (r"^classifier\.classifier\.", "classifier."),
         ),
         PLAIN_OR_IBN,
+        carries=BICUBIC,
     ),
     # the same with the ReLU as a module of its own, as in the author's PCB: layer1 is entry 4
     Format(
@@ -90,6 +119,90 @@ FORMATS = (
             (r"^classifier\.bn\.", "bottleneck."),
             (r"^classifier\.classifier\.", "classifier."),
         ),
+        carries=BICUBIC,
+    ),
+    # layumi/Person_reID_baseline_pytorch 82ff40f, model.py: ClassBlock; PCB_test compares what is in front of it
+    Format(
+        "layumi PCB",
+        (r"^model\.", r"^classifier1\.add_block\.1\.running_mean"),
+        (
+            (r"^classifier(\d)\.add_block\.(\d)\.", r"reduction.\1.\2."),
+            (r"^classifier(\d)\.classifier\.(?:0\.)?", r"classifier.\1."),
+            (r"^model\.", ""),
+        ),
+        carries=BICUBIC | {"image_size": (384, 192), "metric": "cosine", "options": {"test_feature": "before"}},
+    ),
+    Format(
+        "layumi",
+        (r"^model\.", r"^classifier\.add_block\.1\.running_mean"),
+        (
+            (r"^classifier\.add_block\.0\.", "reduction."),
+            (r"^classifier\.add_block\.1\.", "bottleneck."),
+            (r"^classifier\.classifier\.(?:0\.)?", "classifier."),
+            (r"^model\.", ""),
+        ),
+        carries=BICUBIC | {"last_stride": 2, "metric": "cosine"},
+    ),
+    # Cysu/open-reid 0c89e7d, reid/models/resnet.py; feature_extraction/cnn.py compares what the whole network gives,
+    # its classifier included where there is one
+    Format(
+        "open-reid",
+        (r"^base\.conv1\.", r"^feat_bn\.running_mean", r"^classifier\.weight"),
+        (*NO_BASE, (r"^feat\.", "fc.0."), (r"^feat_bn\.", "fc.1."), (r"^classifier\.", "reduction.")),
+        carries=BILINEAR | {"last_stride": 2, "neck": "none", "metric": "euclidean"},
+    ),
+    Format(
+        "open-reid without classifier",
+        (r"^base\.conv1\.", r"^feat\.weight", r"^feat_bn\.running_mean"),
+        (*NO_BASE, (r"^feat\.", "reduction."), (r"^feat_bn\.", "bottleneck.")),
+        carries=BILINEAR | {"last_stride": 2, "metric": "cosine"},
+    ),
+    # yxgeee/MMT 1caa15c, mmt/models/resnet.py: without the ReLU; yxgeee/SpCL 7fc45d5, spcl/models/resnet.py: with it
+    *(
+        Format(
+            name,
+            (rf"^base\.{first}\.0\.conv1\.", rf"^base\.{first + 3}\.", r"^feat_bn\.running_mean"),
+            (
+                *_sequential(first),
+                (r"^feat\.", "reduction."),
+                (r"^feat_bn\.", "bottleneck."),
+                (r"^gap\.p$", "global_pool.p"),  # alibaba/cluster-contrast-reid 57b62e9, models/pooling.py
+            ),
+            no_relu,
+            carries=BICUBIC | {"metric": "cosine"},
+        )
+        for name, first, no_relu in (("SpCL", 4, ""), ("MMT", 3, r"resnet\d+"))
+    ),
+    # open-mmlab/mmtracking 080b999, mmtrack/models/reid/linear_reid_head.py: compared in front of its batch norm
+    Format(
+        "MMTracking",
+        (r"^(reid\.)?backbone\.", r"^(reid\.)?head\.fc_out\."),
+        (
+            (r"^reid\.", ""),
+            *(
+                (rf"^head\.fcs\.{i}\.{theirs}\.", f"fc.{3 * i + ours}.")
+                for i in range(4)
+                for theirs, ours in (("fc", 0), ("bn", 1))
+            ),
+            (r"^head\.fc_out\.", "reduction."),
+            (r"^head\.bn\.", "bottleneck."),
+            (r"^head\.classifier\.", "classifier."),
+            (r"^backbone\.", ""),
+        ),
+        carries=BILINEAR | {"last_stride": 2, "test_neck": "before", "metric": "euclidean"},
+    ),
+    # facebookresearch/moco, moco/builder.py, and DengpanFu/LUPerson 0b4fb58: the query encoder; MoCo v3: base_encoder
+    Format(
+        "MoCo",
+        (r"^(encoder_q|base_encoder)\.",),
+        ((r"^(encoder_q|base_encoder)\.(fc|head)\.", "projection."), (r"^(encoder_q|base_encoder)\.", "")),
+    ),
+    # facebookresearch/dino, main_dino.py: student and teacher, each a backbone and a projection head; damo-cv/
+    # TransReID-SSL fc39e88, transreid_pytorch/model/backbones/vit_pytorch.py, takes the teacher's backbone
+    Format(
+        "DINO",
+        (r"^backbone\.", r"^head\.(mlp|last_layer)\."),
+        ((r"^backbone\.", ""), (r"^head\.", "projection.")),
     ),
     # wangguanan/light-reid 0502d2a, lightreid/models/heads/bn_head.py
     Format(
@@ -102,9 +215,9 @@ FORMATS = (
         ),
     ),
     # damo-cv/TransReID dec5504, model/make_model.py
-    Format("TransReID", (r"^base\.cls_token$", r"^bottleneck\."), NO_BASE),
+    Format("TransReID", (r"^base\.cls_token$", r"^bottleneck\."), NO_BASE, carries=BILINEAR),
     # mangye16/ReID-Survey 38f5912, modeling/baseline.py, backbones/resnet_nl.py: without the ReLU, as its model
-    Format("AGW", (r"^base\.NL_\d\.", r"^bottleneck\."), NO_BASE, r"resnet\d+"),
+    Format("AGW", (r"^base\.NL_\d\.", r"^bottleneck\."), NO_BASE, r"resnet\d+", carries=BILINEAR),
     # syfafterzy/PCB_RPP_for_reID e29cf54, reid/models/resnet.py, resnet_rpp.py; base is a whole ResNet, fc included
     Format("PCB_RPP", (r"^base\.", r"^instance0\."), NO_BASE),
     # huanghoujing/beyond-part-models 1686e88, bpm/model/PCBModel.py
@@ -117,21 +230,24 @@ FORMATS = (
     Format(
         "AlignedReID++",
         (r"^base\.0\.weight", r"^base\.7\.0\.conv1\."),
-        (
-            (r"^base\.0\.", "conv1."),
-            (r"^base\.1\.", "bn1."),
-            *((rf"^base\.{i + 3}\.", f"layer{i}.") for i in range(1, 5)),
-        ),
+        _sequential(4),
     ),
     # michuanhaohao/reid-strong-baseline 3da7e6f, modeling/baseline.py; its flat rewrite has the same names
     # (without the neck there is no bottleneck.*); modeling/backbones/resnet.py: "add missed relu", commented out
-    Format("BoT strong baseline", (r"^base\.", r"^(bottleneck|classifier)\.weight"), NO_BASE, r"resnet\d+"),
+    # fcneck: REDUCE_FEAT_DIM of its descendants (tinyvision/SOLIDER-REID 5916fc3, model/make_model.py)
+    Format(
+        "BoT strong baseline",
+        (r"^base\.", r"^(bottleneck|classifier)\.weight"),
+        (*NO_BASE, (r"^fcneck\.", "reduction.")),
+        r"resnet\d+",
+        carries=BILINEAR,
+    ),
     # a state dict of ours, without the checkpoint around it
     Format("stripes of this suite", (r"^base\.", r"^reduction\.0\."), NO_BASE),
     # KaiyangZhou/deep-person-reid f8cd150, torchreid/models/pcb.py, osnet.py, resnet.py
-    Format("torchreid PCB", (r"^conv5\.layers\.",)),
-    Format("torchreid OSNet", (r"^conv1\.conv\.weight", r"^conv5\.conv\.weight")),
-    Format("torchreid", (r"^classifier\.(weight|0)",)),
+    Format("torchreid PCB", (r"^conv5\.layers\.",), carries=BILINEAR),
+    Format("torchreid OSNet", (r"^conv1\.conv\.weight", r"^conv5\.conv\.weight"), carries=BILINEAR),
+    Format("torchreid", (r"^classifier\.(weight|0)",), carries=BILINEAR),
     # pytorch/vision: the names of DenseNet's files have a dot more than its modules (torchvision/models/densenet.py)
     Format(
         "torchvision DenseNet",
@@ -142,6 +258,9 @@ FORMATS = (
     Format("timm", (r"^(blocks|stages|patch_embed|conv_stem|layers)\b",)),
     Format("unlisted names", (), ((r"^(base|backbone|model|encoder|resnet|image_encoder|net)\.", ""),)),
 )
+
+
+LISTED = [f.name for f in FORMATS if f.needs]
 
 
 # where in a model of this suite a name of the common vocabulary may sit
@@ -169,6 +288,15 @@ BATCH_COUNT = re.compile(r"num_batches_tracked$")  # absent in files of before t
 # Tensors that a released network keeps and never uses -> (names that tell the network, which tensors). LAST: the number
 # of the last block. TransReID's branches b1 and b2 start as copies of its last block (model/make_model.py).
 UNUSED = (
+    # of a Lightning module, as of open-metric-learning (oml/models/utils.py, remove_criterion_in_state_dict)
+    ((), r"^(criterion|loss|loss_fn|\w+_loss)\."),
+    ((), r"(^|\.)(relative_position_index|attn_mask)$"),  # which follow from the size of a Swin's window
+    (
+        (r"^(encoder_q|base_encoder)\.",),
+        r"^(encoder_k|momentum_encoder|predictor|queue|encoder_q\.fc|base_encoder\.head)",
+    ),
+    ((r"^backbone\.", r"^head\.(mlp|last_layer)\."), r"^head\."),
+    ((r"^reid\.backbone\.",), r"^(detector|motion)\."),
     ((r"^pyramid_conv_list0\.",), r"^pyramid_(conv|fc)_list1\."),
     ((r"^base\.blocks\.", r"^b1\.0\."), r"^base\.(blocks\.LAST|norm|fc)\."),
     # mangye16/Cross-Modal-Re-ID-baseline e817a26, model.py: three whole ResNets, two stems and the stages of one in use
@@ -212,11 +340,15 @@ NON_LOCAL_BLOCK = re.compile(r"(^|\.)NL_\d\.")
 
 
 def stripped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without ``module.`` (DataParallel, at any depth), ``_orig_mod.`` (torch.compile), or a prefix that all share."""
+    """Without ``module.`` (DataParallel, at any depth), ``_orig_mod.`` (torch.compile), or a prefix that all share.
+
+    (All but the losses that a Lightning module keeps beside its network.)
+    """
     names = {name: re.sub(r"(^|\.)(?:(?:module|_orig_mod)\.)+", r"\1", name) for name in tensors}
-    for prefix in ("model.", "net.", "network."):
-        if all(name.startswith(prefix) for name in names.values()):
-            names = {old: name[len(prefix) :] for old, name in names.items()}
+    for prefix in ("extractor.", "model.", "net.", "network."):
+        network = [name for name in names.values() if not re.search(UNUSED[0][1], name)]
+        if network and all(name.startswith(prefix) for name in network):
+            names = {old: name.removeprefix(prefix) for old, name in names.items()}
     return {names[old]: tensor for old, tensor in tensors.items()}
 
 
@@ -258,6 +390,8 @@ def completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str,
     if any(name.startswith("backbone.NL_") for name in source) and "heads.pool_layer.p" not in source:
         tensors["heads.pool_layer.p"] = torch.tensor([3.0])  # fast-reid's AGW: fixed (fastreid/layers/pooling.py)
     last, rules = _last_block(source), format_of(list(source)).rules
+    if "reduction.bias" in target and not any(renamed(name, rules) == "reduction.bias" for name in source):
+        tensors["reduction.bias"] = torch.zeros(target["reduction.bias"].shape)  # a layer without one
     for key, table in COPIES:
         if key not in target or key in source:
             continue

@@ -68,6 +68,8 @@ STORAGE_DTYPES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
 
@@ -324,7 +326,17 @@ def _read_legacy(path: Path, file: IO[bytes]) -> WeightFile:
 # ------------ from the structure to one mapping ------------
 
 # where the weights are inside of a training checkpoint; averaged weights (EMA) only where there are no others
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "network", "state_dicts", "model_state", "weights")
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "net",
+    "network",
+    "state_dicts",
+    "model_state",
+    "weights",
+    "teacher",  # of DINO; its descendants take it, not the student
+)
 WRAPPERS_EMA = ("ema_state_dict", "model_ema", "state_dict_ema", "ema")
 NOT_WEIGHTS = re.compile(r"optim|sched|scaler|hyper|loss|meter|criterion|center", re.IGNORECASE)
 

@@ -65,7 +65,12 @@ METHODS = (
     ("sbs", (r"^heads\.pool_layer\.p$", r"^NL_\d\.")),  # the exponent of fast-reid's AGW is fixed
     ("agw", (r"^NL_\d\.",)),
     ("bot", (r"^bottleneck\.running_mean$",)),
+    ("bot", (r"^reduction\.weight$",)),
 )
+
+
+# What a file brings along even where the user names the recipe: how its images are prepared, and its stem.
+CARRIED = ("stem_relu", "stem_ceil", "sie_weight", "image_size", "test_interpolation", "mean", "std")
 
 
 WHOLE_NETWORKS = ("hacnn", "mlfn", "mudeep")  # recipes without a choice of backbone
@@ -95,9 +100,22 @@ def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     backbone = _osnet(common) or _vit(common) or _resnet(common) or _other_trunk(common)
     if backbone is None:
         return None
+    carried = dict(form.carries) | _statistics(common)
     if method == "softmax":
-        return _softmax(backbone, common)
-    return {"recipe": method, "backbone": backbone} | _details(method, backbone, form, common)
+        found = _softmax(backbone, common)
+        return found and found | carried
+    details = _details(method, backbone, form, common)
+    options = carried.pop("options", {}) | details.pop("options", {})
+    found = {"recipe": method, "backbone": backbone} | carried | details
+    return found | ({"options": options} if options else {})
+
+
+def _statistics(common: dict[str, Tensor]) -> dict[str, Any]:
+    """The normalisation of images that a file of fast-reid keeps among its buffers, of pixels from 0 to 255."""
+    found = {name: common[f"pixel_{name}"] for name in ("mean", "std") if f"pixel_{name}" in common}
+    if len(found) < 2 or any(value.numel() != 3 or value.is_meta for value in found.values()):
+        return {}
+    return {name: tuple(round(x / 255, 6) for x in value.flatten().tolist()) for name, value in found.items()}
 
 
 def num_cameras(source: str | os.PathLike | WeightFile) -> int:
@@ -125,6 +143,9 @@ def _details(method: str, backbone: str, form: Format, common: dict[str, Tensor]
         hints |= relu | {"stem_ceil": re.fullmatch(form.stem_ceil, backbone) is not None}
     if method == "bot" and "global_pool.p" in common:
         hints["pooling"] = "gem"
+    if method == "bot" and "reduction.weight" in common:
+        steps = [len(t) for name, t in common.items() if re.fullmatch(r"fc\.\d+\.weight", name) and t.dim() == 2]
+        hints["options"] = {"reduced": (*steps, len(common["reduction.weight"]))}
     if method in ("agw", "sbs"):
         counts = tuple(_count_of(rf"^NL_{i}\.", common) for i in range(1, 5))
         hints |= {"options": {"non_local": counts}} if counts != NON_LOCAL else {}

@@ -1,0 +1,555 @@
+"""The formats of released weight files: each imported from a file made here, and recognised."""
+
+import re
+from functools import partial
+
+import pytest
+import torch
+from nets import Net, randomised, renamed
+
+import architectures
+import models
+import recipes
+from weights import formats, importing, recognising
+
+# ============ released layouts of whole methods ============
+
+
+ROOT_TRUNK = (r"^base\.", "")
+SEQUENTIAL = ((r"^base\.conv1\.", "base.0."), (r"^base\.bn1\.", "base.1."),
+              *((rf"^base\.layer{i}\.", f"base.{i + 3}.") for i in (1, 2, 3, 4)))  # fmt: skip
+SEQUENTIAL_MMT = ((r"^base\.conv1\.", "base.0."), (r"^base\.bn1\.", "base.1."),
+                  *((rf"^base\.layer{i}\.", f"base.{i + 2}.") for i in (1, 2, 3, 4)))  # fmt: skip
+FAST_REID = renamed((r"^base\.", "backbone."), (r"^bottleneck\.", "heads.bottleneck.0."),
+                    (r"^global_pool\.", "heads.pool_layer."), (r"^classifier\.", "heads."))  # fmt: skip
+MGN_HEADS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")  # order of ours; modeling/meta_arch/mgn.py
+MGN_NAMES = renamed(*(
+    (rf"^heads\.{i}\.{ours}\.", f"{head}_head.{theirs}")
+    for i, head in enumerate(MGN_HEADS)
+    for ours, theirs in (("global_pool", "pool_layer."), ("reduction", "bottleneck.0."), ("neck", "bottleneck.1."),
+                         ("classifier", ""))
+))  # fmt: skip
+
+
+def transreid_names(state):
+    """model/make_model.py: the trunk keeps its last block and norm, which b1 and b2 copied, and an ImageNet head."""
+    last = 1 + max(int(match[1]) for match in (re.match(r"base\.blocks\.(\d+)\.", name) for name in state) if match)
+    kept = {re.sub(r"^b1\.0\.", f"base.blocks.{last}.", name): value + 1 for name, value in state.items()
+            if name.startswith("b1.0.")}  # fmt: skip
+    kept |= {name.replace("b1.1.", "base.norm."): value + 1 for name, value in state.items() if "b1.1." in name}
+    width = state["base.cls_token"].shape[2]
+    return state | kept | {"base.fc.weight": torch.ones(1000, width), "base.fc.bias": torch.ones(1000)}
+
+
+def pyramid_names(state):
+    """src/models/pcb_plus_dropout_pyramid.py: a second list of branches, for 1024 channels, that is never called."""
+    state = renamed((r"^reduction\.", "pyramid_conv_list0."), (r"^classifier\.", "pyramid_fc_list0."))(state)
+    conv, fc = torch.ones(128, 1024, 1, 1), torch.ones(7, 128)
+    return state | {"pyramid_conv_list1.0.0.weight": conv, "pyramid_fc_list1.0.weight": fc}
+
+
+def pcb_rpp_names(state):
+    """reid/models/resnet.py, resnet_rpp.py: base is all of torchvision's network, its classifier included."""
+    state = {name: value for name, value in state.items() if name != "refined"}
+    rename = renamed((r"^reduction\.0\.0\.", "local_conv."), (r"^reduction\.0\.1\.", "feat_bn2d."),
+                     (r"^classifier\.(\d)", r"instance\1"), (r"^part_classifier\.", "local_mask."))  # fmt: skip
+    return rename(state) | {"base.fc.weight": torch.ones(1000, 512), "base.fc.bias": torch.ones(1000)}
+
+
+def nested(state):
+    return {"state_dict": state, "epoch": 60, "best_top1": 0.9}
+
+
+def parallel(state):
+    return {"state_dict": {f"module.{name}": value for name, value in state.items()}, "epoch": 60}
+
+
+def saved_by_huanghoujing(state):
+    return {"state_dicts": [state, {"state": {}, "param_groups": []}], "ep": 60, "scores": 0}
+
+
+def saved_by_fast_reid(state):
+    return {"model": state, "optimizer": {"state": {}}, "iteration": 9}
+
+
+def bare(state):
+    return state
+
+
+def layumi_names(state):
+    """model.py: the trunk under model., its ImageNet classifier with it; ClassBlock."""
+    rename = renamed(
+        (r"^base\.", "model."), (r"^reduction\.", "classifier.add_block.0."),
+        (r"^bottleneck\.", "classifier.add_block.1."), (r"^classifier\.", "classifier.classifier.0."),
+    )  # fmt: skip
+    bias = {"classifier.classifier.0.bias": torch.ones(7)}
+    return rename(state) | bias | {"model.fc.weight": torch.ones(1000, 512), "model.fc.bias": torch.ones(1000)}
+
+
+def layumi_pcb_names(state):
+    """A ClassBlock of linear layers for each of the stripes."""
+    rename = renamed((r"^base\.", "model."), (r"^reduction\.(\d)\.", r"classifier\1.add_block."),
+                     (r"^classifier\.(\d)\.", r"classifier\1.classifier.0."))  # fmt: skip
+    state = {name: value.flatten(1) if re.search(r"^reduction\.\d\.0\.weight", name) else value
+             for name, value in state.items()}  # fmt: skip
+    return rename(state) | {"model.fc.weight": torch.ones(1000, 512), "model.fc.bias": torch.ones(1000)}
+
+
+def fast_reid_embedding_names(state):
+    """modeling/heads/embedding_head.py: a 1x1 convolution without bias, then the batch norm."""
+    rename = renamed((r"^base\.", "backbone."), (r"^reduction\.", "heads.bottleneck.0."),
+                     (r"^bottleneck\.", "heads.bottleneck.1."), (r"^classifier\.", "heads."))  # fmt: skip
+    state = {name: value[..., None, None] if name == "reduction.weight" else value for name, value in state.items()}
+    return {name: value for name, value in rename(state).items() if name != "heads.bottleneck.0.bias"}
+
+
+OPEN_REID_HEAD = ((r"^reduction\.", "feat."), (r"^bottleneck\.", "feat_bn."))
+
+
+def open_reid_names(state):
+    """reid/models/resnet.py: base is a whole ResNet; what it compares ends in its classifier."""
+    state = {name: value for name, value in state.items() if not name.startswith("classifier")}
+    rename = renamed((r"^fc\.0\.", "feat."), (r"^fc\.1\.", "feat_bn."), (r"^reduction\.", "classifier."))
+    return rename(state) | {"base.fc.weight": torch.ones(1000, 512), "base.fc.bias": torch.ones(1000)}
+
+
+MM_NAMES = renamed(
+    (r"^base\.", "backbone."), (r"^fc\.0\.", "head.fcs.0.fc."), (r"^fc\.1\.", "head.fcs.0.bn."),
+    (r"^reduction\.", "head.fc_out."), (r"^bottleneck\.", "head.bn."), (r"^classifier\.", "head.classifier."),
+)  # fmt: skip
+
+
+def moco_names(state):
+    """moco/builder.py: two encoders with a projection each, and a queue."""
+    trunk = {name.removeprefix("base."): value for name, value in state.items() if name.startswith("base.")}
+    head = {"fc.0.weight": torch.ones(512, 512), "fc.0.bias": torch.ones(512), "fc.2.weight": torch.ones(128, 512)}
+    encoders = {f"encoder_q.{name}": value for name, value in (trunk | head).items()}
+    encoders |= {f"encoder_k.{name}": value + 1 for name, value in (trunk | head).items()}
+    return encoders | {"queue": torch.ones(128, 64), "queue_ptr": torch.zeros(1, dtype=torch.long)}
+
+
+def dino_names(state):
+    """main_dino.py: a backbone and a projection head."""
+    backbone = {name.replace("base.", "backbone."): value for name, value in state.items() if name.startswith("base.")}
+    return backbone | {"head.mlp.0.weight": torch.ones(64, 64), "head.last_layer.weight_g": torch.ones(100, 1)}
+
+
+def saved_by_dino(state):
+    student = {f"module.{name}": value + 1 for name, value in state.items()}
+    return {"student": student, "teacher": state, "optimizer": {"state": {}}, "epoch": 100}
+
+
+def saved_by_oml(state):
+    network = {f"extractor.model.{name.removeprefix('base.')}": value for name, value in state.items()
+               if name.startswith("base.")}  # fmt: skip
+    return {"state_dict": network | {"criterion.weight": torch.ones(9, 512)}, "hyper_parameters": {"seed": 1}}
+
+
+REDUCED = partial(models.BagOfTricks, reduced=(32,), backbone="resnet18")
+IMAGENET = "ImageNet classifier (1000 classes)"
+UNUSED = "not used by the released network either"
+R18 = {"backbone": "resnet18"}
+TINY_VIT = {"backbone": "test_vit", "image_size": (64, 32)}
+VIT_UNUSED = {"base.blocks.5.": UNUSED, "base.norm.": UNUSED, "base.fc.": UNUSED}
+LAYOUTS = {  # name -> (network, its released names, container, what else is skipped: name starts with -> reason)
+    "torchreid softmax": (partial(models.Softmax, **R18), renamed(ROOT_TRUNK), parallel, {}),
+    "torchreid fc512": (partial(models.Softmax, fc_dims=(512,), **R18), renamed(ROOT_TRUNK), nested, {}),
+    "torchreid osnet": (
+        partial(models.Softmax, backbone="osnet_x0_25", fc_dims=(512,)), renamed(ROOT_TRUNK), parallel, {}
+    ),
+    "torchreid pcb": (
+        partial(models.PCB, **R18), renamed(ROOT_TRUNK, (r"^reduction\.0\.", "conv5.layers.")), parallel, {}
+    ),
+    "torchreid resnet50mid": (
+        partial(models.ResNet50M, backbone="resnet34"), renamed(ROOT_TRUNK), nested, {}
+    ),
+    "torchreid hacnn": (architectures.HACNN, bare, parallel, {}),
+    "torchreid mudeep": (partial(architectures.MuDeep, image_size=(16, 16)), bare, nested, {}),
+    "strong baseline": (partial(models.BagOfTricks, **R18), bare, bare, {}),
+    "fast-reid bot": (
+        partial(models.BagOfTricks, backbone="resnet18_ibn_a", stem_ceil=True), FAST_REID, saved_by_fast_reid, {}
+    ),
+    "fast-reid sbs": (partial(models.AGW, non_local=(0, 1, 2, 0), **R18), FAST_REID, saved_by_fast_reid, {}),
+    "fast-reid mgn": (
+        partial(models.MGN, pooling="gem", global_stride=1, **R18), MGN_NAMES, saved_by_fast_reid, {}
+    ),
+    "mangye16 agw": (partial(models.AGW, non_local=(0, 1, 2, 0), **R18), bare, bare, {}),
+    "pcb of syfafterzy": (partial(models.PCB, **R18), pcb_rpp_names, nested, {"base.fc.": IMAGENET}),
+    "rpp of syfafterzy": (partial(models.RPP, **R18), pcb_rpp_names, nested, {"base.fc.": IMAGENET}),
+    "pcb of huanghoujing": (
+        partial(models.PCB, shared_reduction=False, **R18),
+        renamed((r"^reduction\.", "local_conv_list."), (r"^classifier\.", "fc_list.")), saved_by_huanghoujing, {},
+    ),
+    "pyramid": (
+        partial(models.Pyramid, **R18), pyramid_names, saved_by_huanghoujing, {"pyramid_conv_list1.": UNUSED,
+                                                                              "pyramid_fc_list1.": UNUSED},
+    ),
+    "aligned": (
+        partial(models.AlignedReID, **R18), renamed((r"^classifier\.", "fc.")), saved_by_huanghoujing, {}
+    ),
+    "aligned++": (partial(models.AlignedReIDPlusPlus, **R18), renamed(*SEQUENTIAL), nested, {}),
+    "layumi": (
+        REDUCED, layumi_names, bare,
+        {"model.fc.": IMAGENET, "classifier.classifier.0.bias": "classifier for 7 identities, this model has no such "
+                                                                "classifier"},
+    ),
+    "layumi pcb": (partial(models.PCB, shared_reduction=False, **R18), layumi_pcb_names, bare, {"model.fc.": IMAGENET}),
+    "fast-reid with embedding": (
+        partial(REDUCED, stem_ceil=True), fast_reid_embedding_names, saved_by_fast_reid, {}
+    ),
+    "mmt": (REDUCED, renamed(*SEQUENTIAL_MMT, *OPEN_REID_HEAD), parallel, {}),
+    "mmt without features": (
+        partial(models.BagOfTricks, **R18), renamed(*SEQUENTIAL_MMT, *OPEN_REID_HEAD), parallel, {}
+    ),
+    "spcl": (partial(models.BagOfTricks, **R18), renamed(*SEQUENTIAL, *OPEN_REID_HEAD), parallel, {}),
+    "mmtracking": (partial(models.BagOfTricks, reduced=(48, 32), **R18), MM_NAMES, nested, {}),
+    "transreid": (partial(models.TransReID, num_cameras=3, **TINY_VIT), transreid_names, bare, VIT_UNUSED),
+    "transreid baseline": (
+        partial(models.TransReID, jpm=False, **TINY_VIT),
+        lambda state: state | {"base.fc.weight": torch.ones(1000, 64), "base.fc.bias": torch.ones(1000)}, bare,
+        {"base.fc.": IMAGENET},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_released_layout_imports_completely(tmp_path, layout):
+    build, rename, container, unused = LAYOUTS[layout]
+    source, model = randomised(build, 7, seed=1), randomised(build, 5, seed=2)
+    theirs = rename(source.state_dict())
+    torch.save(container(theirs), tmp_path / "w.pth")
+    report = importing.import_weights(model, tmp_path / "w.pth")
+
+    expected, heads = source.state_dict(), 0
+    for key, value in model.state_dict().items():
+        if formats.CLASSIFIER.search(key):
+            heads += 1
+        elif layout == "fast-reid with embedding" and key == "reduction.bias":
+            assert not value.any()  # the released layer has none
+        elif key != "refined":
+            assert torch.equal(value, expected[key]), key
+    assert report.complete and len(report.missing) == heads > 0
+
+    skipped = dict(report.skipped)
+    assert len(skipped) == len(report.skipped)
+    others = {name: reason for name, reason in skipped.items() if name.startswith(tuple(unused))}
+    assert {start for start in unused for name in others if name.startswith(start)} == set(unused)
+    assert all(reason == unused[next(s for s in unused if name.startswith(s))] for name, reason in others.items())
+    rest = {name: reason for name, reason in skipped.items() if name not in others}
+    assert len(rest) == heads
+    assert set(rest.values()) == {"classifier for 7 identities, this model has 5"}, rest
+
+
+TRUNKS = {  # name -> (network without a head of its own, what is saved)
+    "moco": (partial(models.Softmax, **R18), lambda state: parallel(moco_names(state))),
+    "oml": (partial(models.Softmax, **R18), saved_by_oml),
+    "dino": (partial(models.TransReID, jpm=False, **TINY_VIT), lambda state: saved_by_dino(dino_names(state))),
+    "open-reid with classifier": (
+        partial(models.BagOfTricks, reduced=(48, 32), neck="none", **R18),
+        lambda state: nested(open_reid_names(state)),
+    ),
+    "open-reid": (REDUCED, lambda state: nested(renamed(*OPEN_REID_HEAD)(state))),
+}
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_trunks_and_networks_without_classifier(tmp_path, name):
+    build, save = TRUNKS[name]
+    source, model = randomised(build, 0, seed=1), randomised(build, 0, seed=2)
+    torch.save(save(source.state_dict()), tmp_path / "w.pth")
+    start = name == "dino"  # its network has a batch norm that the file has not
+    report = importing.import_weights(model, tmp_path / "w.pth", start)
+    expected = source.state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, expected[key]) == (not key.startswith("bottleneck.") or not start), key
+    assert all("not used" in why or "ImageNet" in why for _, why in report.skipped)
+
+
+def test_released_rpp_refines_its_parts(tmp_path):
+    build = partial(models.RPP, **R18)
+    torch.save(pcb_rpp_names(randomised(build, 7, seed=1).state_dict()), tmp_path / "w.pth")
+    model = randomised(build, 0, seed=2)
+    importing.import_weights(model, tmp_path / "w.pth")
+    assert bool(model.refined)
+
+
+def test_fast_reid_agw_has_a_fixed_exponent(tmp_path):
+    build = partial(models.AGW, non_local=(0, 1, 2, 0), **R18)
+    state = FAST_REID(randomised(build, 7, seed=1).state_dict())
+    del state["heads.pool_layer.p"]
+    torch.save({"model": state}, tmp_path / "w.pth")
+    model = randomised(build, 0, seed=2)
+    assert importing.import_weights(model, tmp_path / "w.pth").complete
+    assert model.global_pool.p.tolist() == [3.0]
+
+
+def test_a_plain_trunk_is_dealt_out_to_the_branches(tmp_path):
+    """ImageNet weights for MGN and TransReID, whose branches start as copies of the trunk's end."""
+    trunk = randomised(partial(models.Softmax, **R18), 1000, seed=1).base
+    torch.save(trunk.state_dict() | {"fc.weight": torch.ones(1000, 512)}, tmp_path / "w.pth")
+    mgn = randomised(partial(models.MGN, **R18), 5, seed=2)
+    report = importing.import_weights(mgn, tmp_path / "w.pth", start=True)
+    assert torch.equal(mgn.backbone[0].weight, trunk.conv1.weight)
+    assert torch.equal(mgn.backbone[6].conv1.weight, trunk.layer3[0].conv1.weight)
+    for branch in (mgn.b1, mgn.b2, mgn.b3):
+        assert torch.equal(branch[0][0].conv2.weight, trunk.layer3[1].conv2.weight)
+        assert torch.equal(branch[1][1].bn2.running_var, trunk.layer4[1].bn2.running_var)
+    assert [name for name, _ in report.skipped] == ["fc.weight"]
+    assert all(name.startswith("heads.") for name in report.missing)
+
+    vit = randomised(partial(models.TransReID, jpm=False, **TINY_VIT), 0, seed=1)
+    state = {name.removeprefix("base."): value for name, value in vit.state_dict().items() if name.startswith("base.")}
+    torch.save(state, tmp_path / "vit.pth")
+    model = randomised(partial(models.TransReID, **TINY_VIT), 5, seed=2)
+    report = importing.import_weights(model, tmp_path / "vit.pth", start=True)
+    for branch in (model.b1, model.b2):
+        assert torch.equal(branch[0].attn.qkv.weight, vit.base.blocks[-1].attn.qkv.weight)
+        assert torch.equal(branch[1].weight, vit.base.norm.weight)
+    assert not report.skipped and all(name.startswith(("bottleneck", "classifier")) for name in report.missing)
+
+
+def test_position_embedding_for_overlapping_patches(tmp_path):
+    """timm's own `grid_size` is that of the patches before they overlapped."""
+    build = partial(models.TransReID, jpm=False, backbone="test_vit", image_size=(96, 32))
+    source, model = randomised(partial(build, stride=16), 0, seed=1), randomised(partial(build, stride=12), 0, seed=2)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    report = importing.import_weights(model, tmp_path / "w.pth")
+    assert report.resized == [("base.pos_embed", "position embedding of 6x2 patches to 7x2")]
+    assert torch.equal(model.base.pos_embed[0, 0], source.base.pos_embed[0, 0])
+
+
+def test_cameras_of_a_file(tmp_path):
+    build = partial(models.TransReID, jpm=False, **TINY_VIT)
+    torch.save(randomised(partial(build, num_cameras=6), 7, seed=1).state_dict(), tmp_path / "w.pth")
+    assert recognising.num_cameras(tmp_path / "w.pth") == 6
+    report = importing.import_weights(randomised(build, 0, 2), tmp_path / "w.pth")
+    assert ("base.sie_embed", "embeddings of 6 cameras, this model has none") in report.skipped
+    with pytest.raises(ValueError, match=r"base\.sie_embed \(6, 1, 64\).*base\.sie_embed \(3, 1, 64\)"):
+        importing.import_weights(randomised(partial(build, num_cameras=3), 0, 2), tmp_path / "w.pth")
+    torch.save(Net().state_dict(), tmp_path / "w.pth")
+    assert recognising.num_cameras(tmp_path / "w.pth") == 0
+
+
+# ============ recognise ============
+
+
+def resnet_shapes(blocks, third, width=64, ibn=False, groups_width=64):
+    """Names and shapes (one element each, expanded) that `recognise` looks at."""
+    state = {"conv1.weight": (64, 3, 7, 7), "bn1.weight": (64,)}
+    for layer, count in enumerate(blocks, 1):
+        for i in range(count):
+            state[f"layer{layer}.{i}.conv1.weight"] = (width, 64, 1, 1)
+            state[f"layer{layer}.{i}.conv2.weight"] = (width, groups_width, 3, 3)
+            if third:
+                state[f"layer{layer}.{i}.conv3.weight"] = (256, width, 1, 1)
+            state[f"layer{layer}.{i}.bn1.{'IN.' if ibn else ''}weight"] = (32,)
+    return state
+
+
+def osnet_shapes(width, ain=False, ibn=False):
+    state = {"conv1.conv.weight": (width, 3, 7, 7), "conv5.conv.weight": (width, width, 1, 1)}
+    state["conv2.0.conv2.0.layers.0.conv1.weight" if ain else "conv2.0.conv2a.conv1.weight"] = (4, 4, 1, 1)
+    if ain or ibn:
+        state["conv2.0.IN.weight"] = (width,)
+    return state | {"fc.0.weight": (512, width), "classifier.weight": (751, 512)}
+
+
+PLAIN = {"stem_relu": True, "stem_ceil": False}
+
+
+def network_of(hints):
+    """What is recognised without what a format says of the images."""
+    return hints and {name: value for name, value in hints.items() if name not in ("test_interpolation", "metric")}
+
+
+def softmax(backbone):
+    return {"recipe": "softmax", "backbone": backbone}
+
+
+NECK = {"bottleneck.running_mean": (2048,), "bottleneck.weight": (2048,), "classifier.weight": (751, 2048)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        (osnet_shapes(16), {"recipe": "osnet_x0_25"}),
+        (osnet_shapes(32), {"recipe": "osnet_x0_5"}),
+        (osnet_shapes(48), {"recipe": "osnet_x0_75"}),
+        (osnet_shapes(64), {"recipe": "osnet_x1_0"}),
+        (osnet_shapes(64, ibn=True), {"recipe": "osnet_ibn_x1_0"}),
+        (osnet_shapes(64, ain=True), {"recipe": "osnet_ain_x1_0"}),
+        (osnet_shapes(16, ain=True), {"recipe": "osnet_ain_x0_25"}),
+        (osnet_shapes(64) | NECK, {"recipe": "bot", "backbone": "osnet_x1_0"}),
+        (resnet_shapes((2, 2, 2, 2), False), {"recipe": "softmax", "backbone": "resnet18"}),
+        (resnet_shapes((3, 4, 6, 3), False) | NECK, {"recipe": "bot", "backbone": "resnet34", **PLAIN}),
+        (resnet_shapes((3, 4, 6, 3), True) | NECK, {"recipe": "bot", "backbone": "resnet50", **PLAIN}),
+        (resnet_shapes((3, 4, 23, 3), True), {"recipe": "softmax", "backbone": "resnet101"}),
+        (resnet_shapes((3, 8, 36, 3), True), {"recipe": "softmax", "backbone": "resnet152"}),
+        (
+            resnet_shapes((3, 4, 6, 3), True, ibn=True) | NECK,
+            {"recipe": "bot", "backbone": "resnet50_ibn_a", **PLAIN},
+        ),
+        (resnet_shapes((3, 4, 6, 3), True, 128, groups_width=4), {"recipe": "softmax", "backbone": "resnext50_32x4d"}),
+        (resnet_shapes((3, 4, 6, 3), True) | {"layer1.2.IN.weight": (256,)}, softmax("resnet50_ibn_b")),
+        (resnet_shapes((3, 4, 6, 3), True) | {"layer1.0.se.fc.0.weight": (16, 256)}, None),  # fast-reid's own SE
+        (resnet_shapes((1, 1, 1, 1), True), None),
+        ({"something.weight": (3, 3)}, None),
+    ],
+)
+def test_recognise(tmp_path, shapes, expected):
+    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.pth")
+    assert network_of(recognising.recognise(tmp_path / "w.pth")) == expected
+    bot = {(name if name in NECK else f"base.{name}"): value for name, value in state.items()}
+    torch.save(bot, tmp_path / "w.pth")
+    if expected and expected["recipe"] == "bot":
+        # reid-strong-baseline's own names: its plain ResNets miss the stem's ReLU, its IBN-a does not
+        plain = expected["backbone"] in ("resnet34", "resnet50")
+        assert network_of(recognising.recognise(tmp_path / "w.pth")) == expected | (
+            {"stem_relu": False} if plain else {}
+        )
+
+
+@pytest.mark.parametrize(("ibn", "backbone"), [(False, "resnet50"), (True, "resnet50_ibn_a")])
+def test_recognise_through_fast_reid_and_wangguanan_names(ibn, backbone):
+    shapes = resnet_shapes((3, 4, 6, 3), True, ibn=ibn)
+    tensors = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+    fast = {f"backbone.{name}": value for name, value in tensors.items()}
+    fast |= {"heads.bottleneck.0.running_mean": torch.zeros(2048), "heads.weight": torch.zeros(702, 2048)}
+    expected = {"recipe": "bot", "backbone": backbone}
+    assert network_of(recognising.recognise_tensors(fast)) == expected | {"stem_relu": True, "stem_ceil": True}
+    index = {"conv1": 0, "bn1": 1, "layer1": 3, "layer2": 4, "layer3": 5, "layer4": 6}
+    wang = {f"resnet_conv.{index[name.split('.')[0]]}.{name.split('.', 1)[1]}": v for name, v in tensors.items()}
+    wang |= {"classifier.bn.running_mean": torch.zeros(2048)}
+    assert network_of(recognising.recognise_tensors(wang)) == expected | {"stem_relu": False, "stem_ceil": False}
+
+
+R50 = {"backbone": "resnet50"}
+METHOD_FILES = {  # name -> (network at full size, its released names, what is recognised)
+    "pcb": (models.PCB, LAYOUTS["torchreid pcb"][1], {"recipe": "pcb"} | R50),
+    "pcb of 4": (
+        partial(models.PCB, parts=4), LAYOUTS["torchreid pcb"][1], {"recipe": "pcb", "options": {"parts": 4}} | R50
+    ),
+    "pcb of syfafterzy": (models.PCB, pcb_rpp_names, {"recipe": "pcb"} | R50),
+    "pcb, ours": (models.PCB, bare, {"recipe": "pcb"} | R50),
+    "rpp": (models.RPP, pcb_rpp_names, {"recipe": "pcb_rpp"} | R50),
+    "rpp, ours": (models.RPP, bare, {"recipe": "pcb_rpp"} | R50),
+    "pcb of huanghoujing": (
+        partial(models.PCB, shared_reduction=False), LAYOUTS["pcb of huanghoujing"][1],
+        {"recipe": "pcb_independent"} | R50,
+    ),
+    "pyramid": (models.Pyramid, pyramid_names, {"recipe": "pyramid", "backbone": "resnet101"}),
+    "pyramid, ours": (models.Pyramid, bare, {"recipe": "pyramid", "backbone": "resnet101"}),
+    "aligned": (models.AlignedReID, LAYOUTS["aligned"][1], {"recipe": "aligned"} | R50),
+    "aligned++": (models.AlignedReIDPlusPlus, LAYOUTS["aligned++"][1], {"recipe": "aligned_pp"} | R50),
+    "aligned++, ours": (models.AlignedReIDPlusPlus, bare, {"recipe": "aligned_pp"} | R50),
+    "agw": (models.AGW, bare, {"recipe": "agw", "stem_relu": False, "stem_ceil": False} | R50),
+    "sbs": (models.AGW, FAST_REID, {"recipe": "sbs", "stem_relu": True, "stem_ceil": True} | R50),
+    "agw of fast-reid": (
+        models.AGW, lambda state: {k: v for k, v in FAST_REID(state).items() if k != "heads.pool_layer.p"},
+        {"recipe": "agw", "stem_relu": True, "stem_ceil": True} | R50,
+    ),
+    "sbs of resnet101": (
+        partial(models.AGW, backbone="resnet101_ibn_a", non_local=(0, 2, 9, 0)), FAST_REID,
+        {"recipe": "sbs", "backbone": "resnet101_ibn_a", "stem_relu": True, "stem_ceil": True,
+         "options": {"non_local": (0, 2, 9, 0)}},
+    ),
+    "bot with gem": (
+        partial(models.BagOfTricks, pooling="gem"), FAST_REID,
+        {"recipe": "bot", "stem_relu": True, "stem_ceil": True, "pooling": "gem"} | R50,
+    ),
+    "mgn": (
+        partial(models.MGN, backbone="resnet50_ibn_a", pooling="gem"), MGN_NAMES,
+        {"recipe": "mgn", "backbone": "resnet50_ibn_a", "stem_ceil": True},
+    ),
+    "mgn, ours": (partial(models.MGN, pooling="gem"), bare, {"recipe": "mgn", "stem_ceil": True} | R50),
+    "layumi": (
+        partial(models.BagOfTricks, reduced=(512,), last_stride=2), layumi_names,
+        {"recipe": "bot", "last_stride": 2, "options": {"reduced": (512,)}, **PLAIN} | R50,
+    ),
+    "layumi pcb": (
+        partial(models.PCB, shared_reduction=False), layumi_pcb_names,
+        {"recipe": "pcb_independent", "image_size": (384, 192), "options": {"test_feature": "before"}} | R50,
+    ),
+    "fast-reid with embedding": (
+        partial(models.BagOfTricks, reduced=(256,)), fast_reid_embedding_names,
+        {"recipe": "bot", "options": {"reduced": (256,)}, "stem_relu": True, "stem_ceil": True} | R50,
+    ),
+    "mmt": (
+        models.BagOfTricks, renamed(*SEQUENTIAL_MMT, *OPEN_REID_HEAD),
+        {"recipe": "bot", "stem_relu": False, "stem_ceil": False} | R50,
+    ),
+    "spcl": (models.BagOfTricks, renamed(*SEQUENTIAL, *OPEN_REID_HEAD), {"recipe": "bot", **PLAIN} | R50),
+    "mmtracking": (
+        partial(models.BagOfTricks, reduced=(1024, 128)), MM_NAMES,
+        {"recipe": "bot", "last_stride": 2, "test_neck": "before", "options": {"reduced": (1024, 128)}, **PLAIN} | R50,
+    ),
+    "open-reid": (
+        partial(models.BagOfTricks, reduced=(1024, 128), neck="none"), open_reid_names,
+        {"recipe": "bot", "last_stride": 2, "neck": "none", "options": {"reduced": (1024, 128)}, **PLAIN} | R50,
+    ),
+    "moco": (models.Softmax, moco_names, {"recipe": "softmax"} | R50),
+    "bot, se": (
+        partial(models.BagOfTricks, backbone="se_resnet101"), bare, {"recipe": "bot", "backbone": "se_resnet101"}
+    ),
+    "transreid": (
+        partial(models.TransReID, num_cameras=6), transreid_names,
+        {"recipe": "transreid", "backbone": "vit_base_patch16_224"},
+    ),
+    "transreid, ours": (
+        partial(models.TransReID, num_cameras=6), bare, {"recipe": "transreid", "backbone": "vit_base_patch16_224"}
+    ),
+    "transreid, other options": (
+        partial(models.TransReID, stride=16, image_size=(384, 128)), transreid_names,
+        {"recipe": "transreid", "backbone": "vit_base_patch16_224", "sie_weight": 0.0, "image_size": (384, 128),
+         "options": {"stride": 16, "jpm": True}},
+    ),
+    "transreid baseline": (
+        partial(models.TransReID, stride=16, jpm=False, backbone="deit_small_patch16_224"), bare,
+        {"recipe": "transreid_baseline", "backbone": "deit_small_patch16_224"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHOD_FILES)
+def test_recognise_methods(name):
+    build, rename, expected = METHOD_FILES[name]
+    with torch.device("meta"):
+        state = rename(build(num_pids=7).state_dict())
+    hints = recognising.recognise_tensors(state)
+    assert network_of(hints) == expected
+    # The hints make a network that the file fits.
+    fields = {key: value for key, value in hints.items() if key not in ("recipe", "options")}
+    recipe = recipes.RECIPES[hints["recipe"]]
+    recipe = recipe.with_(**fields, options=recipe.options | hints.get("options", {}))
+    with torch.device("meta"):
+        model = recipe.model(7, num_cameras=6)
+    target = model.state_dict()
+    match = importing.best_match(formats.completed(state, target), target, model.renames)
+    lacking = [key for key in target if key not in match.loaded and not formats.CLASSIFIER.search(key)]
+    assert lacking == []
+
+
+@pytest.mark.parametrize("key", architectures.NETWORKS)
+def test_torchreid_keys(key):
+    """torchreid keeps trunks at the root. What has a recipe is recognised; nothing is taken for another network."""
+    with torch.device("meta"):
+        model = architectures.NETWORKS[key](num_pids=5, pretrained=False)
+    target = model.state_dict()
+    source = LAYOUTS["torchreid pcb"][1](target)
+    match = importing.best_match(source, target, model.renames)
+    assert match.loaded.keys() == target.keys() and not match.refused
+
+    hints = recognising.recognise_tensors(source)
+    if key in recipes.RECIPES:
+        assert hints is not None and key in (hints["recipe"], hints.get("backbone"))
+    elif hints is not None:
+        assert key in hints.values() or key.startswith("pcb_p")
+
+
+def test_every_recipe_that_recognise_names_exists():
+    named = {recipe for recipe, _ in recognising.METHODS} | {"softmax"}
+    named |= {f"{backbone}_fc512" for backbone in recognising.REDUCED}
+    named |= {f"osnet_{kind}{width}" for kind in ("", "ain_") for width in recognising.OSNET_WIDTHS.values()}
+    assert named | {"osnet_ibn_x1_0"} <= recipes.RECIPES.keys()
+    assert set(recognising.WHOLE_NETWORKS) <= {recipe for recipe, _ in recognising.METHODS}
