@@ -20,7 +20,7 @@ from machine import files
 from machine.files import size_text
 from machine.version import VERSION
 from weights.importing import few_names, unusable
-from weights.reading import FORMAT, existing_file, first_line
+from weights.reading import FORMAT, existing_file, first_line, open_archive
 
 
 def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     path = existing_file(path, "checkpoint")
     try:
         with open(path, "rb") as file:
-            with zipfile.ZipFile(file) as archive:
+            with open_archive(file) as archive:
                 damaged = archive.testzip()
             if damaged is not None:
                 raise ValueError(f"checksum of {damaged} does not match")

@@ -1,14 +1,18 @@
 """Anybody's weight files: read without running them, and taken whole or refused."""
 
 import builtins
+import io
 import json
 import os
 import pickle
 import struct
 import subprocess
 import sys
+import tarfile
 import textwrap
+import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -374,8 +378,135 @@ def test_a_tensor_may_not_reach_outside_of_its_storage(tmp_path):
 
     with pytest.warns(UserWarning, match="TypedStorage"):
         torch.save({"x": Far()}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="outside of its storage"):
+    with pytest.raises(ValueError, match=r"1,000 elements in a storage of 4"):
         reading.read(tmp_path / "w.pth")
+
+
+# ============ what declares more than it holds ============
+
+
+def zip_of(path, structure, entries=(), compression=zipfile.ZIP_STORED, prefix=b""):
+    """An archive as of torch.save: the pickle `structure` and `entries`, (name, bytes)."""
+    with open(path, "wb") as file:
+        file.write(prefix)
+        with zipfile.ZipFile(file, "w", compression) as archive:
+            for name, content in (("data.pkl", structure), *entries):
+                archive.writestr(f"x/{name}", content)
+
+
+def tensor_pickle(numel, shape, stride, count=1):
+    """{"w0": tensor, ...} of `count` tensors, all of the storage "0" of `numel` floats."""
+
+    class View:
+        def __init__(self, start):
+            self.start = start
+
+        def __reduce__(self):
+            arguments = (Storage(), self.start, shape, stride, False, OrderedDict())
+            return torch._utils._rebuild_tensor_v2, arguments
+
+    class Storage:
+        pass
+
+    class WithStorage(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", torch.FloatStorage, "0", "cpu", numel) if isinstance(value, Storage) else None
+
+    file = io.BytesIO()
+    WithStorage(file, 2).dump({f"w{i}": View(i) for i in range(count)})
+    return file.getvalue()
+
+
+def bombs():
+    """name -> what writes it to a path; each of a few MB at most, and of gigabytes once read as it asks to be."""
+    floats = tensor_pickle(10**9, (10**9,), (1,))
+    few = ("data/0", bytes(16))
+    yield "compressed zeros", lambda p: zip_of(p, floats, [("data/0", bytes(4 * 10**8))], zipfile.ZIP_DEFLATED)
+    yield "compressed pickle", lambda p: zip_of(p, b"]" * 10**8 + b".", compression=zipfile.ZIP_DEFLATED)
+    yield "zero strides", lambda p: zip_of(p, tensor_pickle(4, (10**9,), (0,)), [few])
+    yield "zero strides, storage declared large", lambda p: zip_of(p, tensor_pickle(10**9, (10**9,), (0,)), [few])
+    yield "many dimensions", lambda p: zip_of(p, tensor_pickle(4, (10**5,) * 40, (0,) * 40), [few])
+    million = [("data/0", bytes(4 * 10**6))]
+    yield "one storage many times", lambda p: zip_of(p, tensor_pickle(10**6, (900_000,), (1,), 9000), million)
+    yield "views of one storage", lambda p: zip_of(p, tensor_pickle(10**6, (100,), (1,), 9000), million)
+    yield "objects", lambda p: p.write_bytes(b"\x80\x02" + b"]" * 4_000_000 + b".")
+    yield "objects in a zip", lambda p: zip_of(p, b"\x80\x02" + b"}" * 4_000_000 + b".")
+    yield "a far place in the memo", lambda p: p.write_bytes(b"\x80\x02]r\xff\xff\xff\x7f.")
+    yield "classes", lambda p: p.write_bytes(b"\x80\x02" + b"".join(b"cm\nC%d\n0" % i for i in range(300_000)) + b"].")
+    copy = b"c_codecs\nencode\nq\x01X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x020"
+    yield "copies of a text", lambda p: p.write_bytes(b"\x80\x02" + copy + b"h\x01h\x02\x85R" * 50_000 + b".")
+    yield "a long argument", lambda p: p.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x")
+    doubled = {"leaf": 1}
+    for level in range(60):
+        doubled = (
+            {"model": doubled, "net": doubled} if level % 2 else {"a": doubled, "b": doubled, "state_dict": doubled}
+        )
+    yield "dicts that double", lambda p: p.write_bytes(pickle.dumps(doubled, 2))
+    legacy = [pickle.dumps(x, 2) for x in (reading.LEGACY_MAGIC, 1001, {"little_endian": True})]
+    body = b"".join((*legacy, tensor_pickle(10**9, (10**9,), (1,)), pickle.dumps(["0"], 2)))
+    yield "legacy", lambda p: p.write_bytes(body + struct.pack("<q", 10**9) + bytes(64))
+    yield "legacy, negative", lambda p: p.write_bytes(body + struct.pack("<q", -(10**9)) + bytes(64))
+
+
+READ_IT = """
+import resource, sys, time
+from pathlib import Path
+from weights import reading
+import checkpoints
+for line in sys.stdin:
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    try:
+        {call}
+        said = "READ"
+    except ValueError as error:
+        said = str(error)
+    used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
+    print(f"{{used:.0f}} {{time.process_time() - began:.2f}} {{said!r}}", flush=True)
+"""
+
+
+@pytest.mark.parametrize("call", ["reading.read(line.strip())", "checkpoints.load(line.strip())"])
+def test_a_file_that_declares_more_than_it_holds_is_refused_at_once(tmp_path, call):
+    """Within a second and 200 MB, measured in a process of its own."""
+    paths = []
+    for name, write in bombs():
+        paths.append(tmp_path / f"{name}.pth")
+        write(paths[-1])
+    lines = "".join(f"{path}\n" for path in paths)
+    command, home = [sys.executable, "-c", READ_IT.format(call=call)], Path(reading.__file__).parents[1]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=home, timeout=300, check=True)
+    answers = done.stdout.splitlines()
+    assert len(answers) == len(paths)
+    for path, answer in zip(paths, answers, strict=True):
+        megabytes, seconds, said = answer.split(" ", 2)
+        assert float(megabytes) < 200 and float(seconds) < 2 and len(said) < 500, (path.stem, answer)
+        assert path.name in said or path.stem == "views of one storage", (path.stem, answer)
+
+
+@pytest.mark.parametrize("read", [reading.read, checkpoints.load])
+def test_a_zip_behind_something_else_is_refused(tmp_path, read):
+    """torch opens a file by its first bytes, a zip reader by its last: what one has checked the other does not read."""
+    torch.save(Net().state_dict(), tmp_path / "good.pth")
+    good = (tmp_path / "good.pth").read_bytes()
+    torch.save(Net().state_dict(), tmp_path / "legacy.pth", **LEGACY)
+    with tarfile.open(tmp_path / "tar.pth", "w") as archive:
+        archive.add(tmp_path / "good.pth", "storages")
+    fronts = {"text": b"#!/bin/sh\n", "legacy": (tmp_path / "legacy.pth").read_bytes()}
+    fronts |= {"tar": (tmp_path / "tar.pth").read_bytes(), "pickle": pickle.dumps({"a": 1})}
+    for front in fronts.values():
+        (tmp_path / "w.pth").write_bytes(front + good)
+        with pytest.raises(ValueError, match=r"w\.pth"):
+            read(tmp_path / "w.pth")
+
+
+def test_a_path_that_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "link.pth").symlink_to(tmp_path / "gone.pth")
+    for read in (reading.read, checkpoints.load):
+        with pytest.raises(ValueError, match=r"pipe\.pth is a device or a pipe"):
+            read(tmp_path / "pipe.pth")
+        with pytest.raises(FileNotFoundError, match=r"link\.pth .*is a link to .*gone\.pth, which is gone"):
+            read(tmp_path / "link.pth")
 
 
 # ============ what is refused ============
@@ -407,9 +538,6 @@ def test_damaged_and_foreign_files(tmp_path):
 
 
 def test_archives_ask_to_be_unpacked(tmp_path):
-    import tarfile
-    import zipfile
-
     (tmp_path / "readme").write_text("x")
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.write(tmp_path / "readme", "model/weights.pth")

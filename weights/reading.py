@@ -3,20 +3,25 @@
 Whatever it is (zip or legacy ``torch.save``, a plain pickle, safetensors, a whole pickled ``nn.Module``), `read` opens
 it once and it becomes a mapping from name to tensor; the rest of `weights/` works on that. A pickle can only call the
 few functions defined here that rebuild tensors; every other class it names becomes an inert stand-in.
+
+A file is trusted with nothing, its size included: what it declares of its pickle, its entries and its tensors is added
+up and compared with the bytes that are there, before any of it is read.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 import math
+import mmap
 import os
 import pickle
+import pickletools
 import re
 import struct
 import sys
-import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -29,14 +34,17 @@ from machine.files import size_text
 
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
-    """`path` of a `what` file; FileNotFoundError if it is not there, ValueError if it is a folder or empty."""
+    """`path` of a `what` file; FileNotFoundError if it is not there, ValueError if it is no file or empty."""
     path = Path(path)
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix in WEIGHT_SUFFIXES or ".pth" in p.name)
         hint = f"; name one of the files in it: {', '.join(inside[:5])}" if inside else ""
         raise ValueError(f"{path} is a folder, expected a {what} file{hint}.")
     if not path.exists():
-        raise FileNotFoundError(f"no {what} file at {path}: check the path.")
+        link = f" (it is a link to {os.readlink(path)}, which is gone)" if path.is_symlink() else ""
+        raise FileNotFoundError(f"no {what} file at {path}{link}: check the path.")
+    if not path.is_file():
+        raise ValueError(f"{path} is a device or a pipe, expected a {what} file: write it to a file first.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: the {what} was never written or its download failed; copy it again.")
     return path
@@ -133,9 +141,21 @@ class _Lazy:
     def __setstate__(self, state):  # torch 0.3 sends (requires_grad, volatile, hooks)
         pass
 
-    def tensor(self, buffer: Callable[[_Storage], bytes]) -> Tensor:
-        """Its values, copied from the storage's bytes; ValueError if it reaches outside of them."""
-        flat = torch.frombuffer(bytearray(buffer(self.storage)) or bytearray(8), dtype=self.dtype)  # its own copy
+    @property
+    def key(self) -> tuple:
+        """What two tensors that are one share."""
+        return self.storage, self.offset, self.shape, self.stride, self.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Declared; ValueError if that is more than its storage's."""
+        if math.prod(self.shape) > max(self.storage.numel, 1):
+            raise ValueError(f"a tensor of {math.prod(self.shape):,} elements in a storage of {self.storage.numel:,}")
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def tensor(self, buffer: Callable[[_Storage], bytearray]) -> Tensor:
+        """Its values; ValueError if it reaches outside of its storage's bytes."""
+        flat = torch.frombuffer(buffer(self.storage) or bytearray(16), dtype=self.dtype)
         start = self.storage.start + self.offset
         last = start + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         if min((*self.shape, *self.stride, start), default=0) < 0 or (math.prod(self.shape) and last >= flat.numel()):
@@ -164,42 +184,85 @@ class _NumpyArray:
     def __setstate__(self, state):  # (version, shape, dtype, Fortran order, bytes)
         self.state = state
 
-    def tensor(self, buffer: Callable[[_Storage], bytes]) -> Tensor:
+    @property
+    def key(self) -> int:
+        """No two arrays are one."""
+        return id(self)
+
+    @property
+    def nbytes(self) -> int:
+        """Of its numbers."""
+        return len(self.state[4])
+
+    def tensor(self, buffer: Callable[[_Storage], bytearray]) -> Tensor:
         """A copy in native byte order; ValueError for other types than numbers and bool."""
         _, shape, dtype, fortran, raw = self.state
-        if not re.fullmatch(r"[fiu][1248]|b1", dtype.code):
+        if not re.fullmatch(r"[fiu][1248]|b1|c8|c16", dtype.code):
             raise ValueError(f"a numpy array of type {dtype.code}")
         raw = raw.encode("latin1") if isinstance(raw, str) else raw  # written by Python 2
         array = np.frombuffer(raw, np.dtype(dtype.order + dtype.code)).reshape(shape, order="F" if fortran else "C")
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
 
 
-class _SafeUnpickler(pickle.Unpickler):
-    """Reads the structure of a pickle. `find_class` imports nothing: it knows the names below, all else is `Inert`."""
+MOST_OPCODES = 500_000  # of a pickle; a network of a thousand tensors with its optimiser takes 100,000
+MOST_CLASSES = 2_000  # that a pickle names
+MOST_TENSORS = 10_000
 
-    def __init__(self, file):
+
+def check_opcodes(file: Any) -> None:
+    """Walk through the pickle at the position of `file`, building nothing; ValueError if it would not stay small.
+
+    Bounds the number of objects, of classes, and the place of the memo that an object may be kept at, for which Python
+    makes room whatever it is.
+    """
+    start, classes = file.tell(), 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        classes += opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST")
+        far = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > count
+        if count >= MOST_OPCODES or classes > MOST_CLASSES or far:
+            raise ValueError("a pickle that unpacks to many times its size")
+    file.seek(start)
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    """Reads the structure of a pickle. `find_class` imports nothing: it knows the names below, all else is `Inert`.
+
+    size: of the file in bytes, which bounds what its calls may copy. Raises as `check_opcodes`.
+    """
+
+    def __init__(self, file, size: int):
+        check_opcodes(file)
         super().__init__(file, encoding="latin1")  # the str of Python 2
+        self.left = size
         self.storages: dict[str, _Storage] = {}
         # made anew for each file, so that nothing a file does to them lasts
         self.known: dict[str, Any] = {
-            "collections.OrderedDict": _Mapping,
+            "collections.OrderedDict": lambda pairs=(): _Mapping(self.bounded(pairs)),
             "collections.defaultdict": lambda *args: _Mapping(),
             # (storage, offset, shape, stride), then requires_grad, hooks; in v3 the dtype follows
             "torch._utils._rebuild_tensor": lambda *args: _Lazy(*args[:4]),
             "torch._utils._rebuild_tensor_v2": lambda *args: _Lazy(*args[:4]),
-            "torch._utils._rebuild_tensor_v3": lambda *args: _Lazy(*args[:4], dtype=args[6]),
+            "torch._utils._rebuild_tensor_v3": lambda *args: _Lazy(args[0], args[1], args[2], args[3], args[6]),
             "torch._utils._rebuild_parameter": lambda data, *_: data,
             "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
             "torch.nn.parameter.Parameter": lambda data=None, *_: data,
             "torch.nn.parameter.Buffer": lambda data=None, *_: data,
             "torch.autograd.variable.Variable": lambda data=None, *_: data,
-            "torch.Size": lambda sizes=(): tuple(sizes),
+            "torch.Size": lambda sizes=(): tuple(self.bounded(sizes)),
             "numpy.dtype": _NumpyDtype,
             "numpy.ndarray": Inert,
-            "_codecs.encode": lambda text, encoding="latin1": text.encode("latin1"),  # bytes in protocol 2
+            # bytes in protocol 2
+            "_codecs.encode": lambda text, encoding="latin1": self.bounded(text).encode("latin1"),
         }
         for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             self.known[f"{module}._reconstruct"] = lambda *_: _NumpyArray()
+
+    def bounded(self, argument: Any) -> Any:
+        """`argument` of a call that copies it: all of them together stood in the file."""
+        self.left -= len(argument)
+        if self.left < 0:
+            raise ValueError("a pickle that unpacks to many times its size")
+        return argument
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -267,60 +330,100 @@ class _NotWeights(ValueError):
 
 def _refuse_other_files(path: Path, file: IO[bytes]) -> None:
     """The three things that users really have in place of weights: a web page, a git-lfs pointer, an archive."""
-    head = file.read(512).lstrip().lower()
+    start = file.read(512)
+    head = start.lstrip().lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise _NotWeights(f"{path} is a web page, not weights: the download failed; fetch the file in a browser.")
     if head.startswith(b"version https://git-lfs"):
         raise _NotWeights(f"{path} is a git-lfs pointer, not weights: run 'git lfs pull' where it came from.")
-    file.seek(0)
-    if tarfile.is_tarfile(file):
-        raise _NotWeights(f"{path} is a tar archive: unpack it and name the weight file inside.")
+    kind = next((kind for kind, (at, magic) in ARCHIVES.items() if start[at:].startswith(magic)), None)
+    if kind is not None:
+        raise _NotWeights(f"{path} is a {kind} archive: unpack it and name the weight file inside.")
+
+
+ZIP_MAGIC = b"PK\x03\x04"
+ARCHIVES = {  # (position, bytes)
+    "tar": (257, b"ustar"),
+    "gzip": (0, b"\x1f\x8b"),
+    "bzip2": (0, b"BZh"),
+    "xz": (0, b"\xfd7zXZ"),
+    "7z": (0, b"7z\xbc\xaf"),
+    "rar": (0, b"Rar!"),
+}
 
 
 def _read_torch(path: Path, file: IO[bytes]) -> WeightFile:
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            return _read_zip(path, archive)
-    file.seek(0)
-    first = _SafeUnpickler(file).load()
-    return _read_legacy(path, file) if first == LEGACY_MAGIC else _collect(path, first, _no_storage, "plain pickle")
+    size = os.fstat(file.fileno()).st_size
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:  # reads no more than is there, whatever is asked
+        if view[:4] == ZIP_MAGIC:
+            with open_archive(file) as archive:
+                return _read_zip(path, archive, size)
+        if zipfile.is_zipfile(file):  # two files in one: which of them is meant depends on the reader
+            raise _NotWeights(f"{path} is a zip archive behind something else: copy it again from a source you trust.")
+        first = _SafeUnpickler(view, size).load()
+        if first == LEGACY_MAGIC:
+            return _read_legacy(path, view, size)
+        return _collect(path, first, _no_storage, "plain pickle", size)
 
 
-def _no_storage(storage: _Storage) -> bytes:
+def _no_storage(storage: _Storage) -> bytearray:
     raise ValueError("a plain pickle that refers to a tensor of another file")
 
 
-def _read_zip(path: Path, archive: zipfile.ZipFile) -> WeightFile:
-    names = archive.namelist()
-    root = next((name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")), None)
+def open_archive(file: IO[bytes]) -> zipfile.ZipFile:
+    """The zip archive that `file` is from its first byte on; ValueError if it is none, or declares more than it holds.
+
+    torch.save stores its entries as they are; what is compressed can unpack to a thousand times its size. The pickle of
+    the structure is looked through as `check_opcodes` does.
+    """
+    file.seek(0)
+    if file.read(4) != ZIP_MAGIC:
+        raise ValueError("no zip archive, which torch.save has written since version 1.6")
+    archive = zipfile.ZipFile(file)
+    if _root(archive) is None:
+        return archive
+    declared, size = sum(entry.file_size for entry in archive.infolist()), os.fstat(file.fileno()).st_size
+    if declared > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        raise ValueError(f"an archive that unpacks to {size_text(declared)}, where torch.save compresses nothing")
+    check_opcodes(io.BytesIO(archive.read(f"{_root(archive)}data.pkl")))
+    return archive
+
+
+def _root(archive: zipfile.ZipFile) -> str | None:
+    """The folder in which torch.save has put everything; None for other archives."""
+    return next((name[: -len("data.pkl")] for name in archive.namelist() if name.endswith("/data.pkl")), None)
+
+
+def _read_zip(path: Path, archive: zipfile.ZipFile, size: int) -> WeightFile:
+    names, root = archive.namelist(), _root(archive)
     if root is None:
         inside = ", ".join(names[:3])
         raise _NotWeights(f"{path} is a zip archive ({inside}), not weights: unpack it and name the file inside.")
     if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != sys.byteorder.encode():
         raise _NotWeights(f"{path} is of the other byte order: save it again on a machine of this kind.")
-    with archive.open(f"{root}data.pkl") as file:
-        value = _SafeUnpickler(file).load()
+    value = _SafeUnpickler(io.BytesIO(archive.read(f"{root}data.pkl")), size).load()
 
-    def buffer(storage: _Storage) -> bytes:
-        return archive.read(f"{root}data/{storage.key}")  # zipfile compares the CRC-32
+    @functools.cache
+    def data(key: str) -> bytearray:
+        return bytearray(archive.read(f"{root}data/{key}"))  # zipfile compares the CRC-32
 
-    return _collect(path, value, buffer, "torch.save")
+    return _collect(path, value, lambda storage: data(storage.key), "torch.save", size)
 
 
-def _read_legacy(path: Path, file: IO[bytes]) -> WeightFile:
-    protocol, system = _SafeUnpickler(file).load(), _SafeUnpickler(file).load()
+def _read_legacy(path: Path, view: mmap.mmap, size: int) -> WeightFile:
+    protocol, system = _SafeUnpickler(view, size).load(), _SafeUnpickler(view, size).load()
     if protocol != LEGACY_PROTOCOL or system.get("little_endian") is not (sys.byteorder == "little"):
         raise _NotWeights(f"{path} was written by an unknown version of torch (protocol {protocol}): save it again.")
-    unpickler = _SafeUnpickler(file)
+    unpickler = _SafeUnpickler(view, size)
     value = unpickler.load()
     buffers = {}
-    for key in _SafeUnpickler(file).load():
-        (numel,) = struct.unpack("<q", file.read(8))
+    for key in _SafeUnpickler(view, size).load():
+        (numel,) = struct.unpack("<q", view.read(8))
         length = numel * unpickler.storages[key].dtype.itemsize
-        buffers[key] = file.read(length)
-        if len(buffers[key]) != length:
+        if not 0 <= length <= size - view.tell():
             raise EOFError("the file ends within a tensor")
-    return _collect(path, value, lambda storage: buffers[storage.key], "torch.save, legacy format")
+        buffers[key] = bytearray(view.read(length))
+    return _collect(path, value, lambda storage: buffers[storage.key], "torch.save, legacy format", size)
 
 
 # ------------ from the structure to one mapping ------------
@@ -341,83 +444,135 @@ WRAPPERS_EMA = ("ema_state_dict", "model_ema", "state_dict_ema", "ema")
 NOT_WEIGHTS = re.compile(r"optim|sched|scaler|hyper|loss|meter|criterion|center", re.IGNORECASE)
 
 
-def _collect(path: Path, value: Any, buffer: Callable[[_Storage], bytes], container: str) -> WeightFile:
-    """Find the weights within `value` and read their numbers."""
-    found, trail = _unwrap(value, ())
+def _collect(path: Path, value: Any, buffer: Callable[[_Storage], bytearray], container: str, size: int) -> WeightFile:
+    """Find the weights within `value` and read their numbers; `size`: of the file in bytes."""
+    found, trail = _Search().unwrap(value, ())
     if not found:
-        what = f"a dict of {', '.join(map(str, list(value)[:6]))}" if isinstance(value, dict) else type(value).__name__
+        listed = [str(key)[:40] for key in value][:6] if isinstance(value, dict) else []
+        what = f"a dict of {', '.join(listed)}" if isinstance(value, dict) else type(value).__name__
         raise _NotWeights(f"{path} holds no weights, only {what}: expected a state dict or a network.")
-    tensor = functools.cache(lambda unread: unread.tensor(buffer))
+    if len(found) > MOST_TENSORS or any(len(name) > 1000 or not name.isprintable() for name in found):
+        raise ValueError(f"{len(found):,} tensors, or names of tensors that are none")
+    known: dict[Any, Tensor] = {}
+
+    def tensor(unread: Any) -> Tensor:
+        if unread.key not in known:
+            known[unread.key] = unread.tensor(buffer)
+        return known[unread.key]
+
+    check_size(found.values(), size)
+    ours = isinstance(value, dict) and value.get("format") == FORMAT
+    if ours:
+        check_size(_unread(value), size)
     tensors = {name: tensor(unread) for name, unread in found.items()}
     keys = value if isinstance(value, dict) else {}
-    if keys.get("format") == FORMAT:
+    if ours:
         return WeightFile(path, tensors, OURS, ours=_plain(value, tensor))
     ema = [key for key in WRAPPERS_EMA if key in keys and key not in trail]
     notes = (f"averaged weights under {ema[0]!r} were not used",) if ema else ()
     return WeightFile(path, tensors, ", ".join((container, *trail)), notes)
 
 
-def _plain(value: Any, tensor: Callable[[_Lazy], Tensor]) -> Any:
+def check_size(tensors: Iterable[Any], size: int) -> None:
+    """ValueError if different tensors together declare more than twice the `size` of their file in bytes."""
+    declared = sum({unread.key: unread.nbytes for unread in tensors}.values())
+    if declared > 2 * size:
+        raise ValueError(f"its tensors declare {size_text(declared)}")
+
+
+def _unread(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """Every tensor within the plain containers of `value`, each container looked into once."""
+    seen = set() if seen is None else seen
+    if isinstance(value, TENSORS):
+        yield value
+    elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _unread(item, seen)
+
+
+def _plain(value: Any, tensor: Callable[[Any], Tensor], made: dict[int, Any] | None = None) -> Any:
     """The plain containers, values and tensors of a checkpoint of ours; ValueError where it holds anything else."""
+    made = {} if made is None else made  # what a pickle refers to twice stays one object
     if isinstance(value, _Lazy):
         return tensor(value)
-    if isinstance(value, dict):
-        return {key: _plain(item, tensor) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item, tensor) for item in value)
+    if isinstance(value, (dict, list, tuple)):
+        if id(value) not in made:
+            if isinstance(value, dict):
+                made[id(value)] = {key: _plain(item, tensor, made) for key, item in value.items()}
+            else:
+                made[id(value)] = type(value)(_plain(item, tensor, made) for item in value)
+        return made[id(value)]
     if value is None or isinstance(value, (str, int, float)):
         return value
     raise ValueError(f"a checkpoint of this suite that holds a {type(value).__module__}.{type(value).__name__}")
 
 
-def _unwrap(value: Any, trail: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Descend to the weights: (name -> unread tensor, the way there). The first name of `WRAPPERS` wins."""
-    if _is_module(value):
-        title = f"pickled {type(value).__module__}.{type(value).__qualname__}"
-        return dict(_module_tensors(value, "", ())), (*trail, title)
-    if isinstance(value, Inert):
-        return _unwrap(value.entries or (value.state if isinstance(value.state, dict) else {}), trail)
-    if isinstance(value, (list, tuple)):
-        inside = (_unwrap(item, trail) for item in value if isinstance(item, (dict, Inert)))
-        return next((pair for pair in inside if pair[0]), ({}, trail))
-    if not isinstance(value, dict):
-        return {}, trail
-    for key in WRAPPERS:
-        if key in value and not isinstance(value[key], (_Lazy, _NumpyArray)):
-            found, way = _unwrap(value[key], (*trail, key))
-            if found:
-                return found, way
-    flat = dict(_flatten(value, ""))
-    for key in WRAPPERS_EMA:
-        if not flat and key in value:
-            return _unwrap(value[key], (*trail, key))
-    return flat, trail
+TENSORS = (_Lazy, _NumpyArray)
+
+
+class _Search:
+    """Where the weights are within what a pickle holds; ValueError where that refers to itself without end."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def step(self) -> None:
+        """One more entry is looked at."""
+        self.steps += 1
+        if self.steps > 10 * MOST_TENSORS:
+            raise ValueError("a pickle that unpacks to many times its size")
+
+    def unwrap(self, value: Any, trail: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Descend to the weights: (name -> unread tensor, the way there). The first name of `WRAPPERS` wins."""
+        self.step()
+        if _is_module(value):
+            title = f"pickled {type(value).__module__}.{type(value).__qualname__}"
+            return dict(self.module_tensors(value, "", ())), (*trail, title)
+        if isinstance(value, Inert):
+            return self.unwrap(value.entries or (value.state if isinstance(value.state, dict) else {}), trail)
+        if isinstance(value, (list, tuple)):
+            inside = (self.unwrap(item, trail) for item in value if isinstance(item, (dict, Inert)))
+            return next((pair for pair in inside if pair[0]), ({}, trail))
+        if not isinstance(value, dict):
+            return {}, trail
+        for key in WRAPPERS:
+            if key in value and not isinstance(value[key], TENSORS):
+                found, way = self.unwrap(value[key], (*trail, key))
+                if found:
+                    return found, way
+        flat = dict(self.flatten(value, ""))
+        for key in WRAPPERS_EMA:
+            if not flat and key in value:
+                return self.unwrap(value[key], (*trail, key))
+        return flat, trail
+
+    def module_tensors(self, module: Inert, prefix: str, parents: tuple[Inert, ...]) -> Iterator[tuple[str, Any]]:
+        """What ``state_dict()`` of the pickled network would list."""
+        for group in ("_parameters", "_buffers"):
+            for name, tensor in (module.state.get(group) or {}).items():
+                self.step()
+                if isinstance(tensor, TENSORS):
+                    yield f"{prefix}{name}", tensor
+        parents = (*parents, module)
+        for name, child in (module.state.get("_modules") or {}).items():
+            self.step()
+            if _is_module(child) and child not in parents:  # a network that holds itself would never end
+                yield from self.module_tensors(child, f"{prefix}{name}.", parents)
+
+    def flatten(self, mapping: dict, prefix: str) -> Iterator[tuple[str, Any]]:
+        """Tensors of `mapping`, and of dicts and modules in it ({"backbone": {...}, "head": {...}}), by dotted name."""
+        for name, value in mapping.items():
+            self.step()
+            if not isinstance(name, str) or name in WRAPPERS_EMA:
+                continue
+            if isinstance(value, TENSORS):
+                yield prefix + name, value
+            elif _is_module(value) and not NOT_WEIGHTS.search(name):
+                yield from self.module_tensors(value, f"{prefix}{name}.", ())
+            elif isinstance(value, dict) and not NOT_WEIGHTS.search(name):
+                yield from self.flatten(value, f"{prefix}{name}.")
 
 
 def _is_module(value: Any) -> bool:
     return isinstance(value, Inert) and isinstance(value.state, dict) and "_modules" in value.state
-
-
-def _module_tensors(module: Inert, prefix: str, parents: tuple[Inert, ...]) -> Iterator[tuple[str, Any]]:
-    """What ``state_dict()`` of the pickled network would list."""
-    for group in ("_parameters", "_buffers"):
-        for name, tensor in (module.state.get(group) or {}).items():
-            if isinstance(tensor, (_Lazy, _NumpyArray)):
-                yield f"{prefix}{name}", tensor
-    parents = (*parents, module)
-    for name, child in (module.state.get("_modules") or {}).items():
-        if _is_module(child) and child not in parents:  # a network that holds itself would never end
-            yield from _module_tensors(child, f"{prefix}{name}.", parents)
-
-
-def _flatten(mapping: dict, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Tensors of `mapping`, and of dicts and modules within it ({"backbone": {...}, "head": {...}}), by dotted name."""
-    for name, value in mapping.items():
-        if not isinstance(name, str) or name in WRAPPERS_EMA:
-            continue
-        if isinstance(value, (_Lazy, _NumpyArray)):
-            yield prefix + name, value
-        elif _is_module(value) and not NOT_WEIGHTS.search(name):
-            yield from _module_tensors(value, f"{prefix}{name}.", ())
-        elif isinstance(value, dict) and not NOT_WEIGHTS.search(name):
-            yield from _flatten(value, f"{prefix}{name}.")
