@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,60 @@ def load_into(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLik
         )
     unusable(path, state, target)
     model.load_state_dict(state)
+
+
+FIELDS: dict[
+    str, tuple[type, Any]
+] = {  # that rebuild a network and name its run -> type, and for the optional ones what their absence means
+    "recipe": (str, None),
+    "overrides": (dict, None),
+    "num_pids": (int, None),
+    "trained_on": (list, None),
+    "seed": (int, None),
+    "epoch": (int, None),
+    "model": (dict, None),
+    "cameras": (dict, {}),
+    "validation_ids": (int, 0),
+}
+
+
+def described(state: dict[str, Any], path: str | os.PathLike) -> dict[str, Any]:
+    """`state` of a checkpoint of ours, read from `path`, with all of `FIELDS`; other fields are left as they are.
+
+    Raises ValueError for one of a newer version of this suite, and where a field is missing or of another type.
+    """
+    version = state.get("version", "0")
+    if not isinstance(version, str) or not re.fullmatch(r"\d+(\.\d+)*", version):
+        raise ValueError(f"{path} is a damaged checkpoint of this suite: its version is {version!r}; copy it again.")
+    if _numbers(version) > _numbers(VERSION):
+        raise ValueError(f"{path} was written by version {version} of this suite, this is {VERSION}: update the suite.")
+    optional = {name: absent for name, (_, absent) in FIELDS.items() if absent is not None}
+    state = optional | state
+    wrong = [f"no {name}" for name in FIELDS if name not in state]
+    wrong += [
+        f"{name} of type {type(state[name]).__name__} instead of {kind.__name__}"
+        for name, (kind, _) in FIELDS.items()
+        if name in state and type(state[name]) is not kind
+    ]
+    wrong += [
+        f"{name} that holds other things"
+        for name, values, kind in (
+            ("trained_on", state.get("trained_on"), str),
+            ("overrides", state.get("overrides"), str),
+            ("cameras", getattr(state["cameras"], "values", list)(), list),
+        )
+        if isinstance(values, Iterable) and not all(isinstance(value, kind) for value in values)
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path} is a damaged checkpoint of this suite, or of a version that cannot be read: it has "
+            f"{', '.join(wrong)}; use another checkpoint of the run."
+        )
+    return state
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def header(description: dict[str, Any], epoch: int) -> dict[str, Any]:

@@ -219,8 +219,9 @@ def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None
     """The network of --weights, or of the output folder's newest weights or those after `epoch`; prints nothing."""
     file = reading.read(args.weights or checkpoints.of_run(run.output, epoch))
     if file.ours is not None:
-        check_held_out(file.path, file.ours, args)
-        loaded = network_of_ours(file, given)
+        state = checkpoints.described(file.ours, file.path)
+        check_held_out(file.path, state, args)
+        loaded = network_of_ours(file.path, state, given)
     else:
         loaded = network_of_anybody(file, recipe if args.recipe_given else None, given)
     return loaded._replace(model=run.place(loaded.model).eval())
@@ -228,7 +229,7 @@ def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None
 
 def check_held_out(path: Path, state: dict, args) -> None:
     """ValueError if the network saw people in training whom --validation_ids would now hold out."""
-    held = {"validation_ids": state.get("validation_ids", 0), "seed": state["seed"]}
+    held = {"validation_ids": state["validation_ids"], "seed": state["seed"]}
     if args.validation_ids and held != {"validation_ids": args.validation_ids, "seed": args.seed}:
         raise ValueError(
             f"{path} was trained with --validation_ids {held['validation_ids']} --seed {held['seed']}: it has seen "
@@ -236,16 +237,20 @@ def check_held_out(path: Path, state: dict, args) -> None:
         )
 
 
-def network_of_ours(file: reading.WeightFile, given: dict) -> Loaded:
+def network_of_ours(path: Path, state: dict, given: dict) -> Loaded:
     """The network of a checkpoint of this suite, with the options it was trained with and those `given` now."""
-    state = file.ours or {}
     stored = {name: tuple(value) if isinstance(value, list) else value for name, value in state["overrides"].items()}
-    recipe = customised(named_recipe(state["recipe"]), stored | given)
-    cameras = state.get("cameras", {})
-    model = recipe.model(state["num_pids"], num_cameras=sum(map(len, cameras.values())))
-    checkpoints.load_into(model, state["model"], file.path)
+    cameras = state["cameras"]
+    try:
+        recipe = customised(named_recipe(state["recipe"]), stored | given)
+        model = recipe.model(state["num_pids"], num_cameras=sum(map(len, cameras.values())))
+    except (AttributeError, TypeError, ValueError) as error:  # of another version, or damaged
+        raise ValueError(
+            f"{path} cannot be rebuilt with its recipe and options: {reading.first_line(error)}"
+        ) from error
+    checkpoints.load_into(model, state["model"], path)
     trained_on, epoch = "+".join(state["trained_on"]), state["epoch"]
-    said = f"{file.path}: recipe {recipe.name}, epoch {epoch}, trained on {trained_on}"
+    said = f"{path}: recipe {recipe.name}, epoch {epoch}, trained on {trained_on}"
     return Loaded(model, recipe, trained_on, said, cameras, epoch)
 
 

@@ -207,6 +207,63 @@ def test_a_checkpoint_names_its_version_and_those_from_before_versions_are_read(
     assert loaded(tmp_path / "old.pt").recipe == loaded(tmp_path / "new.pt").recipe
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        *(({name: None}, f"no {name}") for name in ("recipe", "overrides", "num_pids", "trained_on", "seed", "epoch")),
+        ({"model": None}, "no model"),
+        ({"model": {}}, "no model"),
+        ({"model": {"base.conv1.weight": 3}}, "no model"),
+        ({"recipe": 7}, "recipe of type int"),
+        ({"recipe": "of_the_future"}, "of_the_future"),
+        ({"overrides": [1]}, "overrides of type list"),
+        ({"overrides": {3: 1}}, "overrides that holds"),
+        ({"overrides": {"distilled": 3}}, "distilled"),
+        ({"overrides": {"image_size": "large"}}, "image_size"),
+        ({"overrides": {"fc_dims": [[512]]}}, "fc_dims"),
+        ({"num_pids": "many"}, "num_pids of type str"),
+        ({"num_pids": -1}, "num_pids"),
+        ({"trained_on": [1]}, "trained_on that holds"),
+        ({"trained_on": "own"}, "trained_on of type str"),
+        ({"epoch": "last"}, "epoch of type str"),
+        ({"cameras": [1]}, "cameras of type list"),
+        ({"cameras": {"own": 3}}, "cameras that holds"),
+        ({"version": "99.0"}, r"written by version 99\.0.*update"),
+        ({"version": 3}, "its version is 3"),
+        ({"version": "new"}, "its version is 'new'"),
+        ({"format": "reid-suite-2"}, r"format reid-suite-2.*update"),
+    ],
+)
+def test_a_checkpoint_of_ours_that_lacks_or_has_something_unknown(tmp_path, changed, words):
+    own_checkpoint(tmp_path / "w.pt", **changed)
+    with pytest.raises(ValueError, match=rf"w\.pt.*{words}") as error:
+        loaded(tmp_path / "w.pt")
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_with_a_field_more_is_read(tmp_path):
+    own_checkpoint(tmp_path / "w.pt", mood="good", validation_ids=3)
+    assert loaded(tmp_path / "w.pt").epoch == 3
+
+
+def test_a_damaged_checkpoint_of_ours_as_weights_says_so(tmp_path):
+    own_checkpoint(tmp_path / "w.pt")
+    good = (tmp_path / "w.pt").read_bytes()
+    for position in range(100, len(good), len(good) // 40):  # one bit, anywhere
+        (tmp_path / "w.pt").write_bytes(good[:position] + bytes([good[position] ^ 8]) + good[position + 1 :])
+        try:
+            found = loaded(tmp_path / "w.pt")
+        except ValueError as error:
+            assert "w.pt" in str(error) and "damaged" in str(error) and "\n" not in str(error)
+        else:  # a bit between the entries of the archive
+            (tmp_path / "w.pt").write_bytes(good)
+            assert_equal_states(found.model, loaded(tmp_path / "w.pt").model)
+    for length in (10, len(good) // 2, len(good) - 1):
+        (tmp_path / "w.pt").write_bytes(good[:length])
+        with pytest.raises(ValueError, match=r"w\.pt.*damaged"):
+            loaded(tmp_path / "w.pt")
+
+
 def test_a_network_that_would_stay_half_drawn_is_refused_with_what_is_missing(tmp_path):
     state = recipes.RECIPES["osnet_x0_25"].model(5).state_dict()
     del state["fc.1.weight"]

@@ -447,6 +447,13 @@ NOT_WEIGHTS = re.compile(r"optim|sched|scaler|hyper|loss|meter|criterion|center"
 def _collect(path: Path, value: Any, buffer: Callable[[_Storage], bytearray], container: str, size: int) -> WeightFile:
     """Find the weights within `value` and read their numbers; `size`: of the file in bytes."""
     found, trail = _Search().unwrap(value, ())
+    form = value.get("format") if isinstance(value, dict) else None
+    if isinstance(form, str) and form.startswith("reid-suite-") and form != FORMAT:
+        raise _NotWeights(
+            f"{path} is a checkpoint of format {form[:40]} of this suite, this is {FORMAT}: update the suite."
+        )
+    if not found and form == FORMAT:
+        raise _NotWeights(f"{path} is a damaged checkpoint of this suite: it has no model; use another one of the run.")
     if not found:
         listed = [str(key)[:40] for key in value][:6] if isinstance(value, dict) else []
         what = f"a dict of {', '.join(listed)}" if isinstance(value, dict) else type(value).__name__
@@ -461,12 +468,11 @@ def _collect(path: Path, value: Any, buffer: Callable[[_Storage], bytearray], co
         return known[unread.key]
 
     check_size(found.values(), size)
-    ours = isinstance(value, dict) and value.get("format") == FORMAT
-    if ours:
+    if form == FORMAT:
         check_size(_unread(value), size)
     tensors = {name: tensor(unread) for name, unread in found.items()}
     keys = value if isinstance(value, dict) else {}
-    if ours:
+    if form == FORMAT:
         return WeightFile(path, tensors, OURS, ours=_plain(value, tensor))
     ema = [key for key in WRAPPERS_EMA if key in keys and key not in trail]
     notes = (f"averaged weights under {ema[0]!r} were not used",) if ema else ()
