@@ -215,16 +215,32 @@ class Loaded(NamedTuple):
     epoch: int | None = None
 
 
-def load_for_test(args, recipe: Recipe, given: dict, run: Run, epoch: int | None) -> Loaded:
-    """The network of --weights, or of the output folder's newest weights or those after `epoch`; prints nothing."""
+def load_for_test(
+    args, recipe: Recipe, given: dict, run: Run, epoch: int | None, found: dict[str, datasets.Splits] | None = None
+) -> Loaded:
+    """The network of --weights, or of the output folder's newest weights or those after `epoch`; prints nothing.
+
+    found: data sets by name, one of which --sie_cameras may name.
+    """
     file = reading.read(args.weights or checkpoints.of_run(run.output, epoch))
     if file.ours is not None:
+        if args.sie_cameras:
+            raise ValueError(f"{file.path} says itself which camera each embedding belongs to: leave out --sie_cameras")
         state = checkpoints.described(file.ours, file.path)
         check_held_out(file.path, state, args)
         loaded = network_of_ours(file.path, state, given)
     else:
-        loaded = network_of_anybody(file, recipe if args.recipe_given else None, given)
+        numbering = cameras_of(args.sie_cameras, found or {}) if args.sie_cameras else {}
+        loaded = network_of_anybody(file, recipe if args.recipe_given else None, given, numbering)
     return loaded._replace(model=run.place(loaded.model).eval())
+
+
+def cameras_of(name: str, found: dict[str, datasets.Splits]) -> dict[str, list[int]]:
+    """{name: camera numbers of that data set, in ascending order}, as released code numbers a set's embeddings."""
+    if name not in found:
+        raise ValueError(f"--sie_cameras {name} is none of the data sets of this run ({', '.join(found) or 'none'})")
+    splits = found[name]
+    return {name: sorted({sample.camid for sample in (*splits.train, *splits.query, *splits.gallery)})}
 
 
 def check_held_out(path: Path, state: dict, args) -> None:
@@ -254,8 +270,13 @@ def network_of_ours(path: Path, state: dict, given: dict) -> Loaded:
     return Loaded(model, recipe, trained_on, said, cameras, epoch)
 
 
-def network_of_anybody(file: reading.WeightFile, recipe: Recipe | None, given: dict) -> Loaded:
-    """The network of a foreign file: `recipe`'s, or the one that the names and shapes of its tensors show."""
+def network_of_anybody(
+    file: reading.WeightFile, recipe: Recipe | None, given: dict, numbering: dict[str, list[int]]
+) -> Loaded:
+    """The network of a foreign file: `recipe`'s, or the one that the names and shapes of its tensors show.
+
+    numbering: the cameras that its camera embeddings belong to, by data set; empty where nobody says.
+    """
     hints = recognising.recognise(file) or {}
     if recipe is not None:
         hints = {name: value for name, value in hints.items() if name in recognising.CARRIED}
@@ -264,17 +285,28 @@ def network_of_anybody(file: reading.WeightFile, recipe: Recipe | None, given: d
         raise ValueError(f"{file.path} does not say which network it belongs to. {advice}")
     else:
         recipe = named_recipe(hints.pop("recipe"))
+    cameras = recognising.num_cameras(file)
+    if cameras and applies(recipe, "sie_weight"):
+        hints = {"sie_weight": recipe.sie_weight or recognising.SIE_WEIGHT} | hints
     recipe = recipe.with_(options=recipe.options | hints.pop("options", {}))
     recipe = customised(recipe, {name: value for name, value in hints.items() if applies(recipe, name)} | given)
     backbone = f", backbone {recipe.backbone}" if applies(recipe, "backbone") else ""
     said = [f"{file.path}: recipe {recipe.name}{backbone}"]
-    cameras = recognising.num_cameras(file) if recipe.uses_cameras else 0
-    if cameras:
+    cameras = cameras if recipe.uses_cameras else 0
+    if numbering:
+        ((name, camids),) = numbering.items()
+        if cameras != len(camids):
+            raise ValueError(
+                f"--sie_cameras {name}: {file.path} has {cameras or 'no'} camera embeddings, {name} has {len(camids)} "
+                f"cameras ({', '.join(map(str, camids))}); leave the flag out to use their mean"
+            )
+        said.append(f"{file.path}: its camera embeddings are those of cameras {', '.join(map(str, camids))} of {name}")
+    elif cameras:
         mean = f"the mean of its {cameras} camera embeddings is used, since it does not say whose they are"
-        said.append(f"{file.path}: {mean}")
+        said.append(f"{file.path}: {mean} (--sie_cameras)")
     model = recipe.model(0, num_cameras=cameras)
     report = importing.import_weights(model, file)
-    return Loaded(model, recipe, file.path.stem, "\n".join([*said, str(report)]))
+    return Loaded(model, recipe, file.path.stem, "\n".join([*said, str(report)]), numbering)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -483,7 +515,7 @@ def mode_test(args, recipe: Recipe) -> None:
     given = overrides(args)
     recipe = customised(recipe, given)
     run = make_run(args, recipe, trains)
-    loaded = load_for_test(args, recipe, given, run, args.resume_test_epoch)
+    loaded = load_for_test(args, recipe, given, run, args.resume_test_epoch, found)
     print(loaded.said)
     check_test_distance(loaded.recipe)
     sets = {name: found[name] for name in tests}
@@ -585,7 +617,7 @@ def mode_visualize(args, recipe: Recipe) -> None:
     found, trains, tests = load_data(args)
     recipe = customised(recipe, given)
     run = make_run(args, recipe, trains)
-    loaded = load_for_test(args, recipe, given, run, args.resume_visualize_epoch)
+    loaded = load_for_test(args, recipe, given, run, args.resume_visualize_epoch, found)
     print(loaded.said)
     # curves and batch are of this network's own training: of a foreign file, or of other data, they would be untrue
     ours = loaded.trained_on.split("+") if loaded.epoch is not None else []

@@ -102,11 +102,11 @@ def own_checkpoint(path, **changed):
     return model
 
 
-def loaded(path, *words):
+def loaded(path, *words, data=None):
     """What --mode test makes of the weights at `path`."""
     args, recipe = cli.parse(["--mode", "test", "--weights", str(path), *words])
     run = suite.Run(torch.device("cpu"), "none", False, path.parent)
     before, given = copy.copy(run), cli.overrides(args)
-    found = suite.load_for_test(args, recipe, given, run, None)
+    found = suite.load_for_test(args, recipe, given, run, None, data)
     assert run == before
     return found

@@ -5,9 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from nets import Net, randomised, renamed
+from nets import Net, loaded, randomised, renamed
 
 import architectures
+import datasets
 import models
 import recipes
 from weights import formats, importing, recognising
@@ -328,6 +329,92 @@ def test_cameras_of_a_file(tmp_path):
         importing.import_weights(randomised(partial(build, num_cameras=3), 0, 2), tmp_path / "w.pth")
     torch.save(Net().state_dict(), tmp_path / "w.pth")
     assert recognising.num_cameras(tmp_path / "w.pth") == 0
+
+
+def test_camera_embeddings_are_given_to_the_cameras_of_a_set(tmp_path):
+    """As the released code numbers them; without the flag their mean is used, and never silently nothing."""
+    build = partial(models.TransReID, jpm=False, num_cameras=3, **TINY_VIT)
+    source = randomised(build, 0, seed=1)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    path, flags = tmp_path / "w.pth", ("--recipe", "transreid_baseline", "--backbone", "test_vit")
+    flags = (*flags, "--image_size", "64", "32")
+    samples = tuple(datasets.Sample(f"{i}.jpg", 1, camid) for i, camid in enumerate((5, 2, 9)))
+    data = {"market": datasets.Splits("market", (), samples[:1], samples[1:])}
+    mean = loaded(path, *flags, data=data)
+    assert "mean of its 3 camera embeddings" in mean.said and not mean.cameras
+    own = loaded(path, *flags, "--sie_cameras", "market", data=data)
+    assert own.cameras == {"market": [2, 5, 9]} and "cameras 2, 5, 9 of market" in own.said
+    assert datasets.camera_label(own.cameras, "market", 9) == 2 and datasets.camera_label(own.cameras, "duke", 9) == -1
+    assert not hasattr(loaded(path, *flags, "--sie_weight", "0", data=data).model.base, "sie_embed")
+
+    data = {"market": datasets.Splits("market", (), samples[:1], samples[1:2])}
+    with pytest.raises(ValueError, match=r"has 3 camera embeddings, market has 2 cameras \(2, 5\)"):
+        loaded(path, *flags, "--sie_cameras", "market", data=data)
+    with pytest.raises(ValueError, match=r"--sie_cameras duke is none of the data sets of this run \(market\)"):
+        loaded(path, *flags, "--sie_cameras", "duke", data=data)
+
+
+def test_position_embeddings_fill_the_grid_of_the_declared_image_size(tmp_path):
+    build = partial(models.TransReID, jpm=False, backbone="test_vit", stride=16)
+    square = randomised(partial(build, image_size=(224, 224)), 0, seed=1).state_dict()
+    for size, grid in (((256, 192), "16x12"), ((384, 128), "24x8"), ((256, 128), "16x8")):
+        torch.save(square, tmp_path / "w.pth")
+        model = randomised(partial(build, image_size=size), 0, seed=2)
+        report = importing.import_weights(model, tmp_path / "w.pth")
+        assert report.resized == [("base.pos_embed", f"position embedding of 14x14 patches to {grid}")]
+    # 192 patches are 24x8 or 16x12; the images asked for tell, or the error asks
+    torch.save(randomised(partial(build, image_size=(384, 128)), 0, seed=1).state_dict(), tmp_path / "w.pth")
+    for size, change in (((768, 256), "24x8 patches to 48x16"), ((512, 384), "16x12 patches to 32x24")):
+        report = importing.import_weights(randomised(partial(build, image_size=size), 0, seed=2), tmp_path / "w.pth")
+        assert change in report.resized[0][1]
+    with pytest.raises(ValueError, match=r"w\.pth .*192 patches, .*give the --image_size"):
+        importing.import_weights(randomised(partial(build, image_size=(256, 128)), 0, seed=2), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "carried"),
+    [
+        ("torchreid pcb", {"test_interpolation": "bilinear"}),
+        ("strong baseline", {"test_interpolation": "bilinear"}),
+        ("fast-reid sbs", {"test_interpolation": "bicubic"}),
+        ("layumi", {"test_interpolation": "bicubic"}),
+        ("layumi pcb", {"test_interpolation": "bicubic", "image_size": (384, 192)}),
+        ("mmt", {"test_interpolation": "bicubic"}),
+        ("transreid", {"test_interpolation": "bilinear"}),
+    ],
+)
+def test_a_format_carries_how_its_images_are_prepared(name, carried):
+    form = formats.format_of(list(LAYOUTS[name][1](randomised(LAYOUTS[name][0], 7, seed=1).state_dict())))
+    assert {
+        key: form.carries.get(key) for key in ("test_interpolation", "image_size") if key in form.carries
+    } == carried
+
+
+def test_a_file_of_fast_reid_brings_its_normalisation_and_flags_win(tmp_path):
+    build = partial(models.BagOfTricks, backbone="resnet18", stem_ceil=True)
+    state = FAST_REID(randomised(build, 0, seed=1).state_dict())
+    state |= {"pixel_mean": torch.full((1, 3, 1, 1), 127.5), "pixel_std": torch.full((1, 3, 1, 1), 51.0)}
+    torch.save({"model": state}, tmp_path / "w.pth")
+    for words in ((), ("--recipe", "bot", "--backbone", "resnet18")):
+        recipe = loaded(tmp_path / "w.pth", *words).recipe
+        assert (recipe.mean, recipe.std, recipe.test_filter) == ((0.5,) * 3, (0.2,) * 3, "bicubic")
+    assert loaded(tmp_path / "w.pth", "--test_interpolation", "bilinear").recipe.test_filter == "bilinear"
+    assert recipes.RECIPES["transreid"].test_filter == "bilinear" != recipes.RECIPES["transreid"].interpolation
+
+
+def test_stems_are_noted_for_resnets_only(tmp_path):
+    for backbone in ("convnext_tiny", "mobilenet_v3_small", "efficientnet_b0", "swin_t"):
+        model = models.Softmax(num_pids=0, backbone=backbone)
+        torch.save(model.base.state_dict(), tmp_path / "w.pth")
+        assert not importing.import_weights(model, tmp_path / "w.pth").notes, backbone
+
+
+def test_a_file_of_no_format_gets_the_list_of_those_that_are_read(tmp_path):
+    torch.save({"tower.conv.weight": torch.zeros(3, 3), "tower.bias": torch.zeros(3)}, tmp_path / "w.pth")
+    for words in ((), ("--recipe", "bot", "--backbone", "resnet18")):
+        with pytest.raises(ValueError, match=r"formats that are read \(fast-reid MGN, .*torchreid.*timm\)") as error:
+            loaded(tmp_path / "w.pth", *words)
+        assert "\n" not in str(error.value)
 
 
 # ============ recognise ============

@@ -44,6 +44,9 @@ VIT_GRIDS = {  # tokens of TransReID's position embedding -> (stride, image size
 }
 
 
+SIE_WEIGHT = 3.0  # of camera embeddings; TransReID, config/defaults.py, for persons
+
+
 NON_LOCAL = (0, 2, 3, 0)  # of ResNet-50; ReID-Survey, modeling/baseline.py; fast-reid, modeling/backbones/resnet.py
 
 
@@ -160,8 +163,8 @@ def _details(method: str, backbone: str, form: Format, common: dict[str, Tensor]
 def _transreid(method: str, common: dict[str, Tensor]) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     jpm, cameras = method == "transreid", "sie_embed" in common
-    if jpm != cameras:  # otherwise than in the recipes: 3.0 is config/defaults.py's for persons
-        hints["sie_weight"] = 3.0 if cameras else 0.0
+    if jpm != cameras:  # otherwise than in the recipes
+        hints["sie_weight"] = SIE_WEIGHT if cameras else 0.0
     stride, size = VIT_GRIDS.get(common["pos_embed"].shape[1], (0, (0, 0)))
     if size == (384, 128):
         hints["image_size"] = size
