@@ -5,12 +5,14 @@ Everybody else's weight files are read in `weights/`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,99 @@ def _numbers(version: str) -> tuple[int, ...]:
 def header(description: dict[str, Any], epoch: int) -> dict[str, Any]:
     """What every checkpoint begins with: that it is ours, of which version, of which run, after how many epochs."""
     return {"format": FORMAT, "version": VERSION, **description, "epoch": epoch}
+
+
+@dataclasses.dataclass
+class Folder:
+    """Where a run lives, and what it is.
+
+    description: plain values that rebuild the network and decide its weights, kept in every checkpoint. A run that was
+        begun with others is another one. free: names in its "overrides" that decide no weights.
+    resume: go on from the run that is there. tested: digest of all that decides a result beside the weights; results
+        of another digest are measured again.
+    """
+
+    path: Path
+    description: dict[str, Any]
+    resume: bool = True
+    free: frozenset[str] = frozenset()
+    tested: str = ""
+
+    def earlier(self) -> tuple[dict[str, Any], str] | None:
+        """(what is kept of the run that was begun here, a word on a damaged file or ""); None if there is none.
+
+        From last.pt, or from the one before it where that is missing or damaged. ValueError, which lists what differs,
+        if it is another run, and where nothing of it can be read.
+        """
+        there = [path for path in (self.path / LAST, self.path / PREVIOUS) if path.exists()]
+        if not self.resume or not there:
+            return None
+        damaged = []
+        for path in there:
+            try:
+                state = load(path)
+                if missing := EVERYTHING - state.keys():
+                    raise ValueError(f"{path} lacks {', '.join(sorted(missing))} of what a run needs to go on.")
+            except ValueError as error:
+                damaged.append(str(error))
+                continue
+            self.check_same(state, path)
+            return state, "".join(f"WARNING: {error} Going on from {path} instead.\n" for error in damaged)
+        raise ValueError(
+            f"{damaged[0]} There is no other to go on from: start the run anew with --resume no, or from weights that "
+            "are left with --pretrained FILE and another --output_path."
+        )
+
+    def check_same(self, state: dict[str, Any], path: Path) -> None:
+        """ValueError, which lists what differs, if `state` of `path` is of another run."""
+        found = differences(state, {"version": VERSION, **self.description}, self.free)
+        if found:
+            raise ValueError(
+                f"{path} holds a run with other settings: {'; '.join(found)}. Give another --output_path, the same "
+                "settings as before, or --resume no to start afresh in this folder."
+            )
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Write last.pt; the one that was there stays as previous.pt."""
+        last, previous = self.path / LAST, self.path / PREVIOUS
+        save_beside = self.path / f".{PREVIOUS}.link"
+        if last.exists():
+            save_beside.unlink(missing_ok=True)
+            try:
+                os.link(last, save_beside)  # at every moment there is a last.pt
+            except OSError:  # a file system without links
+                shutil.copyfile(last, save_beside)
+            os.replace(save_beside, previous)
+        save(last, state)
+
+
+LAST, PREVIOUS = "last.pt", "previous.pt"
+EVERYTHING = {"version", "epoch", "log", "partial", "model", "criterion", "optimizers", "epochs"}  # of a last.pt
+
+
+def differences(theirs: dict[str, Any], ours: dict[str, Any], free: Collection[str] = ()) -> list[str]:
+    """In words, what differs in the settings that `ours` names; of settings in groups only what is not `free`."""
+    found = []
+    for key, now in ours.items():
+        was = theirs.get(key, MISSING)
+        if isinstance(now, dict) and isinstance(was, dict):
+            names = sorted((now.keys() | was.keys()) - set(free))
+            pairs = [(name, was.get(name, DEFAULT), now.get(name, DEFAULT)) for name in names]
+        else:
+            pairs = [(key, was, now)]
+        found += [f"{name} was {before}, now {after}" for name, before, after in pairs if before != after]
+    return found
+
+
+MISSING, DEFAULT = "not recorded", "the default"
+
+
+def intact(path: Path, epoch: int) -> bool:
+    """Whether `path` holds the weights after `epoch` epochs, every byte as it was written."""
+    try:
+        return load(path)["epoch"] == epoch
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def of_run(folder: Path, epoch: int | None = None) -> Path:

@@ -86,6 +86,7 @@ class About:
     network: bool = False  # applies only to networks whose constructor names it
     none: str = ""  # the word for None on the command line
     empty: bool = False  # of a list: the bare flag means an empty one
+    result: bool = False  # decides what is measured of the weights, and not the weights
 
 
 def field(default: Any, text: str = "", group: str = "", **about: Any) -> Any:
@@ -136,7 +137,12 @@ class Recipe:
     pooling: str = field("avg", "of the last map to a feature", "network", choices=tuple(POOLINGS), network=True)
     neck: str = field("bnneck", "batch norm before the classifier", "network", choices=("bnneck", "none"), network=True)
     test_neck: str = field(
-        "after", "compare features after or before the neck", "network", choices=("after", "before"), network=True
+        "after",
+        "compare features after or before the neck",
+        "network",
+        choices=("after", "before"),
+        network=True,
+        result=True,
     )
     metric_neck: str = field(
         "before",
@@ -163,7 +169,7 @@ class Recipe:
     )
     interpolation: str = field("bilinear", "filter that resizes images", "images", choices=tuple(FILTERS))
     test_interpolation: str = field(
-        "same", "filter that resizes images in a test", "images", choices=("same", *FILTERS)
+        "same", "filter that resizes images in a test", "images", choices=("same", *FILTERS), result=True
     )
     mean: tuple[float, float, float] = field(
         IMAGENET_MEAN,
@@ -208,6 +214,7 @@ class Recipe:
         "in a test: all; seq_len of them evenly; dense: all, in clips of seq_len",
         "tracklets",
         choices=loaders.TEST_FRAMES,
+        result=True,
     )
 
     optimizer: str = field("adam", "how parameters are updated", "optimisation", choices=train.OPTIMIZERS)
@@ -286,14 +293,17 @@ class Recipe:
     mutual_kl_weight: float = field(0.0, "weight of the members' classification mutual loss", "losses", within=WEIGHT)
     mutual_distance_weight: float = field(0.0, "weight of the members' distance mutual loss", "losses", within=WEIGHT)
 
-    metric: str = field("euclidean", "what embeddings are compared with", "testing", choices=("euclidean", "cosine"))
+    metric: str = field(
+        "euclidean", "what embeddings are compared with", "testing", choices=("euclidean", "cosine"), result=True
+    )
     test_distance: str = field(
         "global",
         "global: embeddings; local: aligned parts; both: their sum",
         "testing",
         choices=("global", "local", "both"),
+        result=True,
     )
-    local_weight: float = field(1.0, "weight of the local distance in the sum", "testing", within=WEIGHT)
+    local_weight: float = field(1.0, "weight of the local distance in the sum", "testing", within=WEIGHT, result=True)
 
     def model(self, num_pids: int, pretrained: bool = False, num_cameras: int = 0) -> models.Model:
         """The network with classifiers for `num_pids` identities (0: none, for testing).
@@ -404,6 +414,7 @@ def number_of(name: str) -> Number | None:
 
 
 ABOUT: dict[str, About] = {each.name: each.metadata.get("about", About()) for each in dataclasses.fields(Recipe)}
+RESULT_FIELDS = tuple(name for name, about in ABOUT.items() if about.result)
 FIELDS: dict[str, About] = {name: about for name, about in ABOUT.items() if about.group}  # those that have a flag
 SUPPLIED = ("num_pids", "pretrained", "num_cameras", "dim")  # arguments of constructors that a run fills in itself
 

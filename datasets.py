@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import itertools
 import os
 import pkgutil
 import random
@@ -26,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import parsers
+from machine import fingerprint
 from machine.files import printable
 from parsers import own
 from parsers.base import IMAGE_SUFFIXES, SUBSETS, Counts, Entry, Sample, Splits, few, missing, plain
@@ -202,7 +204,8 @@ class TrainingSet:
 
     samples: each with the pid and camid of its own set. labels (N,): identities 0 .. num_pids - 1, those of the first
     set first, each set's in the order of its own numbers. cameras (N,): likewise. infrared: which of these camera
-    numbers see infrared. numbering: data set -> its own cameras, in the order of their numbers here.
+    numbers see infrared. numbering: data set -> its own cameras, in the order of their numbers here. counts: data set
+    -> its share of `samples`, in their order.
     """
 
     samples: tuple[Sample, ...]
@@ -211,6 +214,17 @@ class TrainingSet:
     cameras: tuple[int, ...]
     infrared: frozenset[int]
     numbering: dict[str, list[int]]
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def made_of(self) -> dict[str, str]:
+        """Data set -> what of it is trained on, in words that change with any name, label or size of a file."""
+        found, rest = {}, iter(self.samples)
+        for name, count in self.counts.items():
+            part = list(itertools.islice(rest, count))
+            digest = fingerprint.of_samples((sample.path, sample.pid, sample.camid) for sample in part)
+            people = len({sample.pid for sample in part})
+            found[name] = f"{count:,} images of {people:,} people (fingerprint {digest})"
+        return found
 
 
 def combine(parts: Sequence[Splits], use_all: bool = False) -> TrainingSet:
@@ -226,18 +240,20 @@ def combine(parts: Sequence[Splits], use_all: bool = False) -> TrainingSet:
     cameras: list[int] = []
     infrared: set[int] = set()
     numbering: dict[str, list[int]] = {}
+    counts: dict[str, int] = {}
     num_pids = num_cameras = 0
     for splits in parts:
         pool = _pool(splits, use_all)
         people = {person: num_pids + i for i, person in enumerate(sorted({person for _, person in pool}))}
         numbering[splits.name] = sorted({sample.camid for sample, _ in pool})
         number = {camid: num_cameras + i for i, camid in enumerate(numbering[splits.name])}
+        counts[splits.name] = len(pool)
         samples += [sample for sample, _ in pool]
         labels += [people[person] for _, person in pool]
         cameras += [number[sample.camid] for sample, _ in pool]
         infrared |= {number[camid] for camid in splits.infrared if camid in number}
         num_pids, num_cameras = num_pids + len(people), num_cameras + len(number)
-    return TrainingSet(tuple(samples), tuple(labels), num_pids, tuple(cameras), frozenset(infrared), numbering)
+    return TrainingSet(tuple(samples), tuple(labels), num_pids, tuple(cameras), frozenset(infrared), numbering, counts)
 
 
 def camera_label(numbering: Mapping[str, Sequence[int]], name: str, camid: int) -> int:

@@ -51,15 +51,16 @@ import numpy
 import check
 import checkpoints
 import loaders
+import losses
 import models
 import tester
 import train
 import video
 import visualize
 from cli import customised, dataset_options, named_recipe, overrides, parse
-from config import applies, check_test_distance, check_trunk, value_in
+from config import RESULT_FIELDS, applies, check_test_distance, check_trunk, value_in
 from loading import samplers
-from machine import files, fingerprint, memory, processes
+from machine import files, fingerprint, lock, memory, processes
 from machine.device import pick_amp, pick_device
 from machine.memory import Budget
 from machine.version import VERSION, commit
@@ -177,21 +178,26 @@ def called_after(file: Path, *identity: str) -> str:
     return f"{files.safe_name(file.stem)}_{digest}"
 
 
-def description_of(
-    recipe: Recipe, given: dict, num_pids: int, trains: list[str], cameras: dict[str, list[int]], args, run: Run
-) -> dict:
-    """Plain values that rebuild the network and identify the run; kept in every checkpoint."""
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in sorted(given.items())}
+def description_of(args, recipe: Recipe, given: dict, run: Run, data: datasets.TrainingSet) -> dict:
+    """Plain values that rebuild the network and decide its weights; kept in every checkpoint."""
+    start = "" if recipe.pretrained in ("imagenet", "none") else fingerprint.of_file(Path(recipe.pretrained))
     return {
         "recipe": recipe.name,
-        "overrides": plain,
-        "num_pids": num_pids,
-        "trained_on": trains,
+        "overrides": {name: list(v) if isinstance(v, tuple) else v for name, v in sorted(given.items())},
+        "num_pids": data.num_pids,
+        "trained_on": list(data.counts),
+        "data": data.made_of(),
         "seed": args.seed,
         "amp": run.amp,
-        **({"cameras": cameras} if cameras else {}),
-        **({"validation_ids": args.validation_ids} if args.validation_ids else {}),
-        **({"use_all_images": True} if args.use_all_images else {}),
+        "cameras": data.numbering if recipe.uses_cameras else {},
+        "validation_ids": args.validation_ids or 0,
+        "use_all_images": args.use_all_images,
+        "pretrained_sha256": start,
+        "machine": {
+            "accumulate": args.accumulate,
+            "sync_bn": args.sync_bn and processes.world_size() > 1,
+            "processes": processes.world_size(),
+        },
     }
 
 
@@ -369,32 +375,65 @@ def repeated(args) -> tuple[str, int]:
 
 
 def train_once(args, recipe: Recipe) -> dict[str, dict]:
-    """Train, evaluate on every test set, and draw what the model does; returns the metrics of each test set."""
+    """Train, evaluate on every test set, and draw what the model does; returns the metrics of each test set.
+
+    What can end a run is looked at in the order of its cost: the flags, the files that they name, the lists of images,
+    the folder, the network, the run that is there already, and last the images.
+    """
     began = time.perf_counter()
     given = overrides(args)
-    with processes.main_first():
-        found, trains, tests = load_data(args)
-    check_before_training(args, found, trains, tests)
     recipe = customised(recipe, given)
     check_test_distance(recipe)
     check_trunk(recipe, given)
+    if recipe.pretrained not in ("imagenet", "none"):
+        reading.existing_file(recipe.pretrained, "--pretrained weight")
+    with processes.main_first():
+        found, trains, tests = load_data(args)
+    check_before_training(args, found, trains, tests)
     run = make_run(args, recipe, trains)
+    files.check_folder(run.output)
+    with lock.held(run.output) if processes.is_main() else contextlib.nullcontext():
+        parts = ready(args, recipe, given, run, found, trains, tests)
+        log = train.fit(*parts[:3], recipe, parts.folder, parts.tested, parts.conditions)
+        results = log[-1].get("metrics", {})
+        if processes.is_main():
+            finish(args, recipe, given, run, parts, log)
+            print(f"{'time':<14}{time.perf_counter() - began:.0f} s in all")
+    return results
+
+
+class Parts(NamedTuple):
+    """What a training is made of."""
+
+    model: models.Model
+    criterion: losses.Criterion
+    loader: loaders.TrainLoader
+    tested: tester.Tester
+    folder: checkpoints.Folder
+    conditions: train.Conditions
+
+
+def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list[str], tests: list[str]) -> Parts:
+    """Everything a training needs, the images of its tests looked at and its own decoded if there is any left of it."""
+    files.sweep(run.output)
     data = datasets.combine([found[name] for name in trains], args.use_all_images)
     cameras = data.numbering if recipe.uses_cameras else {}
-    loader, num_pids = training_data(args, recipe, run, data), data.num_pids
-    description = description_of(recipe, given, num_pids, trains, cameras, args, run)
-    print_settings(recipe, given, run, num_pids, loader.num_images)
-    print(f"Training images: {loader.store.description}")
+    print_settings(recipe, given, run, data.num_pids, len(data.samples))
+    sets = {name: found[name] for name in tests}
+    tested = make_tester(args, recipe, run, sets, cameras, True, bool(args.num_queries))
+    description = description_of(args, recipe, given, run, data)
+    folder = checkpoints.Folder(
+        run.output, description, args.resume, frozenset({*RESULT_FIELDS, "eval_every", "epochs"}), tested.digest()
+    )
+    dry = argparse.Namespace(**(vars(args) | {"skip_bad_images": False}))
+    loader = training_data(dry, recipe, run, data, cache="none")  # raises what would be raised, and decodes nothing
     with processes.main_first():  # which may download weights
-        model = build_network(recipe, num_pids, sum(map(len, cameras.values())), run, args.seed)
+        model = build_network(recipe, data.num_pids, sum(map(len, cameras.values())), run, args.seed)
         if loader.tracklets:
             model = video.for_tracklets(model, recipe.temporal_pooling)
     model = prepared(model, args, loader)
     torch.manual_seed(args.seed)  # the criterion's own weights do not depend on how the network drew its own
-    criterion = recipe.losses(num_pids).to(run.device)
-    evaluated = make_tester(
-        args, recipe, run, {name: found[name] for name in tests}, cameras, True, bool(args.num_queries)
-    )
+    criterion = recipe.losses(data.num_pids).to(run.device)
     conditions = train.Conditions(
         seed=args.seed,
         autocast=run.autocast,
@@ -402,25 +441,34 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
         chunks=args.accumulate,
         forward=compiled(model, run.device) if args.compile else None,
     )
-    folder = train.Folder(run.output, description, args.resume)
-    log = train.fit(model, criterion, loader, recipe, folder, evaluated, conditions)
-    results = log[-1].get("metrics", {})
-    if not processes.is_main():
-        return results
-    with_train = {"train": loader.store.skipped} if loader.store.skipped else {}
-    told = measured(results, evaluated, run.output / "model.pt", args.seed, with_train)
+    trained, told = processes.from_main(train.look_back(folder, recipe) if processes.is_main() else None)
+    if not told and processes.is_main():
+        tested.check_images()
+    if not trained:
+        loader = training_data(args, recipe, run, data)
+        print(f"Training images: {loader.store.description}", flush=True)
+    return Parts(model, criterion, loader, tested, folder, conditions)
+
+
+def finish(args, recipe: Recipe, given: dict, run: Run, parts: Parts, log: list[dict]) -> None:
+    """Write metrics.json, draw the pictures, and print the table."""
+    results, weights = log[-1].get("metrics", {}), run.output / "model.pt"
+    left_out = {"train": parts.loader.store.skipped} if parts.loader.store.skipped else {}
+    lengthened = parts.folder.description.get("lengthened", [])
+    told = measured(results, parts.tested, weights, args.seed, left_out)
+    for each in told.values() if lengthened else ():
+        each["measured"]["lengthened"] = lengthened
     files.write_json(run.output / "metrics.json", told)
     pictures = []
     if args.num_queries:
         what = ("ranks", "batch", "curves")
-        pictures = draw(args, recipe, run, model, evaluated, log, what, loader)
+        pictures = draw(args, recipe, run, parts.model, parts.tested, log, what, parts.loader)
     if results:
-        print("\n" + tester.table(results, "+".join(trains), recipe if not given else None))
-    print(f"\n{'weights':<14}{run.output / 'model.pt'}\n{'results':<14}{run.output / 'metrics.json'}")
+        trained_on = "+".join(parts.folder.description["trained_on"])
+        print("\n" + tester.table(results, trained_on, recipe if not given else None))
+    print(f"\n{'weights':<14}{weights}\n{'results':<14}{run.output / 'metrics.json'}")
     for path in pictures:
         print(f"{'pictures':<14}{path}")
-    print(f"{'time':<14}{time.perf_counter() - began:.0f} s in all")
-    return results
 
 
 def prepared(model: models.Model, args, loader: loaders.TrainLoader) -> models.Model:
@@ -523,9 +571,12 @@ def mode_test(args, recipe: Recipe) -> None:
     results = tested(loaded.model)
     if not processes.is_main():
         return
-    path = run.output / ("metrics.json" if args.weights is None else f"metrics_{args.weights.stem}.json")
     weights = args.weights or checkpoints.of_run(run.output, args.resume_test_epoch)
-    files.write_json(path, measured(results, tested, weights, args.seed))
+    told = measured(results, tested, weights, args.seed)
+    # one test, one file: neither a training's own metrics.json nor another test's is written over
+    which = fingerprint.of_settings({"weights": fingerprint.of_file(weights), "test": tested.digest()})
+    path = run.output / f"metrics_{weights.name}_{which[:8]}.json"
+    files.write_json(path, told)
     print("\n" + tester.table(results, loaded.trained_on, loaded.recipe) + f"\n\nresults       {path}")
     for name, metrics in results.items():
         if "search" in metrics:

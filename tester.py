@@ -24,6 +24,7 @@ import protocols
 import rerank
 import video
 import visualize
+from config import RESULT_FIELDS
 from details import PAIRS_TO_TELL, CameraPairCollector, VerificationCounts
 from evaluate import RankedLists
 from machine import fingerprint, processes
@@ -146,6 +147,16 @@ class Tester:
             clips=loaders.TestClips(recipe.test_frames, recipe.seq_len),
             delivery=loaders.Delivery(self.device, self.channels_last),
         )
+
+    def check_images(self) -> None:
+        """Read every image of the tests once: UnreadableImages names those that cannot be, unless they are left out."""
+        if self.options.skip_bad:
+            return
+        decoding = loaders.Decoding((8, 8), workers=self.options.workers, check=True)
+        for splits in self.splits.values():
+            sides = (splits.query, splits.gallery, *splits.trials, *splits.multi_query)
+            shown = {sample.path: sample for side in sides for sample in side}
+            loaders.make_store(list(shown.values()), decoding, loaders.Cache("none"))
 
     def batches(self, loader: loaders.EvalLoader, name: str, stop=None):
         """(images, views with cameras as the network knows them); raises `Stopped` once `stop` is set."""
@@ -300,13 +311,18 @@ class Tester:
     def conditions(self, name: str) -> dict:
         """What else decides the numbers of data set `name`: the comparison, every option of the test, the images."""
         recipe, options, splits = self.recipe, self.options, self.splits[name]
-        asked = {key: getattr(options, key) for key in ("flip", "rerank", "expansion", "multi_query", "max_rank")}
+        names = ("flip", "rerank", "search", "expansion", "multi_query", "max_rank", "details", "skip_bad")
+        asked = {key: getattr(options, key) for key in names}
         sides = {"query": splits.query, "gallery": splits.gallery}
         data = {key: fingerprint.of_samples((s.path, s.pid, s.camid) for s in side) for key, side in sides.items()}
-        compared = {key: getattr(recipe, key) for key in ("metric", "test_distance", "image_size", "mean", "std")}
+        compared = {key: getattr(recipe, key) for key in ("image_size", "mean", "std", *RESULT_FIELDS)}
         compared["interpolation"] = recipe.test_filter
         protocol = options.protocol or splits.protocol
         return {"recipe": recipe.name, "protocol": protocol, **compared, "options": asked, "data": data}
+
+    def digest(self) -> str:
+        """Of all that decides the results beside the weights."""
+        return fingerprint.of_settings({name: self.conditions(name) for name in self.splits})
 
     def galleries(self, name: str, gallery: Features) -> list[Features]:
         """The gallery, or each of the published ones; `gallery` holds the images of all of them."""

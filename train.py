@@ -375,14 +375,6 @@ def stop_on_signals():
             signal.signal(number, handler)
 
 
-class Folder(NamedTuple):
-    """Where a run lives, and what it is."""
-
-    path: Path
-    description: dict  # plain values that rebuild the model (recipe name, overrides, num_pids), in every checkpoint
-    resume: bool = True  # go on from last.pt if there is one
-
-
 Evaluate = Callable[[nn.Module, threading.Event], dict[str, dict]]  # (model, stop) -> {data set: {metric: value}}
 
 
@@ -391,7 +383,7 @@ def fit(
     criterion: Criterion,
     loader,
     recipe,
-    folder: Folder,
+    folder: checkpoints.Folder,
     evaluate: Evaluate,
     conditions: Conditions | None = None,
     say: Callable[[str], None] = print,
@@ -403,17 +395,17 @@ def fit(
     folder       its description is compared on resume: a folder that holds another run is a ValueError
     evaluate     called after every ``eval_every`` epochs and the last
 
-    Files in the folder: last.pt (all that is needed to go on; every epoch), log.jsonl (a line per epoch),
-    model_<epoch>.pt (weights at each evaluation), model.pt (the newest of those). Raises Interrupted after a signal.
+    Files in the folder: last.pt (all that is needed to go on; every epoch) and previous.pt (the one before), log.jsonl
+    (a line per epoch), model_<epoch>.pt (weights at each evaluation), model.pt (the newest of those). What a finished
+    run has lost of them is written again; more epochs lengthen it. Raises Interrupted after a signal.
     Of several processes (``processes``) all call this, and the main one alone reads and writes.
     """
     how = dataclasses.replace(conditions or Conditions(), clip_grad=recipe.clip_grad)
     run = Training(model, criterion, loader, recipe, folder, how)
     run.resume(say)
     with stop_on_signals() as stop, Files(folder.path) as writer:
-        if run.log and run.due(run.start - 1) and "metrics" not in run.log[-1]:  # stopped before its evaluation
-            run.evaluate_now(evaluate, writer, stop)
-            writer.write_log(run.log)
+        if run.log and not run.partial and run.due(run.start - 1):
+            run.make_up(evaluate, writer, stop)
             say(epoch_line(run.log[-1], run.epochs))
         for epoch in range(run.start, run.epochs):
             means = run.one_epoch(epoch, writer, stop)
@@ -429,10 +421,10 @@ def fit(
 class Training:
     """The parts of a run, and where it is."""
 
-    def __init__(self, model: Model, criterion: Criterion, loader, recipe, folder: Folder, how: Conditions):
+    def __init__(self, model: Model, criterion: Criterion, loader, recipe, folder, how: Conditions):
         self.model, self.criterion, self.loader, self.recipe = model, criterion, loader, recipe
         self.notes: dict[str, dict] = {}  # of the last batch, by loss
-        self.folder, self.how, self.last_pt = folder, how, folder.path / "last.pt"
+        self.folder, self.how = folder, how
         self.stages = recipe.plan()
         self.epochs = sum(stage.epochs for stage in self.stages)
         self.frozen_by_model = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -447,26 +439,38 @@ class Training:
         processes.same_everywhere(model, criterion)
 
     def resume(self, say: Callable[[str], None]) -> None:
-        """Go on from last.pt where there is one. ValueError if it is of another run."""
-        there = self.folder.resume and self.last_pt.exists()
-        state = processes.from_main(checkpoints.load(self.last_pt) if there else None)
-        if state is None:
+        """Go on from the run that is there. ValueError if it is another."""
+        found = processes.from_main(self.folder.earlier() if processes.is_main() else None)
+        if found is None:
             return
-        check_same_run(state, self.last_pt, self.folder.description)
-        for name, part in self.parts.items():
-            if hasattr(part, "load_state_dict") and name in state:
-                part.load_state_dict(state[name])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.start, self.log, self.partial = state["epoch"], state["log"], state["partial"]
-        if self.log:
-            self.untrained = self.log[0]["loss"]  # not that of the first step any more, but of as many digits
-        if self.partial:
-            device = next(self.model.parameters()).device
-            self.partial["sums"] = {name: total.to(device) for name, total in self.partial["sums"].items()}
-            self.untrained = self.untrained or self.partial.get("untrained")
+        state, warning = found
+        lengthened = check_length(state, self.recipe)
+        try:
+            for name, part in self.parts.items():
+                if hasattr(part, "load_state_dict") and name in state:
+                    part.load_state_dict(state[name])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            self.start, self.log, self.partial = state["epoch"], state["log"], state["partial"]
+            if self.partial:
+                device = next(self.model.parameters()).device
+                self.partial["sums"] = {name: total.to(device) for name, total in self.partial["sums"].items()}
+            # not the loss of the first step any more, but one of as many digits
+            self.untrained = self.log[0]["loss"] if self.log else (self.partial or {}).get("untrained")
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.folder.path} holds a run that cannot be gone on with ({type(error).__name__}: {error}): its "
+                "last.pt is damaged or of another version. --resume no starts afresh."
+            ) from error
         where = f" and {self.partial['step']} iterations" if self.partial else ""
-        say(f"Resuming {self.last_pt} after epoch {self.start}{where} of {self.epochs} (--resume no starts afresh).")
+        say(f"{warning}Resuming {self.folder.path} after epoch {self.start}{where} of {self.epochs}.")
+        if lengthened:
+            self.folder.description["lengthened"] = lengthened
+        if lengthened != state.get("lengthened", []):
+            say(
+                f"WARNING: a run of {self.recipe.epochs} epochs from the start would have had other rates in the first "
+                f"{self.start} than this one, which was made for {lengthened[-1]}; its files say so."
+            )
 
     def due(self, epoch: int) -> bool:
         """Whether `epoch` (from 0) is followed by an evaluation."""
@@ -505,11 +509,11 @@ class Training:
             )
         except Interrupted as stopped:
             partial = (stopped.partial or {}) | {"untrained": self.untrained}
-            writer.write(self.last_pt, functools.partial(self.everything, partial))
+            writer.keep(self.folder, functools.partial(self.everything, partial))
             writer.wait()
             raise Interrupted(
-                f"Stopped in epoch {epoch + 1} after iteration {partial['step']}; {self.last_pt} holds "
-                "everything up to there. The same command goes on from it."
+                f"Stopped in epoch {epoch + 1} after iteration {partial['step']}; "
+                f"{self.folder.path / checkpoints.LAST} holds everything up to there. The same command goes on from it."
             ) from None
         check_learning(self.model, means["loss"], self.untrained or 0.0, epoch)
         seconds = time.perf_counter() - began
@@ -517,7 +521,7 @@ class Training:
         line["images_per_second"] = round((steps - first) * self.loader.batch_size / seconds, 1)
         self.log.append(line | {name: round(value, 6) for name, value in means.items()})
         self.partial = None
-        writer.write(self.last_pt, self.everything)
+        writer.keep(self.folder, self.everything)
         return means
 
     def observe(self, terms: Terms) -> None:
@@ -528,27 +532,47 @@ class Training:
         if getattr(self.loader, "alternate", None):
             self.loader.observe({"balanced": not terms.id_only})
 
+    def make_up(self, evaluate: Evaluate, writer: Files, stop: threading.Event) -> None:
+        """What is missing after the last epoch: its evaluation, if it was stopped before it or if another is asked for
+        now, and files that are no longer there or no longer whole."""
+        line = self.log[-1]
+        if "metrics" not in line or line.get("tested", "") != self.folder.tested:
+            self.evaluate_now(evaluate, writer, stop)
+        else:
+            for path in self.weight_files():
+                if not checkpoints.intact(path, line["epoch"]):
+                    writer.write(path, self.weights)
+        writer.write_log(self.log)
+
     def evaluate_now(self, evaluate: Evaluate, writer: Files, stop: threading.Event) -> None:
         """Keep the weights of the epoch just done and put its results into the last line of the log."""
-        epoch = self.log[-1]["epoch"]
-        state = weights(self.model, self.folder.description, epoch)
-        writer.write(self.folder.path / f"model_{epoch}.pt", lambda: state)
-        writer.write(self.folder.path / "model.pt", lambda: state)
+        for path in self.weight_files():
+            writer.write(path, self.weights)
         processes.same_everywhere(self.model)  # running statistics
-        self.log[-1]["metrics"] = evaluate(self.model, stop)
-        writer.write(self.last_pt, self.everything)
+        self.log[-1] |= {"metrics": evaluate(self.model, stop), "tested": self.folder.tested}
+        writer.keep(self.folder, self.everything)
+
+    def weight_files(self) -> tuple[Path, Path]:
+        """Where the weights after the epoch just done are kept."""
+        return self.folder.path / f"model_{self.log[-1]['epoch']}.pt", self.folder.path / "model.pt"
+
+    def weights(self) -> dict:
+        """What a test needs: the network's weights and what rebuilds the network."""
+        return checkpoints.header(self.folder.description, len(self.log)) | {"model": self.model.state_dict()}
 
     def everything(self, partial: dict | None = None) -> dict:
         """All that a run needs to go on as if it had never stopped; `partial` as in Interrupted."""
         state = checkpoints.header(self.folder.description, len(self.log)) | {"log": self.log, "partial": partial}
         state |= {name: part.state_dict() for name, part in self.parts.items() if hasattr(part, "state_dict")}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
-        return state
+        return state | {"epochs": self.recipe.epochs}
 
 
 def epoch_line(line: dict, epochs: int) -> str:
     """One line for people: epoch, rate, terms, speed, results."""
-    rest = {k: v for k, v in line.items() if k not in ("epoch", "lr", "seconds", "images_per_second", "metrics")}
+    rest = {
+        k: v for k, v in line.items() if k not in ("epoch", "lr", "seconds", "images_per_second", "metrics", "tested")
+    }
     terms = "  ".join(f"{name} {value:.4f}" for name, value in rest.items())
     text = f"epoch {line['epoch']:>3}/{epochs}  lr {line['lr']:.2e}  {terms}  {line['images_per_second']:.0f} images/s"
     for name, metrics in line.get("metrics", {}).items():
@@ -556,28 +580,56 @@ def epoch_line(line: dict, epochs: int) -> str:
     return text
 
 
-def weights(model: nn.Module, description: dict, epoch: int) -> dict:
-    """What a test needs: the network's weights and what rebuilds the network."""
-    return checkpoints.header(description, epoch) | {"model": model.state_dict()}
+def look_back(folder: checkpoints.Folder, recipe) -> tuple[bool, bool]:
+    """(whether the run in `folder` has no epoch left to train, whether its results are those that are asked for).
+
+    ValueError if it is another run: for a look before anything slow.
+    """
+    found = folder.earlier()
+    if found is None:
+        return False, False
+    state, _ = found
+    check_length(state, recipe)
+    trained = state["epoch"] == sum(stage.epochs for stage in recipe.plan())
+    last = state["log"][-1] if state["log"] else {}
+    return trained, trained and "metrics" in last and last.get("tested", "") == folder.tested
 
 
-def check_same_run(state: dict, path: Path, description: dict) -> None:
-    """ValueError if the checkpoint `state` of `path` is of another run than `description`."""
-    for key, ours in description.items():
-        theirs = state.get(key)
-        if theirs != ours:
-            raise ValueError(
-                f"{path} holds a run with other settings ({key}: {difference(theirs, ours)}). Give another "
-                "--output_path, the same settings as before, or --resume no to start afresh in this folder."
-            )
+def check_length(state: dict, recipe) -> list[int]:
+    """The numbers of epochs that the run `state` was made for before it was lengthened past their schedules.
+
+    Another number of epochs is the same run if the epochs that are done keep their rates; a finished run is lengthened
+    in any case. ValueError if an unfinished one would have had other rates, or has more epochs behind it.
+    """
+    lengthened, done = list(state.get("lengthened", [])), state["epoch"]
+    if state["epochs"] == recipe.epochs:
+        return lengthened
+    before = dataclasses.replace(recipe, epochs=state["epochs"])
+    of_before, of_now = (sum(stage.epochs for stage in each.plan()) for each in (before, recipe))
+    if done > of_now or (state["partial"] and done == of_now):
+        raise ValueError(
+            f"the run in this folder has {done} epochs behind it, more than the {of_now} of --epochs {recipe.epochs}: "
+            "ask for more, or test the weights of an earlier epoch with --mode test --resume_test_epoch EPOCH"
+        )
+    begun = done + bool(state["partial"])
+    if rates(before, begun) == rates(recipe, begun):
+        return lengthened
+    if done < of_before:
+        raise ValueError(
+            f"the run in this folder was begun with --epochs {state['epochs']} and is in epoch {done + 1}; with "
+            f"--epochs {recipe.epochs} those before would have had other rates (--schedule {recipe.schedule}). Finish "
+            "it with the number it was begun with, and lengthen it then; or give another --output_path"
+        )
+    return [*lengthened, state["epochs"]]
 
 
-def difference(theirs, ours) -> str:
-    """The first few entries in which two settings differ, for a message."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        keys = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
-        return ", ".join(f"{k} was {theirs.get(k, 'default')!r}, now {ours.get(k, 'default')!r}" for k in keys[:5])
-    return f"was {theirs!r}, now {ours!r}"
+def rates(recipe, epochs: int) -> list[tuple[tuple[str, ...], float]]:
+    """(open layers, factor of the base rate) of each of the first `epochs` epochs."""
+    stages, found = recipe.plan(), []
+    for epoch in range(epochs):
+        index, counted = stage_of(stages, epoch)
+        found.append((stages[index].trainable, lr_factor(recipe, *counted)))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -616,19 +668,26 @@ class Files:
 
     def write(self, path: Path, make: Callable[[], dict]) -> None:
         """Begin to write what `make` returns, as it is now."""
+        self._begin(make, lambda state: checkpoints.save(path, state))
+
+    def keep(self, folder: checkpoints.Folder, make: Callable[[], dict]) -> None:
+        """Begin to write what `make` returns, as it is now, as the last.pt of `folder`."""
+        self._begin(make, folder.keep)
+
+    def _begin(self, make: Callable[[], dict], save: Callable[[dict], None]) -> None:
         self.wait()
         if self.active:
             state = on_host(make())
             copied = torch.cuda.Event() if torch.cuda.is_available() else None
             if copied:
                 copied.record()
-            self.pending = self.pool.submit(self._write, path, state, copied)
+            self.pending = self.pool.submit(self._save, save, state, copied)
 
     @staticmethod
-    def _write(path: Path, state: dict, copied) -> None:
+    def _save(save: Callable[[dict], None], state: dict, copied) -> None:
         if copied:
             copied.synchronize()
-        checkpoints.save(path, state)
+        save(state)
 
     def wait(self) -> None:
         """Until all is on the disk."""

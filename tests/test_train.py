@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import threading
-from collections import namedtuple
 from types import SimpleNamespace
 
 import pytest
@@ -413,15 +412,25 @@ def test_an_interrupted_epoch_goes_on_bit_for_bit():
 METRICS = {"set": {"rank1": 0.5, "mAP": 0.25}}
 
 
-def fit(folder, loader=None, row=None, evaluate=lambda model, stop: METRICS, description=None, net=None, resume=True):
+def fit(
+    folder,
+    loader=None,
+    row=None,
+    evaluate=lambda model, stop: METRICS,
+    description=None,
+    net=None,
+    resume=True,
+    tested="",
+):
     torch.manual_seed(0)
     net = net or Net(dropout=0.2)
     terms = criterion(center=5e-4)
     row = row or recipe(epochs=4, eval_every=2, optimizer="amsgrad", schedule="cosine")
     said = []
     log = train.fit(
-        net, terms, loader or Batches(), row, train.Folder(folder, description or {"recipe": "demo"}, resume), evaluate,
-        say=said.append,
+        net, terms, loader or Batches(), row,
+        checkpoints.Folder(folder, description or {"recipe": "demo"}, resume, tested=tested),
+        evaluate, say=said.append,
     )  # fmt: skip
     return SimpleNamespace(log=log, said=said, net=net, terms=terms, state=checkpoints.load(folder / "last.pt"))
 
@@ -448,7 +457,9 @@ def test_files_of_a_run(tmp_path):
     assert [line.get("metrics") for line in lines] == [None, METRICS, None, METRICS]
     assert {"lr", "seconds", "images_per_second", "loss", "id", "triplet", "center"} <= lines[0].keys()
     assert lines[0]["lr"] == pytest.approx(DEMO.lr) and lines[2]["lr"] == pytest.approx(DEMO.lr / 2)
-    assert {path.name for path in tmp_path.glob("*.pt")} == {"last.pt", "model.pt", "model_2.pt", "model_4.pt"}
+    assert {path.name for path in tmp_path.glob("*.pt")} == {
+        "last.pt", "previous.pt", "model.pt", "model_2.pt", "model_4.pt"
+    }  # fmt: skip
     final = checkpoints.load(tmp_path / "model.pt")
     assert final["epoch"] == 4 and same(final["model"], dict(run.net.state_dict())) and final["recipe"] == "demo"
     assert not same(checkpoints.load(tmp_path / "model_2.pt")["model"], final["model"])
@@ -608,10 +619,99 @@ def test_a_collapsed_triplet_loss_is_warned_of_from_the_second_epoch(tmp_path, m
     assert sum("WARNING: it has collapsed" in text for text in fit(tmp_path).said) == 3
 
 
-def test_what_differs_between_two_settings_is_named():
-    Row = namedtuple("Row", "theirs ours text")
-    rows = [Row({"a": 1}, {"a": 2}, "a was 1, now 2"), Row({}, {"b": 3}, "b was 'default', now 3"), Row(1, 2, "was 1")]
-    assert all(row.text in train.difference(row.theirs, row.ours) for row in rows)
+def test_all_that_differs_between_two_settings_is_named():
+    theirs = {"seed": 1, "overrides": {"lr": 0.1, "epochs": 3}, "data": {"market": "9 images"}}
+    ours = {"seed": 2, "overrides": {"p": 4, "epochs": 5}, "data": {"market": "8 images"}, "amp": "none"}
+    assert checkpoints.differences(theirs, ours, {"epochs"}) == [
+        "seed was 1, now 2",
+        "lr was 0.1, now the default",
+        "p was the default, now 4",
+        "market was 9 images, now 8 images",
+        "amp was not recorded, now none",
+    ]
+    assert not checkpoints.differences(theirs, theirs)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "field"])
+def test_without_a_whole_last_pt_the_one_before_it_is_gone_on_from(tmp_path, damage):
+    """And the run ends bit for bit as one that nothing happened to."""
+    whole = fit(tmp_path / "whole", row=recipe(epochs=4, schedule="cosine"))
+
+    class Dies(Batches):
+        def epoch(self, epoch, start=0):
+            if epoch == 2:
+                raise KeyboardInterrupt
+            return super().epoch(epoch, start)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "died", Dies(), row=recipe(epochs=4, schedule="cosine"))
+    last = tmp_path / "died" / "last.pt"
+    assert [checkpoints.load(last.with_name(name))["epoch"] for name in ("previous.pt", "last.pt")] == [1, 2]
+    if damage == "cut":
+        last.write_bytes(last.read_bytes()[:-999])
+    elif damage == "gone":
+        last.unlink()
+    else:
+        checkpoints.save(last, {k: v for k, v in checkpoints.load(last).items() if k != "optimizers"})
+    run = fit(tmp_path / "died", row=recipe(epochs=4, schedule="cosine"))
+    assert same(run.state, whole.state) and "after epoch 1 of 4" in run.said[0]
+    assert ("previous.pt instead" in run.said[0]) == (damage != "gone")
+
+
+def test_where_no_checkpoint_is_whole_the_message_can_be_followed(tmp_path):
+    fit(tmp_path)
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(ValueError, match="last.pt .* --resume no"):
+        fit(tmp_path)
+
+
+def test_what_a_finished_run_has_lost_is_written_again(tmp_path):
+    run = fit(tmp_path)
+    weights = checkpoints.load(tmp_path / "model.pt")
+    (tmp_path / "model.pt").write_bytes(b"damaged")
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "model_4.pt").unlink()
+    again = fit(tmp_path, evaluate=lambda model, stop: pytest.fail("there is nothing new to measure"))
+    assert again.log == run.log and (tmp_path / "log.jsonl").exists()
+    assert all(same(checkpoints.load(tmp_path / name), weights) for name in ("model.pt", "model_4.pt"))
+
+
+def test_another_test_of_a_finished_run_is_measured_anew(tmp_path):
+    before, other = fit(tmp_path), {"set": {"rank1": 0.75, "mAP": 0.5}}
+    again = fit(tmp_path, evaluate=lambda model, stop: other, tested="other options")
+    assert again.log[-1]["metrics"] == other and again.log[:-1] == before.log[:-1]
+    assert same(again.net.state_dict(), before.net.state_dict())
+    fit(tmp_path, evaluate=lambda model, stop: pytest.fail("it was measured already"), tested="other options")
+
+
+def test_a_run_that_is_made_longer_is_the_long_run_where_its_rates_are(tmp_path):
+    steps = dict(schedule="multistep", milestones=(3,))
+    long = fit(tmp_path / "long", row=recipe(epochs=6, **steps))
+    fit(tmp_path / "short", row=recipe(epochs=4, **steps))
+    again = fit(tmp_path / "short", row=recipe(epochs=6, **steps))
+    assert same(again.net.state_dict(), long.net.state_dict()) and "lengthened" not in again.state
+    with pytest.raises(ValueError, match="6 epochs behind it, more than the 5"):
+        fit(tmp_path / "short", row=recipe(epochs=5, **steps))
+
+
+def test_a_run_that_is_made_longer_past_its_schedule_says_so(tmp_path):
+    fit(tmp_path, row=recipe(epochs=3, schedule="cosine"))
+    again = fit(tmp_path, row=recipe(epochs=5, schedule="cosine"))
+    assert any("made for 3" in text for text in again.said) and again.state["lengthened"] == [3]
+    assert checkpoints.load(tmp_path / "model.pt")["lengthened"] == [3] and len(again.log) == 5
+    assert not any("made for 3" in text for text in fit(tmp_path, row=recipe(epochs=5, schedule="cosine")).said)
+
+    class Dies(Batches):
+        def epoch(self, epoch, start=0):
+            if epoch == 2:
+                raise KeyboardInterrupt
+            return super().epoch(epoch, start)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "unfinished", Dies(), row=recipe(epochs=4, schedule="cosine"))
+    with pytest.raises(ValueError, match="begun with --epochs 4 and is in epoch 3.*other rates"):
+        fit(tmp_path / "unfinished", row=recipe(epochs=6, schedule="cosine"))
 
 
 def test_compiled_network_trains_alike():

@@ -1,0 +1,251 @@
+"""A run folder belongs to one experiment, and a file of results to one test: trials of the whole program."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoints
+import main
+import test_smoke
+from machine import lock
+
+TINY = ("--recipe", "demo", "--epochs", "2", "--steps", "3", "--p", "4", "--k", "2", "--image_size", "64", "32")
+TINY += ("--warmup_epochs", "0", "--num_queries", "0", "--amp", "none", "--pretrained", "none", "--threads", "1")
+
+
+def run(*words: str | Path) -> int:
+    return main.main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return test_smoke.small_set(tmp_path_factory.mktemp("runs"), num_train_pids=8, num_test_pids=6)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    assert run("--market_path", data, "--output_path", folder, *TINY) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def mine(data, tmp_path) -> Path:
+    """A copy of the data that may be changed."""
+    return Path(shutil.copytree(data, tmp_path / "data"))
+
+
+def results(path: Path) -> dict:
+    return json.loads(path.read_text())["market"]
+
+
+def weights(folder: Path) -> dict:
+    return checkpoints.load(folder / "model.pt")["model"]
+
+
+def images(data: Path, subset: str) -> list[Path]:
+    return sorted((data / subset).glob("*.jpg"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What decides the weights
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def lose(data: Path) -> tuple:
+    images(data, "bounding_box_train")[0].unlink()
+    return ()
+
+
+def relabel(data: Path) -> tuple:
+    image = images(data, "bounding_box_train")[0]
+    camera = "_c2" if "_c1" in image.name else "_c1"
+    image.rename(image.with_name(re.sub(r"_c\d", camera, image.name)))
+    return ()
+
+
+def enlarge(data: Path) -> tuple:
+    image = images(data, "bounding_box_train")[0]
+    image.write_bytes(image.read_bytes() + b"\0")
+    return ()
+
+
+OTHERS = {
+    "an image less": (lose, "market was .* images .*, now"),
+    "another label": (relabel, "market was"),
+    "another file": (enlarge, "market was"),
+    "another rate": (lambda data: ("--lr", "0.001"), "lr was the default, now 0.001"),
+    "another seed": (lambda data: ("--seed", "5"), "seed was 0, now 5"),
+    "people held out": (lambda data: ("--validation_ids", "2"), "validation_ids was 0, now 2"),
+    "all images": (lambda data: ("--use_all_images",), "use_all_images was False, now True"),
+    "smaller parts": (lambda data: ("--accumulate", "2"), "accumulate was 1, now 2"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_decides_the_weights_and_differs_is_refused_and_listed(name, folder, mine, capfd):
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    change, words = OTHERS[name]
+    flags = change(mine)
+    assert run("--market_path", mine, "--output_path", folder, *TINY, *flags) == 1
+    told = capfd.readouterr()
+    assert re.search(words, told.err), told.err
+    assert "Training images" not in told.out  # nothing was decoded yet
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_data_set_that_was_moved_is_the_same(folder, mine):
+    assert run("--market_path", mine, "--output_path", folder, *TINY) == 0
+
+
+def test_another_version_of_the_suite_is_another_run(folder, data, monkeypatch, capfd):
+    monkeypatch.setattr(checkpoints, "VERSION", "9.9.9")
+    assert run("--market_path", data, "--output_path", folder, *TINY) == 1
+    assert "now 9.9.9" in capfd.readouterr().err
+
+
+def test_other_weights_to_start_from_are_another_run(data, tmp_path, finished, capfd):
+    start, out = tmp_path / "start.pt", tmp_path / "out"
+    flags = ("--market_path", data, "--output_path", out, *TINY, "--pretrained", start)
+    shutil.copy(finished / "model.pt", start)
+    assert run(*flags) == 0
+    state = checkpoints.load(start)
+    state["model"] = {
+        name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in state["model"].items()
+    }
+    checkpoints.save(start, state)
+    assert run(*flags) == 1 and "pretrained_sha256 was" in capfd.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What decides a result
+# ---------------------------------------------------------------------------------------------------------------------
+
+TESTS = (
+    ("--rerank", "--rerank_k1", "4", "--rerank_k2", "2"),
+    ("--flip_test",),
+    ("--protocol", "none"),
+    ("--metric", "cosine"),
+    ("--details",),
+    ("--query_expansion", "2", "1"),
+    ("--max_rank", "12"),
+)
+
+
+@pytest.mark.parametrize("flags", TESTS, ids=lambda flags: flags[0][2:])
+def test_a_finished_run_answers_the_test_that_is_asked(flags, folder, data, tmp_path):
+    """With the numbers that a test of its weights has, and its weights as they were."""
+    before, kept = results(folder / "metrics.json"), weights(folder)
+    assert run("--market_path", data, "--output_path", folder, *TINY, *flags) == 0
+    now = results(folder / "metrics.json")
+    assert run("--mode", "test", "--market_path", data, "--weights", folder / "model.pt",
+               "--output_path", tmp_path / "t", "--threads", "1", *flags) == 0  # fmt: skip
+    [file] = (tmp_path / "t").glob("metrics_model.pt_*.json")
+    fresh = results(file)
+    same = {key: value for key, value in fresh.items() if key not in ("measured", "images_per_second")}
+    assert {key: now[key] for key in same} == same
+    assert before["measured"] != now["measured"]
+    after = weights(folder)
+    assert all(torch.equal(value, after[name]) for name, value in kept.items())
+
+
+def test_another_gallery_is_measured_anew(folder, mine):
+    before = results(folder / "metrics.json")
+    images(mine, "bounding_box_test")[-1].unlink()
+    assert run("--market_path", mine, "--output_path", folder, *TINY) == 0
+    now = results(folder / "metrics.json")
+    assert now["num_gallery"] == before["num_gallery"] - 1
+    assert now["measured"]["data"] != before["measured"]["data"]
+
+
+def test_a_finished_run_can_be_lengthened(folder, data, capfd):
+    assert run("--market_path", data, "--output_path", folder, *TINY, "--epochs", "3") == 0
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 3
+    told, measured = capfd.readouterr().out, results(folder / "metrics.json")["measured"]
+    assert ("made for 2" in told) == (measured.get("lengthened") == [2])
+
+
+def test_two_tests_never_write_one_file(folder, data, tmp_path):
+    trained = (folder / "metrics.json").read_bytes()
+    other = tmp_path / "other" / "model.pt"
+    other.parent.mkdir()
+    state = checkpoints.load(folder / "model.pt")
+    state["model"] = {
+        name: tensor * 0.5 if tensor.is_floating_point() else tensor for name, tensor in state["model"].items()
+    }
+    checkpoints.save(other, state)
+    shutil.copy(other, tmp_path / "model.pth.tar-150")
+    test = ("--mode", "test", "--market_path", data, "--output_path", folder, "--threads", "1")
+    for flags in ((), ("--weights", other), ("--weights", tmp_path / "model.pth.tar-150"), ("--flip_test",)):
+        assert run(*test, *flags) == 0
+    found = sorted(path.name for path in folder.glob("metrics*.json"))
+    assert len(found) == 5 and (folder / "metrics.json").read_bytes() == trained
+    assert run(*test, "--flip_test") == 0  # the same test is the same file
+    assert sorted(path.name for path in folder.glob("metrics*.json")) == found
+    measured = [results(path)["measured"] for path in folder.glob("metrics_*.json")]
+    assert len({(each["weights_sha256"], each["options"]["flip"], each["weights"]) for each in measured}) == 4
+
+
+def test_lost_files_of_a_finished_run_come_back(folder, data):
+    kept = weights(folder)
+    (folder / "metrics.json").write_text("{")
+    (folder / "log.jsonl").unlink()
+    (folder / "model.pt").write_bytes(b"PK")
+    assert run("--market_path", data, "--output_path", folder, *TINY) == 0
+    assert results(folder / "metrics.json")["num_valid"] > 0 and (folder / "log.jsonl").exists()
+    after = weights(folder)
+    assert all(torch.equal(value, after[name]) for name, value in kept.items())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Before anything slow
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def unreadable(path: Path) -> tuple:
+    path.write_bytes(path.read_bytes()[:200])
+    return ()
+
+
+LATE = {
+    "a query that cannot be read": (lambda d, t: unreadable(images(d, "query")[0]), "cannot be read"),
+    "a gallery image": (lambda d, t: unreadable(images(d, "bounding_box_test")[-1]), "cannot be read"),
+    "no such weights": (lambda d, t: ("--pretrained", t / "none.pth"), "none.pth"),
+    "no such backbone": (lambda d, t: ("--backbone", "resnet19"), "resnet19"),
+    "a head that the backbone has not": (lambda d, t: ("--recipe", "pcb", "--backbone", "vit_tiny_patch16_224"), "vit"),
+    "too many people": (lambda d, t: ("--p", "99"), "--p"),
+    "parts of a batch": (lambda d, t: ("--accumulate", "5"), "--accumulate"),
+    "a file for a folder": (lambda d, t: ("--output_path", d / "readme.txt" / "x"), "--output_path"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_would_end_a_run_ends_it_before_images_are_decoded(name, mine, tmp_path, capfd):
+    (mine / "readme.txt").write_text("")
+    change, words = LATE[name]
+    flags = [str(flag) for flag in change(mine, tmp_path)]
+    where = () if "--output_path" in flags else ("--output_path", tmp_path / "out")
+    assert run("--market_path", mine, *where, *TINY, *flags) == 1
+    told = capfd.readouterr()
+    assert words in told.err and "Training images" not in told.out
+    assert "Traceback" not in told.err and "Error:" not in told.err, told.err
+
+
+def test_a_second_run_in_one_folder_is_refused_and_touches_nothing(folder, data, capfd):
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != lock.NAME}
+    with lock.held(folder):
+        assert run("--market_path", data, "--output_path", folder, *TINY, "--flip_test") == 1
+    assert f"in use by process {os.getpid()}" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
