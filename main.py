@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import json
 import os
 import shutil
 import sys
@@ -573,14 +574,37 @@ def mode_test(args, recipe: Recipe) -> None:
         return
     weights = args.weights or checkpoints.of_run(run.output, args.resume_test_epoch)
     told = measured(results, tested, weights, args.seed)
-    # one test, one file: neither a training's own metrics.json nor another test's is written over
-    which = fingerprint.of_settings({"weights": fingerprint.of_file(weights), "test": tested.digest()})
-    path = run.output / f"metrics_{weights.name}_{which[:8]}.json"
+    digest = fingerprint.of_settings({"weights": fingerprint.of_file(weights), "test": tested.digest()})
+    for each in told.values():
+        each["measured"]["fingerprint"] = digest
+    path = results_file(run.output, weights, digest)
     files.write_json(path, told)
     print("\n" + tester.table(results, loaded.trained_on, loaded.recipe) + f"\n\nresults       {path}")
     for name, metrics in results.items():
         if "search" in metrics:
-            print(f"pictures      {tester.search_heatmap(metrics['search'], run.output / f'search_{name}.png')}")
+            picture = path.with_name(f"{path.stem.replace('metrics', 'search', 1)}_{name}.png")
+            print(f"pictures      {tester.search_heatmap(metrics['search'], picture)}")
+
+
+def results_file(folder: Path, weights: Path, digest: str) -> Path:
+    """``metrics_<weights>.json`` for the test `digest`; where another test has it, with that digest in its name.
+
+    So one test has one file, and neither a training's own metrics.json nor another test's is written over.
+    """
+    stem = weights.stem if weights.suffix in reading.WEIGHT_SUFFIXES else weights.name
+    path = folder / f"metrics_{stem}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.touch(exist_ok=False)  # of two tests that end together one finds it there
+    except FileExistsError:
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if any(each["measured"]["fingerprint"] == digest for each in held.values()):
+                return path
+        return folder / f"metrics_{stem}_{digest[:8]}.json"
+    except OSError:
+        pass  # writing it says why
+    return path
 
 
 def make_tester(

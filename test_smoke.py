@@ -96,10 +96,10 @@ def test_test_mode_repeats_the_result_without_model_flags(trained, data, capsys)
     assert "market2market" in capsys.readouterr().out
 
 
-def test_rerank_reports_the_same_keys_once_more(trained, data):
-    words = ("--market_path", data, "--weights", trained / "model.pt", "--output_path", trained)
+def test_rerank_reports_the_same_keys_once_more(trained, data, tmp_path):
+    words = ("--market_path", data, "--weights", trained / "model.pt", "--output_path", tmp_path)
     assert run("--mode", "test", *words, "--rerank", "--rerank_k1", 5, "--rerank_k2", 2, "--flip_test") == 0
-    metrics = json.loads((trained / "metrics_model.json").read_text())["market"]
+    metrics = json.loads((tmp_path / "metrics_model.json").read_text())["market"]
     assert {"mAP", "mINP", "rank1", "num_valid"} <= metrics["reranked"].keys()
     assert metrics["reranked"]["mAP"] != metrics["mAP"]
     assert metrics["measured"]["options"]["rerank"]["k1"] == 5 and metrics["measured"]["options"]["flip"] is True
@@ -255,7 +255,7 @@ def test_search_chooses_on_people_held_out_of_training(data, tmp_path, monkeypat
     best = metrics["market_val"]["search"][0]
     assert all(metrics["market"]["reranked"][key] == best[key] for key in ("k1", "k2", "lambda_value"))
     assert "search" not in metrics["market"] and metrics["market"]["verification"]["pairs_of_two"] > 0
-    assert (tmp_path / "search_market_val.png").stat().st_size > 0
+    assert (tmp_path / "search_model_market_val.png").stat().st_size > 0
     assert "re-ranked with the best" in capsys.readouterr().out
     assert run("--mode", "test", *words, "--validation_ids", 4, "--search_rerank") == 1
     assert "has seen people" in capsys.readouterr().err
