@@ -422,6 +422,10 @@ def customised(recipe: Recipe, given: dict) -> Recipe:
     recipe = with_values(recipe, given)
     if recipe.frame_by_frame and recipe.temporal_pooling == "attention":
         raise ValueError("--temporal_pooling attention learns from whole tracklets: leave out --frame_by_frame")
+    if recipe.optimizer == "sgd" and recipe.nesterov and not recipe.momentum:
+        raise ValueError("--nesterov needs a --momentum above 0")
+    if not recipe.weighs_a_loss:
+        raise ValueError("every loss has weight 0, so there is nothing to learn from: give --id_weight or another")
     if recipe.pretrained == "none" and recipe.fixbase_epochs and not recipe.stages:
         recipe = recipe.with_(fixbase_epochs=0)  # freezing protects pretrained layers; there are none
     recipe.plan()  # raises where its stages do not fit into its epochs

@@ -348,6 +348,13 @@ class Recipe:
         return bool(self.id_weight and self.id_loss in ("softmax", "focal")) or bool(self.mutual_kl_weight)
 
     @property
+    def weighs_a_loss(self) -> bool:
+        """Whether any loss is there: with `balance_sigma` those that it balances, which need a weight too."""
+        fields = (name for name, about in FIELDS.items() if about.group == "losses" and name.endswith("_weight"))
+        own = (self.options.get(f"{name}_weight", term.weight) for name, term in self.terms.items())
+        return any(getattr(self, name) for name in fields) or any(own)
+
+    @property
     def uses_cameras(self) -> bool:
         """Whether the network reads the camera of an image."""
         return bool(self.sie_weight) and "num_cameras" in arguments(self.network)

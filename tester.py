@@ -86,6 +86,13 @@ class Features:
         return [sample.path for sample in self.samples]
 
 
+def gallery_images(splits: datasets.Splits) -> tuple[datasets.Sample, ...]:
+    """The gallery, or the images of all published ones, each once, however many of them show it."""
+    if not splits.trials:
+        return splits.gallery
+    return tuple({sample.path: sample for trial in splits.trials for sample in trial}.values())
+
+
 class Sized:
     """Batches with a length and a number of images, for progress bars."""
 
@@ -122,6 +129,24 @@ class Tester:
         self.camera_label, self.group = camera_label, group
         self.left_out: dict[str, dict[str, list[str]]] = {}  # data set -> side -> files that could not be read
         self.last: dict[str, Shown] = {}  # what pages are drawn from, of the last evaluation of each set
+        for name in splits:
+            self.check_options(name)
+
+    def check_options(self, name: str) -> None:
+        """ValueError if data set `name` cannot be tested as asked: before anything is trained for it or computed."""
+        if self.recipe.test_distance == "local" and (self.options.multi_query or self.options.expansion):
+            raise ValueError(
+                "--multi_query and --query_expansion make new embeddings, and --test_distance local compares parts: "
+                "leave them out, or use --test_distance global"
+            )
+        if self.options.multi_query and not self.splits[name].multi_query:
+            raise ValueError(f"{name} has no multi-query images (Market-1501 keeps them in gt_bbox/)")
+        count = len(gallery_images(self.splits[name]))
+        if self.options.expansion and self.options.expansion[0] > count:
+            raise ValueError(
+                f"--query_expansion {self.options.expansion[0]} asks for more neighbours than the gallery of {name} "
+                f"has: {count:,}"
+            )
 
     def loader(self, samples: Sequence[datasets.Sample], name: str = "") -> loaders.EvalLoader:
         """`samples` of set `name` in order, prepared as the recipe tests.
@@ -203,21 +228,12 @@ class Tester:
     def query_and_gallery(self, model, name: str, stop=None) -> tuple[Features, Features]:
         """Features of both sides of data set `name`, after multi-query pooling and query expansion if asked for."""
         splits = self.splits[name]
-        if self.recipe.test_distance == "local" and (self.options.multi_query or self.options.expansion):
-            raise ValueError(
-                "--multi_query and --query_expansion make new embeddings, and --test_distance local compares parts: "
-                "leave them out, or use --test_distance global"
-            )
+        shown = gallery_images(splits)
         query = self.shared(model, splits.query, f"query of {name}", stop, name)
-        shown = splits.gallery
-        if splits.trials:  # each image once, however many trials show it
-            shown = tuple({s.path: s for trial in splits.trials for s in trial}.values())
         gallery = self.shared(model, shown, f"gallery of {name}", stop, name)
         check_distinct(query, gallery, name)
         if self.options.multi_query:
             images = sorted({s for group in splits.multi_query for s in group}, key=lambda s: s.path)
-            if not images:
-                raise ValueError(f"{name} has no multi-query images (Market-1501 keeps them in gt_bbox/)")
             more = self.shared(model, images, f"multi-query of {name}", stop, name)
             pooled = evaluate.pool_queries(
                 query.pids,

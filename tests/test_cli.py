@@ -256,6 +256,15 @@ def test_an_empty_word_is_refused_by_every_flag_that_takes_one(capsys):
     assert len(flags) > 100
 
 
+@pytest.mark.parametrize(("given", "message"), [
+    ({"id_weight": 0.0, "triplet_weight": 0.0, "center_weight": 0.0}, "every loss has weight 0.*--id_weight"),
+    ({"optimizer": "sgd", "momentum": 0.0, "nesterov": True}, "--nesterov needs a --momentum"),
+])  # fmt: skip
+def test_numbers_that_exclude_one_another_are_named_by_their_flags(given, message):
+    with pytest.raises(ValueError, match=message):
+        cli.customised(RECIPES["bot"], given)
+
+
 def test_values_that_a_checkpoint_keeps_are_held_to_the_same_ranges():
     for given, message in (({"lr": -1.0}, "--lr is -1.0, expected a number"), ({"mean": (0.5, 0.5)}, "--mean is"),
                            ({"parts": 0}, "option parts is 0, expected a whole number"), ({"p": True}, "--p is True"),

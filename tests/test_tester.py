@@ -197,6 +197,11 @@ def test_features_that_are_no_numbers_are_counted_and_named_in_every_mode(tmp_pa
         evaluated(splits)(Broken())
 
 
+def test_more_neighbours_than_images_are_refused_before_anything_is_computed(tmp_path):
+    with pytest.raises(ValueError, match="--query_expansion 8 .* the gallery of market has: 7"):
+        evaluated(shaded(tmp_path, "market1501"), expansion=(8, 3.0))
+
+
 def any_number_tells(monkeypatch):
     """Let a figure be told from any number of pairs."""
     monkeypatch.setattr(details, "PAIRS_TO_TELL", 1)
