@@ -19,6 +19,7 @@ from torch import Tensor
 from machine import ranges
 
 INF = float("inf")
+INT64_MAX = np.iinfo(np.int64).max
 JUNK_PID = -1  # of images too poor to be called right or wrong: no query sees them
 
 
@@ -292,9 +293,10 @@ def _few(numbers: Tensor, limit: int = 5) -> str:
 def pair_of_labels(pids, camids, what: str) -> tuple[Tensor, Tensor]:
     """(N,) int64 each, on the CPU."""
     arrays = [np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x) for x in (pids, camids)]
-    if any(x.ndim != 1 or x.dtype.kind not in "iu" for x in arrays) or len(arrays[0]) != len(arrays[1]):
+    wrong = (x.ndim != 1 or x.dtype.kind not in "iu" or (x > INT64_MAX).any() for x in arrays)
+    if any(wrong) or len(arrays[0]) != len(arrays[1]):
         found = " and ".join(f"{x.dtype} {x.shape}" for x in arrays)
-        raise ValueError(f"{what} pids and camids are {found}: expected one integer of each per image")
+        raise ValueError(f"{what} pids and camids are {found}: expected one integer of each per image, up to 2^63 - 1")
     if not len(arrays[0]):
         raise ValueError(f"there are no {what} images")
     pids, camids = (torch.from_numpy(x.astype(np.int64)) for x in arrays)

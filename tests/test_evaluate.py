@@ -395,6 +395,8 @@ def test_infinite_distances_are_allowed_and_last():
         ({"distmat": np.ones((9, 39))}, "labels are for"),
         ({"query_pids": [1, 2]}, "expected one integer of each per image"),
         ({"query_pids": list("abcdefghi")}, "expected one integer"),
+        ({"query_pids": [2**63] * 9}, "uint64 .* expected one integer"),
+        ({"query_camids": [10**20] * 9}, "object .* expected one integer"),
         ({"gallery_pids": [], "gallery_camids": []}, "integer|no gallery images"),
         ({"max_rank": 0}, "max_rank is 0"),
     ],

@@ -197,6 +197,23 @@ def test_features_that_are_no_numbers_are_counted_and_named_in_every_mode(tmp_pa
         evaluated(splits)(Broken())
 
 
+def test_mean_and_std_are_flags_that_reach_training_test_and_metrics(tmp_path):
+    import cli
+    import main
+
+    words = "--recipe bot --mean 0.5 0.4 0.3 --std 0.25 0.5 1 --image_size 32 16".split()
+    args, recipe = cli.parse(words)
+    recipe = cli.customised(recipe, cli.overrides(args))
+    trained = main.augmentation_of(recipe)
+    assert (trained.mean, trained.std) == (recipe.mean, recipe.std) == ((0.5, 0.4, 0.3), (0.25, 0.5, 1.0))
+    made = tester.Tester(recipe, {"market": shaded(tmp_path, "market1501")}, Options(), device=torch.device("cpu"))
+    (images, _), *_ = made.loader(made.splits["market"].query, "market")
+    expected = (torch.tensor([50.0, 90, 200])[:, None] / 255 - torch.tensor([0.5, 0.4, 0.3])) / torch.tensor(recipe.std)
+    torch.testing.assert_close(images.mean(dim=(2, 3)), expected)
+    measured = made.conditions("market")
+    assert (measured["mean"], measured["std"]) == (recipe.mean, recipe.std)
+
+
 def test_more_neighbours_than_images_are_refused_before_anything_is_computed(tmp_path):
     with pytest.raises(ValueError, match="--query_expansion 8 .* the gallery of market has: 7"):
         evaluated(shaded(tmp_path, "market1501"), expansion=(8, 3.0))
