@@ -422,6 +422,8 @@ def customised(recipe: Recipe, given: dict) -> Recipe:
     recipe = with_values(recipe, given)
     if recipe.frame_by_frame and recipe.temporal_pooling == "attention":
         raise ValueError("--temporal_pooling attention learns from whole tracklets: leave out --frame_by_frame")
+    if recipe.p * recipe.k == 1:
+        raise ValueError("--p 1 --k 1 is a batch of one image, of which no batch norm has a mean; give more of one")
     if recipe.optimizer == "sgd" and recipe.nesterov and not recipe.momentum:
         raise ValueError("--nesterov needs a --momentum above 0")
     if not recipe.weighs_a_loss:

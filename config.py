@@ -162,7 +162,7 @@ class Recipe:
     sie_weight: float = field(
         0.0, "weight of TransReID's camera embedding, 0 for none", "network", network=True, within=WEIGHT
     )
-    members: int = field(1, "networks that learn from each other", "network", within=Range(1, 16))
+    members: int = field(1, "networks that learn from each other", "network", within=Range(1, 8))
 
     image_size: tuple[int, int] = field(
         (256, 128), "height and width in pixels", "images", unit=("H", "W"), within=Range(8, 4_096)
@@ -191,8 +191,8 @@ class Recipe:
 
     # P identities x K images, or `batch_size` shuffled images where p is 0; of a video set all three count tracklets
     p: int = field(0, "identities in a batch; 0: shuffled images", "batches", within=Range(0, 4_096))
-    k: int = field(0, "images of each identity", "batches", within=Range(0, 1_024))
-    batch_size: int = field(64, "images in a shuffled batch (with --p 0)", "batches", within=Range(1, 65_536))
+    k: int = field(0, "images of each identity", "batches", within=Range(0, 256))
+    batch_size: int = field(64, "images in a shuffled batch (with --p 0)", "batches", within=Range(2, 4_096))
     steps: int | None = field(
         None,
         "iterations per epoch, which published results depend on; None: once through the data as the sampler goes",

@@ -258,6 +258,7 @@ def test_an_empty_word_is_refused_by_every_flag_that_takes_one(capsys):
 
 @pytest.mark.parametrize(("given", "message"), [
     ({"id_weight": 0.0, "triplet_weight": 0.0, "center_weight": 0.0}, "every loss has weight 0.*--id_weight"),
+    ({"p": 1, "k": 1, "triplet_weight": 0.0}, "--p 1 --k 1 is a batch of one image"),
     ({"optimizer": "sgd", "momentum": 0.0, "nesterov": True}, "--nesterov needs a --momentum"),
 ])  # fmt: skip
 def test_numbers_that_exclude_one_another_are_named_by_their_flags(given, message):
