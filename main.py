@@ -169,14 +169,10 @@ def output_folder(args, recipe: Recipe, trains: list[str]) -> Path:
     if args.output_path is None and args.weights is not None and args.mode != "train":
         file = args.weights
         content = fingerprint.of_file(file) if file.is_file() else ""  # where it is none, reading it says so
-        return Path("runs") / f"{called_after(file, content, str(args.gallery_path))}_{args.mode}"
+        identity = "\0".join(map(str, (content, args.gallery_path, args.query_image)))
+        digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:8]
+        return Path("runs") / f"{files.safe_name(file.stem)}_{digest}_{args.mode}"
     return args.output_path or Path("runs") / f"{recipe.name}_{'+'.join(trains or ['none'])}"
-
-
-def called_after(file: Path, *identity: str) -> str:
-    """A folder's name for what is made of `file`: its name, and a digest of what tells it from others of that name."""
-    digest = hashlib.sha256("\0".join(identity).encode(errors="surrogateescape")).hexdigest()[:8]
-    return f"{files.safe_name(file.stem)}_{digest}"
 
 
 def description_of(args, recipe: Recipe, given: dict, run: Run, data: datasets.TrainingSet) -> dict:
@@ -737,7 +733,7 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
     query, gallery = features.only([0]), features.only(list(range(1, len(features.samples))))
     [ranking] = plain.nearest(query, gallery, args.top_k)
     page = visualize.Page(f"{args.query_image.name} in {args.gallery_path}", "1 query", labelled=False)
-    folder = run.output / "visualize" / called_after(args.query_image, str(args.query_image.resolve()))
+    folder = run.output / "visualize" / files.safe_name(args.query_image.stem)
     file = visualize.draw_ranks(folder, [ranking], query.samples, gallery.samples, page)
     compared = "re-ranked" if plain.options.rerank else loaded.recipe.metric
     print(f"\nnearest by {compared} distance (smaller is more alike):")

@@ -109,8 +109,8 @@ def as_line(path: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """`name` as a part of the name of a new file or folder: letters, digits, `_.-`, 50 at most."""
-    return re.sub(r"[^\w.-]", "_", name)[:50]
+    """`name` as a part of the name of a new file or folder: letters, digits, `_.-`, no dot first, 50 at most."""
+    return re.sub(r"^\.+|[^\w.-]", "_", name)[:50]
 
 
 def check_folder(folder: str | os.PathLike, flag: str = "--output_path") -> None:
