@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import shutil
 
 import pytest
@@ -258,3 +259,45 @@ def test_query_and_gallery_alone(tmp_path, capsys):
     assert "own: usable for a test" in capsys.readouterr().out
     assert main.main([*words, "--train_dataset", "own"]) == 1
     assert "no training images" in capsys.readouterr().out
+
+
+# ---- what chance makes ----
+
+INPUTS = int(os.environ.get("INPUTS", 100))  # a long run asks for 10,000
+FOLDERS = ("train", "query", "gallery", "test", "cam1", "cam2", "ann", "bob", "-1", "0001", "1.0", "cam_a", "a\nb")
+FILES = ("0001_c1_a.jpg", "1_c2.jpg", "-1_c1_1.jpg", "img.jpg", "person1_cam2_f.png", "x_c3_.jpg",
+         f"17_c{10**20}_1.jpg", "cam2_person4.tif", "notes.txt", "._0001_c1.jpg", "-3_c1.jpg",
+         "\u0663_c\u0663_1.jpg")  # fmt: skip
+CELLS = ("1", "1.0", "01", "-1", "-2", "nan", "", "ann", "img.jpg", "..", "~x/y", "\\", "True", "0", "query", "test",
+         '"', "\0", "9" * 30, "\u0661", "train")  # fmt: skip
+COLUMNS = ("path", "pid", "camid", "split", "is_query", "is_gallery", "label", "x_1", "sequence", "spilt", "", "id")
+
+
+def random_table(rng):
+    columns = [*("path", "pid", "camid")[: rng.choice((0, 3, 3))], *rng.choices(COLUMNS, k=rng.randrange(3))]
+    rows = [columns, *([rng.choice(CELLS) for _ in columns] for _ in range(rng.randrange(6)))]
+    text = rng.choice(("\n", "\r\n", "\r")).join(map(rng.choice((",", ";", "\t")).join, rows))
+    return text.encode(rng.choice(("utf-8", "utf-8-sig", "utf-16", "latin-1")), "replace")
+
+
+def test_any_folder_and_any_table_is_read_or_refused_in_one_line(tmp_path):
+    rng, ends = random.Random(0), set()
+    for number in range(INPUTS):
+        root = tmp_path / str(number)
+        for _ in range(rng.randrange(1, 12)):
+            tree(root, "/".join([*rng.choices(FOLDERS, k=rng.randrange(4)), rng.choice(FILES)]))
+        if rng.random() < 0.5:
+            tree(root, "img.jpg", "list.csv")
+            (root / "list.csv").write_bytes(random_table(rng))
+        try:
+            splits = load_splits("own", root, skip_bad=rng.random() < 0.7)
+        except (ValueError, FileNotFoundError) as error:
+            assert type(error) in (ValueError, FileNotFoundError) and str(error).isprintable(), str(error)
+            ends.add("refused")
+        else:
+            samples = [sample for subset in datasets.SUBSETS for sample in getattr(splits, subset)]
+            assert all(os.path.isfile(s.path) and 0 <= s.pid < 2**63 and 0 <= s.camid < 2**63 for s in samples)
+            assert str(splits).replace("\n", "").isprintable()
+            ends.add("read")
+        shutil.rmtree(root)
+    assert ends == {"read", "refused"}

@@ -1,6 +1,7 @@
 """The one decoding rule, against Pillow's own conversions where Pillow converts, and against the numbers where not."""
 
 import os
+import random
 import struct
 import threading
 import zlib
@@ -160,3 +161,35 @@ def test_the_doctor_says_how_images_were_read(tmp_path):
     assert any(line.startswith("2 images are more than 8 bits of grey: ") for line in report.facts)
     assert any(line.startswith("1 images show next to nothing") and "c4s1" in line for line in report.warnings)
     assert any("1 of 9 images cannot be read" in line and "c5s1" in line for line in report.problems)
+
+
+INPUTS = int(os.environ.get("INPUTS", 100))  # of the two tests of what chance makes; a long run asks for 10,000
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_mutated_image_is_read_or_refused_in_one_line(tmp_path):
+    rng, exif = random.Random(0), Image.Exif()
+    exif[274] = 6
+    whole = []
+    for ending in ("jpg", "png", "tif", "webp", "gif", "bmp", "ppm"):
+        Image.fromarray(COLOURS).save(tmp_path / f"a.{ending}", **({} if ending in ("gif", "bmp") else {"exif": exif}))
+        whole.append((tmp_path / f"a.{ending}").read_bytes())
+    for values in (GREY16, GREY16.astype(np.int32), (GREY16 / 65535).astype(np.float32)):
+        Image.fromarray(values).save(tmp_path / "a.tif")
+        whole.append((tmp_path / "a.tif").read_bytes())
+    path, ends = tmp_path / "mutated.jpg", set()
+    for _ in range(INPUTS):
+        data = bytearray(rng.choice(whole))
+        for _ in range(rng.choice((1, 2, 5))):
+            data[rng.randrange(rng.choice((64, len(data))))] = rng.randrange(256)
+        path.write_bytes(data[: rng.randrange(len(data))] if rng.random() < 0.2 else data)
+        try:
+            assert imagefile.read(path).rgb.mode == "RGB"
+            ends.add("read")
+        except MemoryError:
+            raise
+        except Exception as error:
+            said = imagefile.reason(error, path)
+            assert said and said.isprintable(), said
+            ends.add("refused")
+    assert ends == {"read", "refused"}
