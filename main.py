@@ -290,7 +290,7 @@ def network_of_anybody(
         recipe = named_recipe(hints.pop("recipe"))
     cameras = recognising.num_cameras(file)
     if cameras and applies(recipe, "sie_weight"):
-        hints = {"sie_weight": recipe.sie_weight or recognising.SIE_WEIGHT} | hints
+        hints = {"sie_weight": recipe.sie_weight or recognising.SIE_WEIGHT} | hints  # unless it is recognised as CLIP's
     recipe = recipe.with_(options=recipe.options | hints.pop("options", {}))
     recipe = customised(recipe, {name: value for name, value in hints.items() if applies(recipe, name)} | given)
     backbone = f", backbone {recipe.backbone}" if applies(recipe, "backbone") else ""

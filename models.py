@@ -747,6 +747,8 @@ class SIETransformer(Model):
 
     base: Any  # parts of a network of timm
 
+    sie_on_class = False  # the camera embedding is added to every token
+
     def __init__(
         self,
         *,
@@ -793,7 +795,8 @@ class SIETransformer(Model):
             )
         x = x + base.pos_embed
         if hasattr(base, "sie_embed"):
-            x = x + self.sie_weight * self.camera_embedding(views)
+            camera = self.sie_weight * self.camera_embedding(views)
+            x = torch.cat((x[:, :1] + camera, x[:, 1:]), dim=1) if self.sie_on_class else x + camera
         return base.norm_pre(x)
 
     def camera_embedding(self, views: Views | None) -> Tensor:
@@ -812,28 +815,36 @@ class TransReID(SIETransformer):
     """The transformer with the jigsaw branch (JPM), a BN neck and a classifier for each feature.
 
     jpm: four local features beside the global one; embedding = [f_g, f_1/4, ..., f_4/4] (5 D), else f_g (D).
+    projection_dim: the network of CLIP-ReID (Syliz517/CLIP-ReID at 4c0eb20, model/make_model_clipreid.py): without jpm,
+        embedding = [f_g, W f_g] (D + projection_dim), and the camera embedding is added to the class token alone.
     test_neck: "before" (released configuration) or "after" the batch norms. feats: before them, one logit each.
     """
 
-    renames = ()
+    renames = (("bottleneck_proj.", "bottleneck_1."), ("classifier_proj.", "classifier_1."))  # CLIP-ReID
     shown = "the patches as the last block reads them"
     groups, shift, parts = 2, 5, 4  # of JPM: shuffle groups, shift, groups of patches (config/defaults.py)
 
-    def __init__(self, *, jpm: bool = True, test_neck: str = "before", **trunk: Any):
+    def __init__(
+        self, *, jpm: bool = True, test_neck: str = "before", projection_dim: Width | None = None, **trunk: Any
+    ):
         super().__init__(**trunk)
+        if jpm and projection_dim:
+            raise ValueError("a projection belongs to the network without the jigsaw branch: set jpm to no")
         dim = self.base.embed_dim
-        self.jpm = jpm
+        self.jpm, self.sie_on_class = jpm, projection_dim is not None
         if jpm:  # the last block is split into a global and a shared local one; the trunk keeps the others
             last = nn.Sequential(self.base.blocks[-1], self.base.norm)
             self.b1, self.b2 = last, copy.deepcopy(last)
             self.base.blocks, self.base.norm = self.base.blocks[:-1], nn.Identity()
-        count = 1 + self.parts if jpm else 1
-        for i in range(count):
-            self.add_module(self._name("bottleneck", i), bn_neck(dim))
-            self.add_module(self._name("classifier", i), linear_classifier(dim, self.num_pids, bias=False, std=0.001))
+        if projection_dim:
+            self.projection = nn.Linear(dim, projection_dim, bias=False)
+        dims = (dim, projection_dim) if projection_dim else (dim,) * (1 + self.parts if jpm else 1)
+        for i, width in enumerate(dims):
+            self.add_module(self._name("bottleneck", i), bn_neck(width))
+            self.add_module(self._name("classifier", i), linear_classifier(width, self.num_pids, bias=False, std=0.001))
         self.embed_after = choose("test_neck", test_neck, {"after": True, "before": False})
-        self.embedding_dim = count * dim
-        self.feat_dims = (dim,) * count
+        self.embedding_dim = sum(dims)
+        self.feat_dims = dims
 
     @staticmethod
     def _name(kind: str, i: int) -> str:
@@ -870,7 +881,9 @@ class TransReID(SIETransformer):
             feats = [self.b1(x)[:, 0], *self.jigsaw(x)]  # (B, D) each
         else:
             feats = [self.base.norm(self.base.blocks[-1](x))[:, 0]]
+            feats += [self.projection(feats[0])] if self.sie_on_class else []
         necks = [getattr(self, self._name("bottleneck", i))(f) for i, f in enumerate(feats)]
         logits = logits_of_each(self, necks, (getattr(self, self._name("classifier", i)) for i in range(len(necks))))
         first, *others = necks if self.embed_after else feats
-        return Output(torch.cat((first, *(f / self.parts for f in others)), dim=1), logits, tuple(feats))
+        share = self.parts if self.jpm else 1
+        return Output(torch.cat((first, *(f / share for f in others)), dim=1), logits, tuple(feats))

@@ -6,11 +6,13 @@ from functools import partial
 import pytest
 import torch
 from nets import Net, loaded, randomised, renamed
+from torch import nn
 
 import architectures
 import datasets
 import models
 import recipes
+from loading.views import Views
 from weights import formats, importing, recognising
 
 # ============ released layouts of whole methods ============
@@ -400,6 +402,66 @@ def test_a_file_of_fast_reid_brings_its_normalisation_and_flags_win(tmp_path):
         assert (recipe.mean, recipe.std, recipe.test_filter) == ((0.5,) * 3, (0.2,) * 3, "bicubic")
     assert loaded(tmp_path / "w.pth", "--test_interpolation", "bilinear").recipe.test_filter == "bilinear"
     assert recipes.RECIPES["transreid"].test_filter == "bilinear" != recipes.RECIPES["transreid"].interpolation
+
+
+class ClipTower(nn.Module):
+    """The released image encoder of CLIP-ReID with its own names, written plainly (model/clip/model.py at 4c0eb20)."""
+
+    def __init__(self, tokens, cameras, width=768, depth=12, out=512):
+        super().__init__()
+        tower = self.image_encoder = nn.Module()
+        tower.class_embedding = nn.Parameter(torch.randn(width))
+        tower.positional_embedding = nn.Parameter(torch.randn(tokens, width))
+        tower.conv1 = nn.Conv2d(3, width, 16, 16, bias=False)
+        tower.ln_pre, tower.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+        tower.transformer = nn.Module()
+        tower.transformer.resblocks = nn.ModuleList(self.block(width) for _ in range(depth))
+        tower.proj = nn.Parameter(torch.randn(width, out) / width**0.5)
+        self.cv_embed = nn.Parameter(torch.randn(cameras, width))
+        self.classifier, self.classifier_proj = nn.Linear(width, 7, bias=False), nn.Linear(out, 7, bias=False)
+        self.bottleneck, self.bottleneck_proj = nn.BatchNorm1d(width), nn.BatchNorm1d(out)
+        self.prompt_learner = nn.Module()
+        self.prompt_learner.cls_ctx = nn.Parameter(torch.randn(7, 4, out))
+        self.text_encoder = nn.Module()
+        self.text_encoder.ln_final = nn.LayerNorm(out)
+
+    @staticmethod
+    def block(width):
+        block = nn.Module()
+        block.attn, block.mlp = nn.MultiheadAttention(width, width // 64, batch_first=True), nn.Module()
+        block.mlp.c_fc, block.mlp.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        block.ln_1, block.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        nn.init.normal_(block.attn.in_proj_bias)
+        return block
+
+    def forward(self, images, cameras):
+        tower = self.image_encoder
+        patches = tower.conv1(images).flatten(2).transpose(1, 2)
+        token = tower.class_embedding + self.cv_embed[cameras]
+        x = tower.ln_pre(torch.cat([token[:, None], patches], dim=1) + tower.positional_embedding)
+        for block in tower.transformer.resblocks:
+            y = block.ln_1(x)
+            x = x + block.attn(y, y, y, need_weights=False)[0]
+            hidden = block.mlp.c_fc(block.ln_2(x))
+            x = x + block.mlp.c_proj(hidden * torch.sigmoid(1.702 * hidden))
+        feature = tower.ln_post(x)[:, 0]
+        return torch.cat([feature, feature @ tower.proj], dim=1)
+
+
+def test_clip_reid_gives_the_features_of_its_released_network(tmp_path):
+    torch.manual_seed(1)
+    source = ClipTower(129, 3).eval()
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    samples = tuple(datasets.Sample(f"{i}.jpg", 1, camid) for i, camid in enumerate((1, 2, 3)))
+    data = {"market": datasets.Splits("market", (), samples[:1], samples[1:])}
+    found = loaded(tmp_path / "w.pth", "--sie_cameras", "market", data=data)
+    assert found.recipe.name == "transreid_baseline" and found.recipe.sie_weight == 1.0
+    images, cameras = torch.randn(2, 3, 256, 128), torch.tensor([2, 0])
+    with torch.inference_mode():
+        expected = source(images, cameras)
+        ours = found.model(images, Views(cameras)).embedding
+    assert ours.shape == (2, 768 + 512) and torch.allclose(ours, expected, atol=2e-4), (ours - expected).abs().max()
+    assert "prompt_learner" in found.said and "not used by the released network" in found.said
 
 
 def test_stems_are_noted_for_resnets_only(tmp_path):

@@ -214,6 +214,28 @@ FORMATS = (
             (r"^backbone\.", ""),
         ),
     ),
+    # openai/CLIP, clip/model.py; Syliz517/CLIP-ReID 4c0eb20, model/clip/model.py, make_model_clipreid.py
+    Format(
+        "CLIP-ReID",
+        (r"^(image_encoder|visual)\.class_embedding$",),
+        (
+            (r"^cv_embed$", "sie_embed"),
+            (r"^(image_encoder|visual)\.proj$", "projection.weight"),
+            (r"^(image_encoder|visual)\.", ""),
+            (r"^class_embedding$", "cls_token"),
+            (r"^positional_embedding$", "pos_embed"),
+            (r"^conv1\.", "patch_embed.proj."),
+            (r"^ln_pre\.", "norm_pre."),
+            (r"^ln_post\.", "norm."),
+            (r"^transformer\.resblocks\.", "blocks."),
+            (r"(^blocks\.\d+)\.ln_", r"\1.norm"),
+            (r"\.attn\.in_proj_", ".attn.qkv."),
+            (r"\.attn\.out_proj\.", ".attn.proj."),
+            (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+            (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+        ),
+        carries=BILINEAR | {"test_neck": "before"},
+    ),
     # damo-cv/TransReID dec5504, model/make_model.py
     Format("TransReID", (r"^base\.cls_token$", r"^bottleneck\."), NO_BASE, carries=BILINEAR),
     # mangye16/ReID-Survey 38f5912, modeling/baseline.py, backbones/resnet_nl.py: without the ReLU, as its model
@@ -297,6 +319,12 @@ UNUSED = (
     ),
     ((r"^backbone\.", r"^head\.(mlp|last_layer)\."), r"^head\."),
     ((r"^reid\.backbone\.",), r"^(detector|motion)\."),
+    ((r"^image_encoder\.",), r"^(prompt_learner|text_encoder)\."),
+    (
+        (r"^visual\.",),
+        r"^(transformer|token_embedding|ln_final)\.|"
+        r"^(positional_embedding|text_projection|logit_scale|input_resolution|context_length|vocab_size)$",
+    ),
     ((r"^pyramid_conv_list0\.",), r"^pyramid_(conv|fc)_list1\."),
     ((r"^base\.blocks\.", r"^b1\.0\."), r"^base\.(blocks\.LAST|norm|fc)\."),
     # mangye16/Cross-Modal-Re-ID-baseline e817a26, model.py: three whole ResNets, two stems and the stages of one in use
@@ -389,6 +417,9 @@ def completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str,
         tensors["refined"] = torch.tensor(True)
     if any(name.startswith("backbone.NL_") for name in source) and "heads.pool_layer.p" not in source:
         tensors["heads.pool_layer.p"] = torch.tensor([3.0])  # fast-reid's AGW: fixed (fastreid/layers/pooling.py)
+    for name in ("image_encoder.proj", "visual.proj"):  # of CLIP: (D, d), to be multiplied from the right
+        if name in source and source[name].dim() == 2:
+            tensors[name] = source[name].t()
     last, rules = _last_block(source), format_of(list(source)).rules
     if "reduction.bias" in target and not any(renamed(name, rules) == "reduction.bias" for name in source):
         tensors["reduction.bias"] = torch.zeros(target["reduction.bias"].shape)  # a layer without one

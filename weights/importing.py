@@ -102,8 +102,10 @@ def import_weights(model: nn.Module, source: str | os.PathLike | WeightFile, sta
     for name, (key, word) in match.refused.items():
         tensor = offered[name]
         grid = _model_grid(model, key) if key.endswith("pos_embed") else None
-        if grid is not None and tensor.dim() == 3 and tensor.shape[-1] == target[key].shape[-1]:
-            loaded[key], change = _resize_position_embedding(path, tensor, target[key], grid)
+        if grid is not None and tensor.dim() in (2, 3) and tensor.shape[-1] == target[key].shape[-1]:
+            loaded[key], change = _resize_position_embedding(
+                path, tensor.reshape(1, -1, tensor.shape[-1]), target[key], grid
+            )
             resized.append((key, change))
         else:
             refused[name] = (key, word)
@@ -195,11 +197,9 @@ def _match(
 
 
 def _same_layer(tensor: Tensor, wanted: Tensor) -> bool:
-    """One shape; or a linear layer (N, D) and a 1x1 convolution (N, D, 1, 1)."""
-    if tensor.shape == wanted.shape:
-        return True
-    shapes = sorted((tuple(tensor.shape), tuple(wanted.shape)), key=len)
-    return len(shapes[0]) == 2 and shapes[1] == (*shapes[0], 1, 1)
+    """One shape, but for sides of 1: a linear layer is a 1x1 convolution, CLIP's tables have no batch of one."""
+    shapes = [[side for side in each.shape if side != 1] for each in (tensor, wanted)]
+    return shapes[0] == shapes[1]
 
 
 def _widths(model: Any) -> set[int]:

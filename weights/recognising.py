@@ -45,6 +45,7 @@ VIT_GRIDS = {  # tokens of TransReID's position embedding -> (stride, image size
 
 
 SIE_WEIGHT = 3.0  # of camera embeddings; TransReID, config/defaults.py, for persons
+SIE_WEIGHT_CLIP = 1.0  # CLIP-ReID 4c0eb20, configs/person/vit_clipreid.yml
 
 
 NON_LOCAL = (0, 2, 3, 0)  # of ResNet-50; ReID-Survey, modeling/baseline.py; fast-reid, modeling/backbones/resnet.py
@@ -127,7 +128,7 @@ def num_cameras(source: str | os.PathLike | WeightFile) -> int:
     A model without them gives another embedding: build it with this many.
     """
     tensors = stripped(read(source).tensors)
-    return next((len(tensor) for name, tensor in tensors.items() if name.endswith("sie_embed")), 0)
+    return next((len(tensor) for name, tensor in tensors.items() if name.endswith(("sie_embed", "cv_embed"))), 0)
 
 
 def _softmax(backbone: str, common: dict[str, Tensor]) -> dict[str, Any] | None:
@@ -163,13 +164,16 @@ def _details(method: str, backbone: str, form: Format, common: dict[str, Tensor]
 def _transreid(method: str, common: dict[str, Tensor]) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     jpm, cameras = method == "transreid", "sie_embed" in common
+    clip = "projection.weight" in common
     if jpm != cameras:  # otherwise than in the recipes
-        hints["sie_weight"] = SIE_WEIGHT if cameras else 0.0
-    stride, size = VIT_GRIDS.get(common["pos_embed"].shape[1], (0, (0, 0)))
+        hints["sie_weight"] = (SIE_WEIGHT_CLIP if clip else SIE_WEIGHT) if cameras else 0.0
+    stride, size = VIT_GRIDS.get(common["pos_embed"].shape[-2], (0, (0, 0)))
     if size == (384, 128):
         hints["image_size"] = size
     if stride and stride != (12 if jpm else 16):
         hints["options"] = {"stride": stride, "jpm": jpm}
+    if clip:  # not yet transposed here
+        hints["options"] = hints.get("options", {}) | {"projection_dim": common["projection.weight"].shape[1]}
     return hints
 
 
@@ -202,7 +206,10 @@ def _vit(common: dict[str, Tensor]) -> str | None:
     blocks = _count_of(r"^blocks\.", common)
     if "b1.0.norm1.weight" in common and not any(name.startswith("norm.") for name in common):
         blocks += 1  # ours does not keep the last block beside its copies
-    return VITS.get((common["cls_token"].shape[2], blocks))
+    kind = (common["cls_token"].shape[-1], blocks)
+    if "norm_pre.weight" in common:
+        return {(768, 12): "vit_base_patch16_clip_quickgelu_224"}.get(kind)
+    return VITS.get(kind)
 
 
 def _resnet(common: dict[str, Tensor]) -> str | None:
