@@ -1,20 +1,24 @@
-"""What one pass over the distances tells beside the metrics: `--details`.
+"""What one pass over the distances tells beside the metrics: the ranked lists that pages show, and `--details`.
 
 mAP by pair of cameras, and verification: same person or not, by a threshold on the distance. Each is a collector of
-`evaluate`, fed in the pass that ranks, and a function of blocks of distances for those who want it alone.
+`evaluate`, fed in the pass that ranks; the last two are also functions of blocks of distances.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from evaluate import Block, Collector, Piece, collect
-from protocols import Labels
+from machine import ranges
+from machine.ranges import Neighbours
+from protocols import INF, Labels
 
 
 class CameraPairs(NamedTuple):
@@ -185,3 +189,143 @@ def _roc(genuine: Tensor, impostor: Tensor, levels: Tensor) -> Verification:
     return Verification(
         levels, tpr[at], thresholds[at], eer, eer_threshold, thresholds, fpr, tpr, num_genuine, num_impostor
     )
+
+
+class Ranking(NamedTuple):
+    """A query and the gallery images a person is shown for it, nearest first; at equal distance wrong before right, as
+    the metric counts."""
+
+    query: int  # row among the queries
+    ap: float  # nan: no match in the gallery
+    first_hit: int | None  # rank of the first right image, from 1, removed ones not counted
+    num_hits: int  # right images in the whole gallery
+    index: tuple[int, ...]  # type: ignore[assignment]  # (n,) rows of the gallery; hides tuple.index
+    distance: tuple[float, ...]  # (n,)
+    mark: tuple[str | None, ...]  # (n,) "right", "wrong", "junk" (removed by the protocol), None: unlabelled
+    rank: tuple[int | None, ...]  # (n,) from 1; None for junk
+
+
+WRONG, JUNK, RIGHT, NOTHING = range(4)  # at equal distance in this order
+ORDERS = ("worst", "best", "random", "given")
+ONLY = ("all", "right", "wrong")
+
+
+class RankedLists(Collector):
+    """The `top_k` nearest gallery images of every query: what pages of ranked queries are drawn from.
+
+    Kept for all queries, because which are the worst is known only at the end of the pass; that is a few numbers each.
+    show_junk: images that the protocol removes stand in the list at their place instead of being left out.
+    labelled: False where nothing is known of identities (all pids are equal then).
+    """
+
+    pair_bytes = 14
+
+    @ranges.checked
+    def __init__(self, labels: Labels, top_k: Neighbours = 10, show_junk: bool = False, labelled: bool = True):
+        super().__init__(labels)
+        self.top_k, self.show_junk, self.labelled = top_k, show_junk, labelled
+
+    def add(self, piece: Piece) -> None:
+        """Take the nearest images of each query, and its nearest right one, which may be farther."""
+        right, first = _sorted_candidates(piece, piece.kept, self.top_k)
+        kinds = {WRONG: self._wrong(piece), RIGHT: right}
+        if self.show_junk:
+            kinds[JUNK] = self._junk(piece)
+        distance, index = (torch.cat([found[i] for found in kinds.values()], dim=1).cpu().numpy() for i in (0, 1))
+        width = min(self.top_k, self.labels.shape[1])
+        missing = max(0, width - distance.shape[1])
+        distance, index = (np.pad(x, ((0, 0), (0, missing)), constant_values=-1) for x in (distance, index))
+        widths = [found[0].shape[1] for found in kinds.values()]
+        mark = np.repeat([*kinds, NOTHING], [*widths, missing])[None].repeat(len(index), axis=0)
+        mark[index < 0] = NOTHING
+        order = np.lexsort((index, mark, distance, mark == NOTHING))[:, :width]
+        distance, index, mark = (np.take_along_axis(x, order, axis=1) for x in (distance, index, mark))
+        ap = np.full(len(distance), math.nan)
+        ap[(piece.ranks.query - piece.start).numpy()] = piece.ranks.ap.numpy()
+        rank = 1 + piece.wrong[:, 0].cpu().numpy()
+        near, nearest = (x.cpu().numpy() for x in first)
+        self.found.append(_Lists(distance, index, mark, near, nearest, ap, rank, piece.num_hits.cpu().numpy()))
+
+    def _wrong(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Distances and columns (b, k) of the nearest images of other people; column -1: there are no more."""
+        others = piece.seen.clone()
+        row, place = piece.same.nonzero(as_tuple=True)
+        others[row, piece.index[row, place]] = INF
+        distance, index = others.topk(min(self.top_k, others.shape[1]), dim=1, largest=False)
+        same, removed = self.labels.judge(torch.arange(piece.start, piece.stop), index.cpu())
+        return distance, index.masked_fill((same | removed).to(index.device), -1)
+
+    def _junk(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Distances and columns of the nearest images that the protocol removes."""
+        distance, index = _sorted_candidates(piece, piece.same & ~piece.kept, self.top_k, piece.distances)[0]
+        if self.labels.protocol.cameras:
+            hidden = piece.distances.masked_fill(piece.seen != INF, INF)
+            far, column = hidden.topk(min(self.top_k, hidden.shape[1]), dim=1, largest=False)
+            same, removed = self.labels.judge(torch.arange(piece.start, piece.stop), column.cpu())
+            column = column.masked_fill((same | ~removed).to(column.device), -1)
+            distance, index = torch.cat([distance, far], dim=1), torch.cat([index, column], dim=1)
+        return distance, index
+
+    def choose(self, order: str = "worst", only: str = "all", num: int = 20, seed: int = 0) -> list[Ranking]:
+        """The rows of up to `num` queries. order: "worst" and "best" by AP, without queries that have no match,
+        "random" (by `seed`) or "given". only: "right" or "wrong" keeps queries whose first image is so."""
+        for name, value, choices in (("order", order, ORDERS), ("only", only, ONLY)):
+            if value not in choices:
+                raise ValueError(f"{name} is '{value}', expected one of {', '.join(choices)} (--{name})")
+        if not self.labelled and only != "all":
+            raise ValueError(f"--only {only}: the images have no labels, nothing is known to be right or wrong")
+        found = _Lists(*(np.concatenate(field) for field in zip(*self.found, strict=True)))
+        rows = np.arange(len(found.ap))
+        if order == "random":
+            rows = np.random.default_rng(seed).permutation(rows)
+        elif order in ("worst", "best") and self.labelled:
+            rows = rows[~np.isnan(found.ap)]
+            rows = rows[np.argsort(found.ap[rows] * (1 if order == "worst" else -1), kind="stable")]
+        if only != "all":
+            rows = rows[(found.num_hits[rows] > 0) & ((found.first_hit[rows] == 1) == (only == "right"))]
+        if not len(rows):
+            raise ValueError(f"no query to draw: none of {len(found.ap)} has a first image that is {only} (--only)")
+        return [self._ranking(found, int(row)) for row in rows[:num]]
+
+    def _ranking(self, found: _Lists, row: int) -> Ranking:
+        listed = found.mark[row] != NOTHING
+        index, distance, mark = (x[row][listed].tolist() for x in (found.index, found.distance, found.mark))
+        index = [self.labels.as_given(column) for column in index]
+        places = np.cumsum([kind != JUNK for kind in mark]).tolist()
+        rank = [None if kind == JUNK else place for kind, place in zip(mark, places, strict=True)]
+        if not self.labelled:
+            return Ranking(row, math.nan, None, 0, tuple(index), tuple(distance), (None,) * len(index), tuple(rank))
+        hits, first = int(found.num_hits[row]), int(found.first_hit[row])
+        if hits and RIGHT not in mark:  # what the model should have found
+            index.append(self.labels.as_given(int(found.first_index[row])))
+            distance.append(float(found.first_distance[row]))
+            mark.append(RIGHT)
+            rank.append(first)
+        words = {WRONG: "wrong", JUNK: "junk", RIGHT: "right"}
+        marks = tuple(words[kind] for kind in mark)
+        ap = float(found.ap[row])
+        return Ranking(row, ap, first if hits else None, hits, tuple(index), tuple(distance), marks, tuple(rank))
+
+
+class _Lists(NamedTuple):
+    """n queries: the first three (n, k), the others (n,)."""
+
+    distance: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
+    mark: np.ndarray
+    first_distance: np.ndarray
+    first_index: np.ndarray
+    ap: np.ndarray
+    first_hit: np.ndarray
+    num_hits: np.ndarray
+
+
+def _sorted_candidates(piece: Piece, chosen: Tensor, top_k: int, distances: Tensor | None = None):
+    """The candidates `chosen` (b, K) of a piece by distance: distances and columns (b, top_k), column -1 past the last
+    one; and those of the first (b,)."""
+    own = piece.own if distances is None else distances.gather(1, piece.index)
+    order = own.masked_fill(~chosen, INF).sort(dim=1, stable=True).indices
+    order = order.gather(1, chosen.gather(1, order).logical_not().to(torch.int8).sort(dim=1, stable=True).indices)
+    distance, chosen, column = (x.gather(1, order)[:, :top_k] for x in (own, chosen, piece.index))
+    index = column.masked_fill(~chosen, -1)
+    return (distance, index), (distance[:, 0], index[:, 0])

@@ -570,9 +570,10 @@ def mode_test(args, recipe: Recipe) -> None:
         return
     weights = args.weights or checkpoints.of_run(run.output, args.resume_test_epoch)
     told = measured(results, tested, weights, args.seed)
-    digest = fingerprint.of_settings({"weights": fingerprint.of_file(weights), "test": tested.digest()})
+    decides = {"weights": fingerprint.of_file(weights), "test": tested.digest(), "sie_cameras": args.sie_cameras}
+    digest = fingerprint.of_settings(decides)
     for each in told.values():
-        each["measured"]["fingerprint"] = digest
+        each["measured"] |= {"sie_cameras": args.sie_cameras, "fingerprint": digest}
     path = results_file(run.output, weights, digest)
     files.write_json(path, told)
     print("\n" + tester.table(results, loaded.trained_on, loaded.recipe) + f"\n\nresults       {path}")

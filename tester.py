@@ -25,8 +25,7 @@ import rerank
 import video
 import visualize
 from config import RESULT_FIELDS
-from details import PAIRS_TO_TELL, CameraPairCollector, VerificationCounts
-from evaluate import RankedLists
+from details import PAIRS_TO_TELL, CameraPairCollector, RankedLists, Ranking, VerificationCounts
 from machine import fingerprint, processes
 from machine.memory import Budget
 
@@ -386,7 +385,7 @@ class Tester:
         compared = query.compared(self.recipe), gallery.compared(self.recipe)
         return evaluate.search(*compared, labels, GRID, self.comparison())
 
-    def nearest(self, query: Features, gallery: Features, top_k: int) -> list[evaluate.Ranking]:
+    def nearest(self, query: Features, gallery: Features, top_k: int) -> list[Ranking]:
         """The `top_k` nearest gallery images of each query, of which nobody knows who is on them."""
         nobody = [0] * len(query.samples), [0] * len(gallery.samples)
         labels = protocols.Labels(*nobody, *nobody, "none", query_items=query.paths, gallery_items=gallery.paths)

@@ -226,7 +226,7 @@ def draw_ranks(
 ) -> Path:
     """Draw finished rankings into ``ranks/*.png`` and the page ``index.html``; returns the page.
 
-    rankings: `evaluate.Ranking`, in the order of the page: which gallery images to show, what they are, and the AP of
+    rankings: `details.Ranking`, in the order of the page: which gallery images to show, what they are, and the AP of
     the query. Nothing is judged here. query, gallery: samples with `path` (or a tuple of frame paths), `pid`, `camid`.
     """
     page = page or Page()

@@ -417,7 +417,7 @@ TAKES = {  # function, with the argument that a number is given as
     "level": lambda **given: evaluate.confidence_intervals(
         evaluate.rank_features(PAIR, PAIR, protocols.Labels(*ONE)), **given
     ),
-    "top_k": lambda **given: evaluate.RankedLists(protocols.Labels(*ONE), **given),
+    "top_k": lambda **given: details.RankedLists(protocols.Labels(*ONE), **given),
     "k1": lambda **given: evaluate.evaluate_features(PAIR, PAIR, *ONE, rerank=given),
     "k2": lambda **given: evaluate.evaluate_features(PAIR, PAIR, *ONE, rerank=given),
     "lambda_value": lambda **given: evaluate.evaluate_features(PAIR, PAIR, *ONE, rerank=given),
@@ -533,7 +533,7 @@ def test_rows_equal_the_oracle_and_the_metric(protocol, show_junk):
             named = protocols.Labels(*labels, protocol, query_items=items[0], gallery_items=items[1])
             if not (named.num_hits > 0).any():
                 continue
-            ranks, lists = evaluate.RankCollector(named), evaluate.RankedLists(named, top_k, show_junk)
+            ranks, lists = evaluate.RankCollector(named), details.RankedLists(named, top_k, show_junk)
             distances = torch.tensor(d)
             evaluate.collect([(0, 4, distances[:4]), (4, 9, distances[4:])], [ranks, lists])
             ap = dict(zip(ranks.result().query.tolist(), ranks.result().ap.tolist(), strict=True))
@@ -556,7 +556,7 @@ def test_rows_equal_the_oracle_and_the_metric(protocol, show_junk):
 
 def test_tied_rows_show_the_metrics_number():
     d, labels = torch.tensor([[1.0, 2, 2, 3]]), ([1], [1, 2, 1, 1], [1], [2, 2, 2, 2])
-    lists = evaluate.RankedLists(protocols.Labels(*labels))
+    lists = details.RankedLists(protocols.Labels(*labels))
     evaluate.collect([(0, 1, d)], [lists])
     (row,) = lists.choose()
     assert row.ap == evaluate.rank_metrics(d, *labels).mAP == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
@@ -566,7 +566,7 @@ def test_tied_rows_show_the_metrics_number():
 def results(query, gallery, labels, protocol, rerank):
     """Everything that is computed from features: metrics, rows with their gallery images, search, details."""
     known = protocols.Labels(*labels, protocol)
-    collectors = [evaluate.RankedLists(known, 5, show_junk=True), details.VerificationCounts(known),
+    collectors = [details.RankedLists(known, 5, show_junk=True), details.VerificationCounts(known),
                   details.CameraPairCollector(known)]  # fmt: skip
     ranks = evaluate.rank_features(query, gallery, known, evaluate.Comparison("cosine", rerank=rerank), collectors)
     grid = rerank and rerank_grid(rerank)
@@ -613,7 +613,7 @@ def test_a_query_of_junk_has_no_match_and_is_counted_as_skipped():
 def test_which_queries_are_chosen():
     d = torch.tensor([[1.0, 2, 3], [3, 1, 2], [2, 1, 3], [1, 2, 3]])
     labels = protocols.Labels([1, 1, 1, 9], [1, 2, 2], [1] * 4, [2] * 3)
-    lists = evaluate.RankedLists(labels, top_k=2)
+    lists = details.RankedLists(labels, top_k=2)
     evaluate.collect([(0, 4, d)], [lists])
     queries = lambda *options, **more: [row.query for row in lists.choose(*options, **more)]  # noqa: E731
     assert queries() == [1, 2, 0] and queries("best") == [0, 2, 1] and queries("best", num=1) == [0]
@@ -628,7 +628,7 @@ def test_which_queries_are_chosen():
 
 def test_rows_without_labels():
     labels = protocols.Labels([0], [0] * 4, [0], [0] * 4, "none", query_items=["q"], gallery_items=list("abqc"))
-    lists = evaluate.RankedLists(labels, top_k=3, labelled=False)
+    lists = details.RankedLists(labels, top_k=3, labelled=False)
     evaluate.collect([(0, 1, torch.tensor([[3.0, 1, 0, 2]]))], [lists])
     (row,) = lists.choose()
     assert row.index == (1, 3, 0) and row.mark == (None,) * 3 and row.rank == (1, 2, 3) and row.first_hit is None
@@ -666,7 +666,7 @@ def blocks_of(many):
 
 FED = {
     "ranks": evaluate.RankCollector,
-    "rows": lambda labels: evaluate.RankedLists(labels, show_junk=True),
+    "rows": lambda labels: details.RankedLists(labels, show_junk=True),
     "verification": details.VerificationCounts,
     "camera pairs": details.CameraPairCollector,
 }

@@ -46,7 +46,7 @@ def samples(tmp_path):
 
 
 class Ranking(NamedTuple):
-    """What `evaluate.Ranking` holds."""
+    """What `details.Ranking` holds."""
 
     query: int
     ap: float
