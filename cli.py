@@ -276,7 +276,7 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
     add_fields("testing", parser, recipe)
     add = parser.add_argument_group("testing").add_argument
     add("--weights", type=path, metavar="FILE", help="a checkpoint of ours or anybody's weight file")
-    add("--sie_cameras", metavar="NAME",
+    add("--sie_cameras", type=words, metavar="NAME",
         help="the camera embeddings of --weights are those of this data set's cameras, in order (default: their mean)",
         )  # fmt: skip
     add("--resume_test_epoch", type=Number(int, EPOCHS), metavar="N", help="test model_N.pt of the output folder")
