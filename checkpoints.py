@@ -102,9 +102,8 @@ def load_into(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLik
     model.load_state_dict(state)
 
 
-FIELDS: dict[
-    str, tuple[type, Any]
-] = {  # that rebuild a network and name its run -> type, and for the optional ones what their absence means
+# what rebuilds a network and names its run -> its type, and of what is optional what its absence means
+FIELDS: dict[str, tuple[type, Any]] = {
     "recipe": (str, None),
     "overrides": (dict, None),
     "num_pids": (int, None),
@@ -166,7 +165,7 @@ class Folder:
     """Where a run lives, and what it is.
 
     description: plain values that rebuild the network and decide its weights, kept in every checkpoint. A run that was
-        begun with others is another one. free: names in its "overrides" that decide no weights.
+        begun with others is another one. free: names in it, or in its groups, that decide no weights.
     resume: go on from the run that is there. tested: digest of all that decides a result beside the weights; results
         of another digest are measured again.
     """
@@ -230,9 +229,11 @@ EVERYTHING = {"version", "epoch", "log", "partial", "model", "criterion", "optim
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any], free: Collection[str] = ()) -> list[str]:
-    """In words, what differs in the settings that `ours` names; of settings in groups only what is not `free`."""
+    """In words, what differs in the settings that `ours` names, and in those of its groups, but for the `free` ones."""
     found = []
     for key, now in ours.items():
+        if key in free:
+            continue
         was = theirs.get(key, MISSING)
         if isinstance(now, dict) and isinstance(was, dict):
             names = sorted((now.keys() | was.keys()) - set(free))

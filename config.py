@@ -97,6 +97,18 @@ def field(default: Any, text: str = "", group: str = "", **about: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def plain(value: Any) -> Any:
+    """`value` of a field in plain types, which can be kept and compared; a class or function by its name."""
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.astuple(value))
+    known = value is None or type(value) in (str, int, float, bool)
+    return value if known else getattr(value, "__qualname__", repr(value))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One published method. Field names are flag names; the groups are those of the help."""
@@ -304,6 +316,12 @@ class Recipe:
         result=True,
     )
     local_weight: float = field(1.0, "weight of the local distance in the sum", "testing", within=WEIGHT, result=True)
+
+    def settings(self) -> dict[str, Any]:
+        """Every field that decides weights, as plain values."""
+        words = {"name", "title", "paper", "source", "published", "differs", "place", *RESULT_FIELDS}
+        names = [each.name for each in dataclasses.fields(self) if each.name not in words]
+        return {name: plain(getattr(self, name)) for name in names}
 
     def model(self, num_pids: int, pretrained: bool = False, num_cameras: int = 0) -> models.Model:
         """The network with classifiers for `num_pids` identities (0: none, for testing).

@@ -59,7 +59,7 @@ import train
 import video
 import visualize
 from cli import customised, dataset_options, named_recipe, overrides, parse
-from config import RESULT_FIELDS, applies, check_test_distance, check_trunk, value_in
+from config import FIELDS, applies, check_test_distance, check_trunk, plain, value_in
 from loading import samplers
 from machine import files, fingerprint, lock, memory, processes
 from machine.device import pick_amp, pick_device
@@ -177,10 +177,13 @@ def output_folder(args, recipe: Recipe, trains: list[str]) -> Path:
 
 def description_of(args, recipe: Recipe, given: dict, run: Run, data: datasets.TrainingSet) -> dict:
     """Plain values that rebuild the network and decide its weights; kept in every checkpoint."""
-    start = "" if recipe.pretrained in ("imagenet", "none") else fingerprint.of_file(Path(recipe.pretrained))
+    settings = recipe.settings()
+    if recipe.pretrained not in ("imagenet", "none"):
+        settings["pretrained"] = f"a file of SHA-256 {fingerprint.of_file(Path(recipe.pretrained))}"
     return {
         "recipe": recipe.name,
-        "overrides": {name: list(v) if isinstance(v, tuple) else v for name, v in sorted(given.items())},
+        "overrides": {name: plain(value) for name, value in sorted(given.items())},
+        "settings": settings,
         "num_pids": data.num_pids,
         "trained_on": list(data.counts),
         "data": data.made_of(),
@@ -189,7 +192,6 @@ def description_of(args, recipe: Recipe, given: dict, run: Run, data: datasets.T
         "cameras": data.numbering if recipe.uses_cameras else {},
         "validation_ids": args.validation_ids or 0,
         "use_all_images": args.use_all_images,
-        "pretrained_sha256": start,
         "machine": {
             "accumulate": args.accumulate,
             "sync_bn": args.sync_bn and processes.world_size() > 1,
@@ -419,9 +421,8 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
     sets = {name: found[name] for name in tests}
     tested = make_tester(args, recipe, run, sets, cameras, True, bool(args.num_queries))
     description = description_of(args, recipe, given, run, data)
-    folder = checkpoints.Folder(
-        run.output, description, args.resume, frozenset({*RESULT_FIELDS, "eval_every", "epochs"}), tested.digest()
-    )
+    free = frozenset({"overrides", "eval_every", "epochs"})  # the settings say more than the overrides
+    folder = checkpoints.Folder(run.output, description, args.resume, free, tested.digest())
     dry = argparse.Namespace(**(vars(args) | {"skip_bad_images": False}))
     loader = training_data(dry, recipe, run, data, cache="none")  # raises what would be raised, and decodes nothing
     with processes.main_first():  # which may download weights
@@ -543,6 +544,10 @@ def measured(
         "date": time.strftime("%Y-%m-%d"),
         "weights": str(weights),
         "weights_sha256": fingerprint.of_file(weights),
+    }
+    row = RECIPES[tested.recipe.name]
+    origin["overrides"] = {
+        name: plain(v) for name in FIELDS if (v := value_in(tested.recipe, name)) != value_in(row, name)
     }
     told = {name: found | {"measured": origin | tested.conditions(name)} for name, found in results.items()}
     if left_out:

@@ -16,6 +16,7 @@ import main
 import test_smoke
 from machine import lock
 
+DEMO = main.RECIPES["demo"]
 TINY = ("--recipe", "demo", "--epochs", "2", "--steps", "3", "--p", "4", "--k", "2", "--image_size", "64", "32")
 TINY += ("--warmup_epochs", "0", "--num_queries", "0", "--amp", "none", "--pretrained", "none", "--threads", "1")
 
@@ -86,7 +87,7 @@ OTHERS = {
     "an image less": (lose, "market was .* images .*, now"),
     "another label": (relabel, "market was"),
     "another file": (enlarge, "market was"),
-    "another rate": (lambda data: ("--lr", "0.001"), "lr was the default, now 0.001"),
+    "another rate": (lambda data: ("--lr", "0.0123"), f"lr was {DEMO.lr}, now 0.0123"),
     "another seed": (lambda data: ("--seed", "5"), "seed was 0, now 5"),
     "people held out": (lambda data: ("--validation_ids", "2"), "validation_ids was 0, now 2"),
     "all images": (lambda data: ("--use_all_images",), "use_all_images was False, now True"),
@@ -106,8 +107,14 @@ def test_what_decides_the_weights_and_differs_is_refused_and_listed(name, folder
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_data_set_that_was_moved_is_the_same(folder, mine):
-    assert run("--market_path", mine, "--output_path", folder, *TINY) == 0
+def test_a_data_set_that_was_moved_is_the_same_and_so_is_a_default_that_is_written_out(folder, mine):
+    assert run("--market_path", mine, "--output_path", folder, *TINY, "--lr", DEMO.lr) == 0
+
+
+def test_a_row_that_was_changed_is_another_run(folder, data, monkeypatch, capfd):
+    monkeypatch.setitem(main.RECIPES, "demo", DEMO.with_(weight_decay=0.123))
+    assert run("--market_path", data, "--output_path", folder, *TINY) == 1
+    assert f"weight_decay was {DEMO.weight_decay}, now 0.123" in capfd.readouterr().err
 
 
 def test_another_version_of_the_suite_is_another_run(folder, data, monkeypatch, capfd):
@@ -126,7 +133,7 @@ def test_other_weights_to_start_from_are_another_run(data, tmp_path, finished, c
         name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in state["model"].items()
     }
     checkpoints.save(start, state)
-    assert run(*flags) == 1 and "pretrained_sha256 was" in capfd.readouterr().err
+    assert run(*flags) == 1 and "pretrained was a file of SHA-256" in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------------------
