@@ -175,6 +175,7 @@ class Folder:
     resume: bool = True
     free: frozenset[str] = frozenset()
     tested: str = ""
+    damaged: bool = dataclasses.field(default=False, init=False)  # last.pt is, and previous.pt the only one
 
     def earlier(self) -> tuple[dict[str, Any], str] | None:
         """(what is kept of the run that was begun here, a word on a damaged file or ""); None if there is none.
@@ -195,6 +196,7 @@ class Folder:
                 damaged.append(str(error))
                 continue
             self.check_same(state, path)
+            self.damaged = bool(damaged)
             return state, "".join(f"WARNING: {error} Going on from {path} instead.\n" for error in damaged)
         raise ValueError(
             f"{damaged[0]} There is no other to go on from: start the run anew with --resume no, or from weights that "
@@ -211,17 +213,23 @@ class Folder:
             )
 
     def keep(self, state: dict[str, Any]) -> None:
-        """Write last.pt; the one that was there stays as previous.pt."""
+        """Write last.pt; the one that was there stays as previous.pt, unless it was damaged: then that stays."""
         last, previous = self.path / LAST, self.path / PREVIOUS
-        save_beside = self.path / f".{PREVIOUS}.link"
-        if last.exists():
-            save_beside.unlink(missing_ok=True)
-            try:
-                os.link(last, save_beside)  # at every moment there is a last.pt
-            except OSError:  # a file system without links
-                shutil.copyfile(last, save_beside)
-            os.replace(save_beside, previous)
+        beside = self.path / f".{PREVIOUS}.link"
+        try:
+            if last.exists() and not self.damaged:
+                beside.unlink(missing_ok=True)
+                try:
+                    os.link(last, beside)  # at every moment there is a last.pt
+                except OSError:  # a file system without links
+                    shutil.copyfile(last, beside)
+                os.replace(beside, previous)
+                beside.unlink(missing_ok=True)  # after a kill both may be one file, which POSIX leaves under both names
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise RuntimeError(files.refusal(previous, error, "--output_path")) from error
         save(last, state)
+        self.damaged = False
 
 
 LAST, PREVIOUS = "last.pt", "previous.pt"

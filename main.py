@@ -18,6 +18,7 @@ import shutil
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -834,6 +835,7 @@ def main(argv: list[str] | None = None) -> int:
     args, recipe = None, None
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what no terminal can write
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags: what cannot be read is told by our own rule
     try:
         args, recipe = parse(sys.argv[1:] if argv is None else argv)
         if args.mode not in ("train", "test") and processes.launched():
