@@ -8,10 +8,18 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="the long form of tests/test_faults.py, which takes hours")
+    parser.addoption("--long", action="store_true", help="the long form of the tests of faults and of chance: hours")
+
+
+@pytest.fixture(scope="session")
+def long(request) -> bool:
+    """Whether the long form of a test is asked for."""
+    return request.config.getoption("--long")

@@ -300,3 +300,31 @@ def test_load_into_says_what_does_not_fit():
     for damaged in (None, {"base": {}}, []):
         with pytest.raises(ValueError, match=r"model\.pt holds no state dict"):
             checkpoints.load_into(model, damaged, "model.pt")
+
+
+def test_the_one_whole_checkpoint_stays_until_another_is_written(tmp_path, monkeypatch):
+    """A damaged last.pt does not take the place of the previous.pt that was gone on from."""
+    state = dict.fromkeys(checkpoints.EVERYTHING, 0) | {"version": checkpoints.VERSION}
+    folder = checkpoints.Folder(tmp_path, {})
+    for epoch in (1, 2):
+        folder.keep(state | {"epoch": epoch})
+    (tmp_path / "last.pt").write_bytes(b"PK")
+    folder = checkpoints.Folder(tmp_path, {})
+    assert folder.earlier()[0]["epoch"] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", lambda *_: pytest.fail("killed", pytrace=False))
+        with pytest.raises(pytest.fail.Exception):
+            folder.keep(state | {"epoch": 2})
+    assert checkpoints.Folder(tmp_path, {}).earlier()[0]["epoch"] == 1
+    for epoch in (2, 3):
+        folder.keep(state | {"epoch": epoch})
+    assert [checkpoints.load(tmp_path / name)["epoch"] for name in ("last.pt", "previous.pt")] == [3, 2]
+
+
+def test_a_previous_checkpoint_that_cannot_be_written_is_named(tmp_path):
+    folder = checkpoints.Folder(tmp_path, {})
+    folder.keep({"epoch": 1})
+    (tmp_path / "previous.pt").mkdir()
+    with pytest.raises(RuntimeError, match=r"could not write .*previous\.pt: Is a directory.*remove it"):
+        folder.keep({"epoch": 2})
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "previous.pt"]

@@ -23,7 +23,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import hypothesis
 import pytest
 import test_datasets_infrared
 import test_datasets_small
@@ -31,8 +30,6 @@ import test_datasets_video
 import test_weights
 import torch
 import trees
-from hypothesis import strategies
-from PIL import Image
 
 import checkpoints
 import main
@@ -59,11 +56,6 @@ FAMILIES = {  # name -> (kind of data, flags): small networks of each family of 
                           "--seq_len", "2")),
     "infrared": ("sysu", ("--recipe", "agw_rgbir", "--backbone", "resnet18", "--p", "3", "--k", "2")),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def long(request) -> bool:
-    return request.config.getoption("--long")
 
 
 @pytest.fixture(scope="module")
@@ -373,35 +365,18 @@ def test_a_hostile_weight_file_is_refused_at_once(long, data, undisturbed, tmp_p
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Mutated images and tables
+# Mutated images and tables (those of chance are in test_imagefile and test_datasets_own)
 # ---------------------------------------------------------------------------------------------------------------------
 
-EDITS = strategies.lists(
-    strategies.tuples(
-        strategies.sampled_from(("flip", "cut", "insert", "end")),
-        strategies.integers(0, 2**16),
-        strategies.binary(min_size=1, max_size=8),
-    ),
-    min_size=1,
-    max_size=4,
-)
 
-
-def mutated(content: bytes, edits) -> bytes:
-    """`content` with bytes flipped, cut out, put in, or with its end cut off, at places modulo its length."""
-    for kind, at, piece in edits:
-        at %= len(content) + 1
-        if kind == "flip":
-            piece = bytes(a ^ b for a, b in zip(content[at:], piece, strict=False))
-        after = {"flip": at + len(piece), "cut": at + 16 * len(piece), "insert": at, "end": len(content)}[kind]
-        content = content[:at] + (piece if kind in ("flip", "insert") else b"") + content[after:]
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """`content` with bytes changed, cut out or put in, or its end cut off, in up to three places."""
+    for _ in range(rng.randint(1, 3)):
+        at, piece = rng.randrange(len(content) + 1), rng.randbytes(rng.randint(1, 8))
+        kind = rng.choice(("change", "cut", "insert", "end"))
+        after = {"change": at + len(piece), "cut": at + 16 * len(piece), "insert": at, "end": len(content)}[kind]
+        content = content[:at] + (piece if kind in ("change", "insert") else b"") + content[after:]
     return content
-
-
-def for_many(test, strategy, number: int) -> None:
-    """Call `test` with `number` values of `strategy`, the same in every run."""
-    how = {"deadline": None, "database": None, "derandomize": True}
-    hypothesis.settings(max_examples=number, **how)(hypothesis.given(strategy)(test))()
 
 
 def checked(*words) -> str:
@@ -414,51 +389,19 @@ def checked(*words) -> str:
     return out.getvalue() + errors.getvalue()
 
 
-@pytest.mark.filterwarnings("error:.*:pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_mutated_image_is_decoded_or_the_reason_said(long, tmp_path):
-    picture = Image.effect_noise((16, 24), 80).convert("RGB")
-    sources = []
-    for number, format in enumerate(("JPEG", "JPEG", "PNG", "PNG", *imagefile.FORMATS[2:])):
-        image = picture.convert("L") if number % 2 else picture
-        exif = {"exif": image.getexif()} if format in ("JPEG", "PNG", "TIFF", "WEBP") else {}
-        for tags in exif.values():
-            tags[imagefile.ORIENTATION] = 6
-        with io.BytesIO() as file:
-            image.save(file, format, **exif)
-            sources.append(file.getvalue())
-    path, read = tmp_path / "image.jpg", {True: 0, False: 0}
-
-    def decode(given) -> None:
-        source, edits = given
-        path.write_bytes(mutated(source, edits))
-        try:
-            image = imagefile.read(path).rgb
-        except Exception as error:
-            assert not isinstance(error, MemoryError)
-            assert imagefile.reason(error, path).splitlines() == [imagefile.reason(error, path)]
-            read[False] += 1
-        else:
-            assert image.mode == "RGB" and min(image.size) > 0
-            read[True] += 1
-
-    for_many(decode, strategies.tuples(strategies.sampled_from(sources), EDITS), 10_000 if long else 150)
-    assert min(read.values()) > 10, read
-
-
 def test_check_answers_for_a_set_of_mutated_images(long, data, tmp_path):
     for trial in range(50 if long else 1):
         rng, folder = random.Random(trial), tmp_path / str(trial)
         shutil.copytree(data()[1], folder)
         bad = 0
         for path in sorted(folder.rglob("*.jpg")):
-            kind = rng.choice(("flip", "cut", "insert", "end"))
-            path.write_bytes(mutated(path.read_bytes(), [(kind, rng.randrange(2**16), rng.randbytes(8))]))
+            path.write_bytes(mutated(path.read_bytes(), rng))
             try:
                 imagefile.read(path)
             except Exception:
-                bad += 1
+                bad += not path.name.startswith("-1")  # junk, which nobody reads
         told = checked("--market_path", folder)
-        assert bad and f"{bad} " in told and "cannot be read" in told
+        assert bad and f"{bad} of 69 images cannot be read" in told
 
 
 def tables(folder: Path):
@@ -484,26 +427,19 @@ def tables(folder: Path):
 KEPT = "splits_grid_reid.json"  # made from the table beside it, and read in its place from then on
 
 
-def mutate_table(name: str, folder: Path, table: Path, number: int) -> None:
-    """`number` mutations of `table`, each of which gets an answer."""
-    content = table.read_bytes()
-
-    def look(edits) -> None:
-        if table.name != KEPT:
-            (table.parent / KEPT).unlink(missing_ok=True)
-        table.write_bytes(mutated(content, edits))
-        checked(f"--{name}_path", folder)
-
-    for_many(look, EDITS, number)
-    table.write_bytes(content)
-    checked(f"--{name}_path", folder)
-
-
 def test_a_mutated_table_is_read_or_one_line_says_what_is_wrong(long, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng, ends = random.Random(0), set()
     for name, folder, table in tables(tmp_path):
-        mutate_table(name, folder, table, 1_000 if long else 60 if name == "own" else 6)
-        assert table.exists()
+        checked(f"--{name}_path", folder)  # which makes the table that is kept
+        content = table.read_bytes()
+        for _ in range(1_000 if long else 40 if name == "own" else 3):
+            if table.name != KEPT:
+                (table.parent / KEPT).unlink(missing_ok=True)
+            table.write_bytes(mutated(content, rng))
+            ends.add("error: " in checked(f"--{name}_path", folder))
+        table.write_bytes(content)
+    assert True in ends
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -573,7 +509,7 @@ def test_a_damaged_file_of_a_run_is_repaired_or_named(state, long, data, undistu
         if state == "finished" and name.name in modes:  # before training has repaired it
             words = ("--mode", *modes[name.name], *data(), "--threads", "1", "--output_path", folder)
             if answers(capfd, folder / name, *words):
-                for path in folder.glob("metrics_model.pt_*.json"):
+                for path in folder.glob("metrics_model*.json"):
                     assert json.loads(path.read_text())["market"]["mAP"] == expected[2]["market"]["mAP"], damage
         if answers(capfd, folder / name, *training(data, "demo", folder)):
             assert content(folder) == expected, (name, damage)
