@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -137,7 +138,7 @@ class ImageStore:
         impossible arguments, RuntimeError if the pixels do not fit where they were asked to be.
     """
 
-    VERSION = 2  # of the pixels and the file layout of the disk cache
+    VERSION = 3  # of the pixels and the file layout of the disk cache
 
     def __init__(
         self, paths: Sequence[str], decoding: Decoding, cache: Cache | None = None, device: torch.device | str = "cpu"
@@ -345,7 +346,7 @@ class ImageStore:
             if trailer["fingerprint"] != fingerprint:
                 return None
             shape = (len(self.paths) - len(trailer["skipped"]), *self.image_size, 3)
-            if pixels != math.prod(shape):
+            if pixels != math.prod(shape) or trailer["crc32"] != _crc32_of(path, pixels, trailer["skipped"]):
                 return None
             # copy on write: torch wants writable memory, the file itself stays as it is
             data = torch.from_numpy(np.memmap(path, np.uint8, mode="c", shape=shape))
@@ -364,12 +365,24 @@ class ImageStore:
             )
         # written, not mapped: a full disk is then an error and not a bus error
         with files.replace(path, needed=self.num_bytes, flag="--cache_path, or leave it out with --cache none") as file:
+            checksum = zlib.crc32(b"")
             for images in self._decode_all("decoding images"):
                 file.write(images.data)
+                checksum = zlib.crc32(images.data, checksum)
             gone = set(self.skipped)
             skipped = [i for i, name in enumerate(self.paths) if name in gone]
-            trailer = json.dumps({"fingerprint": fingerprint, "skipped": skipped}).encode()
+            checksum = zlib.crc32(str(skipped).encode(), checksum)
+            trailer = json.dumps({"fingerprint": fingerprint, "skipped": skipped, "crc32": checksum}).encode()
             file.write(trailer + len(trailer).to_bytes(8, "little"))
+
+
+def _crc32_of(path: Path, length: int, skipped: list[int]) -> int:
+    """CRC-32 of `length` bytes of pixels and of what was skipped, a second per GB; else a flipped bit would train."""
+    checksum = zlib.crc32(b"")
+    with open(path, "rb") as file:
+        while piece := file.read(min(1 << 22, length)):
+            checksum, length = zlib.crc32(piece, checksum), length - len(piece)
+    return zlib.crc32(str(skipped).encode(), checksum)
 
 
 def _pipeline(groups: Iterable[list], workers: int, ahead: int) -> Iterator[list]:

@@ -206,7 +206,7 @@ def content(folder: Path) -> tuple:
             found.pop(key, None)
     results = json.loads((folder / "metrics.json").read_text())
     for found in results.values():
-        found.pop("images_per_second")
+        found.pop("images_per_second", None)
         measured = found.pop("measured")
         found["data"] = measured["data"]
     return {name: value.numpy().tobytes() for name, value in weights.items()}, log, results

@@ -198,14 +198,20 @@ def test_disk_cache_is_never_stale(copies, tmp_path, monkeypatch, change):
     assert len(list(folder.iterdir())) == (1 if change in ("touch", "replace") else 2)  # the stale one is gone
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "trailer", "longer"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "trailer", "longer", "bit"])
 def test_damaged_disk_cache_is_made_anew(copies, tmp_path, damage):
     folder = tmp_path / "cache"
     store(copies, "disk", cache_dir=folder)
     [file] = folder.iterdir()
     content = file.read_bytes()
     file.write_bytes(
-        {"cut": content[100:], "empty": b"", "trailer": content[:-20] + bytes(20), "longer": content + bytes(9)}[damage]
+        {
+            "cut": content[100:],
+            "empty": b"",
+            "trailer": content[:-20] + bytes(20),
+            "longer": content + bytes(9),
+            "bit": content[:50] + bytes([content[50] ^ 1]) + content[51:],
+        }[damage]
     )
     assert torch.equal(store(copies, "disk", cache_dir=folder).take(torch.arange(20)), plain_batch(copies))
     assert file.read_bytes() == content
