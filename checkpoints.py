@@ -207,9 +207,10 @@ class Folder:
         """ValueError, which lists what differs, if `state` of `path` is of another run."""
         found = differences(state, {"version": VERSION, **self.description}, self.free)
         if found:
+            more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
             raise ValueError(
-                f"{path} holds a run with other settings: {'; '.join(found)}. Give another --output_path, the same "
-                "settings as before, or --resume no to start afresh in this folder."
+                f"{path} holds a run with other settings: {'; '.join(found[:MOST] + more)}. Give another "
+                "--output_path, the same settings as before, or --resume no to start afresh in this folder."
             )
 
     def keep(self, state: dict[str, Any]) -> None:
@@ -233,6 +234,7 @@ class Folder:
 
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
+MOST = 12  # differences that one message lists
 EVERYTHING = {"version", "epoch", "log", "partial", "model", "criterion", "optimizers", "epochs"}  # of a last.pt
 
 
@@ -247,7 +249,7 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any], free: Collection[s
             names = sorted((now.keys() | was.keys()) - set(free))
             pairs = [(name, was.get(name, DEFAULT), now.get(name, DEFAULT)) for name in names]
         else:
-            pairs = [(key, was, now)]
+            pairs = [(key, was, "recorded" if isinstance(now, dict) else now)]
         found += [f"{name} was {before}, now {after}" for name, before, after in pairs if before != after]
     return found
 

@@ -123,6 +123,17 @@ def test_another_version_of_the_suite_is_another_run(folder, data, monkeypatch, 
     assert "now 9.9.9" in capfd.readouterr().err
 
 
+def test_a_run_of_another_recipe_or_of_a_version_that_kept_less_is_named_in_one_line(folder, data, capfd):
+    assert run("--market_path", data, "--output_path", folder, *TINY, "--recipe", "bot", "--backbone", "resnet18") == 1
+    told = capfd.readouterr().err.strip()
+    assert "recipe was demo, now bot" in told and "resnet18" in told and "\n" not in told
+    state = checkpoints.load(folder / "last.pt")
+    for name in ("last.pt", "previous.pt"):
+        checkpoints.save(folder / name, {key: value for key, value in state.items() if key not in ("settings", "data")})
+    assert run("--market_path", data, "--output_path", folder, *TINY) == 1
+    assert "settings was not recorded" in capfd.readouterr().err
+
+
 def test_other_weights_to_start_from_are_another_run(data, tmp_path, finished, capfd):
     start, out = tmp_path / "start.pt", tmp_path / "out"
     flags = ("--market_path", data, "--output_path", out, *TINY, "--pretrained", start)
