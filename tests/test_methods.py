@@ -379,7 +379,8 @@ def short(name, folder, output, *more):
 
 def result_of(folder, output, *more):
     run("--mode", "test", "--market_path", folder, "--weights", output / "model.pt", "--output_path", output, *more)
-    return json.loads((output / "metrics_model.json").read_text())
+    newest = max(output.glob("metrics_model*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return json.loads(newest.read_text())
 
 
 def test_aligned_is_tested_by_global_local_and_both_with_and_without_reranking(folder, tmp_path):

@@ -417,6 +417,8 @@ def completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str,
         tensors["refined"] = torch.tensor(True)
     if any(name.startswith("backbone.NL_") for name in source) and "heads.pool_layer.p" not in source:
         tensors["heads.pool_layer.p"] = torch.tensor([3.0])  # fast-reid's AGW: fixed (fastreid/layers/pooling.py)
+    if "global_pool.p" in target and any(name.startswith("thermal_module.thermal.") for name in source):
+        tensors.setdefault("global_pool.p", torch.tensor([3.0]))  # Cross-Modal-Re-ID-baseline e817a26: fixed
     for name in ("image_encoder.proj", "visual.proj"):  # of CLIP: (D, d), to be multiplied from the right
         if name in source and source[name].dim() == 2:
             tensors[name] = source[name].t()
