@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_addoption(parser):
+    """`--long` of the tests."""
     parser.addoption("--long", action="store_true", help="the long form of the tests of faults and of chance: hours")
 
 

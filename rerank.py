@@ -86,11 +86,7 @@ def k_reciprocal(
             lambda not in 0 to 1.
     """
     _check_parameters(k1, k2, lambda_value)
-    points = _Features(query, gallery, memory_gb)
-    final = points.sq.new_empty(points.num_query, points.num_all - points.num_query)  # (Q, G)
-    for _ in _stream(points, k1, k2, lambda_value, final):
-        pass
-    return final
+    return _whole(_Features(query, gallery, memory_gb), k1, k2, lambda_value)
 
 
 def k_reciprocal_from_distances(
@@ -112,11 +108,7 @@ def k_reciprocal_from_distances(
         (Q, G)
     """
     _check_parameters(k1, k2, lambda_value)
-    points = _Distances(q_g, q_q, g_g, memory_gb)
-    final = points.sq.new_empty(points.num_query, points.num_all - points.num_query)  # (Q, G)
-    for _ in _stream(points, k1, k2, lambda_value, final):
-        pass
-    return final
+    return _whole(_Distances(q_g, q_q, g_g, memory_gb), k1, k2, lambda_value)
 
 
 def iter_k_reciprocal(
@@ -157,6 +149,14 @@ def iter_search_from_distances(
 
 
 # ---------------------------------------------------------------- the algorithm, in the order of the paper
+
+
+def _whole(points, k1, k2, lambda_value) -> Tensor:
+    """The re-ranked distances (Q, G) in one matrix."""
+    final = points.sq.new_empty(points.num_query, points.num_all - points.num_query)
+    for _ in _stream(points, k1, k2, lambda_value, final):
+        pass
+    return final
 
 
 def _stream(points, k1, k2, lambda_value, final):

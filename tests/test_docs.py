@@ -218,10 +218,9 @@ def test_scripts_of_every_command_exist(name):
 
 
 def test_commands_of_results_are_ones_that_main_accepts():
-    for row in tables.results():
-        words = [word.strip("[]") for word in row["command"].split() if word != "..."]
-        if "main.py" in words:
-            cli.parse(words[words.index("main.py") + 1 :])
+    rows = [[word.strip("[]") for word in row["command"].split() if word != "..."] for row in tables.results()]
+    commands = [words[words.index("main.py") + 1 :] for words in rows if "main.py" in words]
+    assert commands and all(cli.parse(words) for words in commands)  # a mistake in one raises
 
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_]*")

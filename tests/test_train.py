@@ -637,14 +637,8 @@ def test_without_a_whole_last_pt_the_one_before_it_is_gone_on_from(tmp_path, dam
     """And the run ends bit for bit as one that nothing happened to."""
     whole = fit(tmp_path / "whole", row=recipe(epochs=4, schedule="cosine"))
 
-    class Dies(Batches):
-        def epoch(self, epoch, start=0):
-            if epoch == 2:
-                raise KeyboardInterrupt
-            return super().epoch(epoch, start)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "died", Dies(), row=recipe(epochs=4, schedule="cosine"))
+    with pytest.raises(MemoryError):
+        fit(tmp_path / "died", DiesAt(2, 0), row=recipe(epochs=4, schedule="cosine"))
     last = tmp_path / "died" / "last.pt"
     assert [checkpoints.load(last.with_name(name))["epoch"] for name in ("previous.pt", "last.pt")] == [1, 2]
     if damage == "cut":
@@ -702,14 +696,8 @@ def test_a_run_that_is_made_longer_past_its_schedule_says_so(tmp_path):
     assert checkpoints.load(tmp_path / "model.pt")["lengthened"] == [3] and len(again.log) == 5
     assert not any("made for 3" in text for text in fit(tmp_path, row=recipe(epochs=5, schedule="cosine")).said)
 
-    class Dies(Batches):
-        def epoch(self, epoch, start=0):
-            if epoch == 2:
-                raise KeyboardInterrupt
-            return super().epoch(epoch, start)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "unfinished", Dies(), row=recipe(epochs=4, schedule="cosine"))
+    with pytest.raises(MemoryError):
+        fit(tmp_path / "unfinished", DiesAt(2, 0), row=recipe(epochs=4, schedule="cosine"))
     with pytest.raises(ValueError, match="begun with --epochs 4 and is in epoch 3.*other rates"):
         fit(tmp_path / "unfinished", row=recipe(epochs=6, schedule="cosine"))
 

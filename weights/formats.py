@@ -44,6 +44,12 @@ def _sequential(first: int) -> tuple[tuple[str, str], ...]:
     return (r"^base\.0\.", "conv1."), (r"^base\.1\.", "bn1."), *stages
 
 
+FAST_REID = (  # of every head of fast-reid
+    (r"^heads\.pool_layer\.p$", "global_pool.p"),
+    (r"^heads\.(classifier\.)?weight$", "classifier.weight"),
+    (r"^backbone\.", ""),
+)
+
 # First match names the file; the rules that load most tensors are the ones used. What follows the trunk in a method's
 # released code is renamed by the model itself (`renames` of the classes in models.py).
 FORMATS = (
@@ -71,9 +77,7 @@ FORMATS = (
         (
             (r"^heads\.bottleneck\.0\.", "reduction."),
             (r"^heads\.bottleneck\.1\.", "bottleneck."),
-            (r"^heads\.pool_layer\.p$", "global_pool.p"),
-            (r"^heads\.weight$", "classifier.weight"),
-            (r"^backbone\.", ""),
+            *FAST_REID,
         ),
         stem_ceil=PLAIN_OR_IBN,
         carries=BICUBIC,
@@ -86,9 +90,7 @@ FORMATS = (
         (
             (r"^heads\.bottleneck\.0\.", "bottleneck."),
             (r"^heads\.bnneck\.", "bottleneck."),
-            (r"^heads\.pool_layer\.p$", "global_pool.p"),
-            (r"^heads\.(classifier\.)?weight$", "classifier.weight"),
-            (r"^backbone\.", ""),
+            *FAST_REID,
         ),
         stem_ceil=PLAIN_OR_IBN,
         carries=BICUBIC,
