@@ -531,7 +531,9 @@ def curves(log: Sequence[Mapping[str, Any]], path: ImageFile) -> Path:
     if evaluated:
         axes[2].set(title="Evaluation (%)", xlabel="epoch", ylim=(0, 100))
         axes[2].legend(**LEGEND, loc="upper left", bbox_to_anchor=(1, 1))  # beside the panel: the lines fill it
+    edge = max(0.5, 0.03 * (epochs[-1] - epochs[0]))  # one evaluation alone stands at its place in the whole run
     for axis in axes:
+        axis.set_xlim(epochs[0] - edge, epochs[-1] + edge)
         axis.xaxis.get_major_locator().set_params(integer=True)
     return _to_png(figure, path)
 
