@@ -28,6 +28,7 @@ from config import (
 from machine import ranges, usage
 from machine.ranges import ALPHA, EPOCHS, MEMORY, NEIGHBOURS, RANKS, SEEDS, SHARE, Number, Range
 from recipes import RECIPES, Recipe
+from weights import reading
 
 MODES = ("train", "test", "visualize", "extract", "check")
 PICTURES = ("ranks", "batch", "curves", "actmap")
@@ -379,6 +380,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
         parser.print_help()
         raise SystemExit(0)
     args = build_parser(recipe).parse_args(argv)
+    if args.weights is not None:
+        args.weights = reading.only_file(args.weights)
     args.recipe_given = name is not None
     flags = {word.split("=")[0].lstrip("-") for word in argv if word.startswith("--")}
     args.defaulted = set(vars(args)) - flags  # what the user did not say

@@ -201,6 +201,16 @@ def description_of(args, recipe: Recipe, given: dict, run: Run, data: datasets.T
     }
 
 
+def as_trained(start: str) -> dict[str, tuple[float, ...]]:
+    """`mean` and `std` of the weight file --pretrained `start`, where it tells them, and says so."""
+    file = reading.existing_file(start, "--pretrained weight")
+    found = recognising.input_statistics(file)
+    if found:
+        words = ", ".join(f"{name} {' '.join(f'{x:g}' for x in values)}" for name, values in found.items())
+        print(f"{file}: images are normalised with {words}, as its own were, unless --mean and --std say otherwise")
+    return found
+
+
 def build_network(recipe: Recipe, num_pids: int, cameras: int, run: Run, seed: int) -> models.Model:
     """The network, drawn from `seed`, with the weights that `recipe.pretrained` names."""
     torch.manual_seed(seed)
@@ -386,7 +396,8 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     check_test_distance(recipe)
     check_trunk(recipe, given)
     if recipe.pretrained not in ("imagenet", "none"):
-        reading.existing_file(recipe.pretrained, "--pretrained weight")
+        given = as_trained(recipe.pretrained) | given | {"pretrained": str(reading.only_file(recipe.pretrained))}
+        recipe = customised(recipe, given)
     with processes.main_first():
         found, trains, tests = load_data(args)
     check_before_training(args, found, trains, tests)

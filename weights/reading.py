@@ -10,16 +10,20 @@ up and compared with the bytes that are there, before any of it is read.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import itertools
 import math
 import mmap
 import os
 import pickle
 import pickletools
 import re
+import shutil
 import struct
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -35,9 +39,9 @@ from machine.files import size_text
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
     """`path` of a `what` file; FileNotFoundError if it is not there, ValueError if it is no file or empty."""
-    path = Path(path)
+    path = only_file(path)
     if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in WEIGHT_SUFFIXES or ".pth" in p.name)
+        inside = [str(each.relative_to(path)) for each in _weight_files(path)]
         hint = f"; name one of the files in it: {', '.join(inside[:5])}" if inside else ""
         raise ValueError(f"{path} is a folder, expected a {what} file{hint}.")
     if not path.exists():
@@ -48,6 +52,23 @@ def existing_file(path: str | os.PathLike, what: str) -> Path:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: the {what} was never written or its download failed; copy it again.")
     return path
+
+
+def only_file(path: str | os.PathLike) -> Path:
+    """`path`, or the one weight file somewhere in the folder `path`, as of an unpacked package."""
+    path = Path(path)
+    inside = _weight_files(path) if path.is_dir() else []
+    return inside[0] if len(inside) == 1 else path
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """What in `folder`, or in one of its folders, is named as a weight file; of the first 10,000 entries."""
+    return sorted(each for each in itertools.islice(folder.rglob("*"), 10_000) if _named_weights(each.name))
+
+
+def _named_weights(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return not name.startswith(".") and (name.endswith(WEIGHT_SUFFIXES) or ".pth" in name)
 
 
 def first_line(error: BaseException) -> str:
@@ -303,18 +324,21 @@ def read(source: str | os.PathLike | WeightFile) -> WeightFile:
     """Read any weight file, opening it once and executing nothing in it. (What was read already comes back as it is.)
 
     Reads ``torch.save`` files of every age (zip and legacy), whole pickled ``nn.Module``s, plain pickles of arrays and
-    safetensors. Raises FileNotFoundError, and ValueError for a file that is damaged or holds no weights.
+    safetensors, and the one such file in a folder or in a zip archive (a wheel of Python).
+    Raises FileNotFoundError, and ValueError for a file that is damaged or holds no weights.
     """
     if isinstance(source, WeightFile):
         return source
     path = existing_file(source, "weight")
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as outer, _unwrapped(outer) as (file, name):
             _refuse_other_files(path, file)
             file.seek(0)
-            if path.suffix == ".safetensors":
-                return WeightFile(path, safetensors.torch.load(file.read()), "safetensors")
-            return _read_torch(path, file)
+            if (name or path.name).endswith(".safetensors"):
+                found = WeightFile(path, safetensors.torch.load(file.read()), "safetensors")
+            else:
+                found = _read_torch(path, file)
+        return found._replace(container=f"{found.container}, in an archive as {name}") if name else found
     except (_NotWeights, MemoryError):
         raise
     except Exception as error:  # a damaged pickle can fail in any way
@@ -322,6 +346,27 @@ def read(source: str | os.PathLike | WeightFile) -> WeightFile:
             f"{path} is truncated, damaged or no weight file ({size_text(path.stat().st_size)}; {first_line(error)}): "
             "download or copy it again."
         ) from error
+
+
+@contextlib.contextmanager
+def _unwrapped(file: IO[bytes]) -> Iterator[tuple[IO[bytes], str]]:
+    """(the one weight file in the zip archive `file`, its name there); (`file`, "") for all else.
+
+    ValueError for a weight file that declares more than twice its archive's size: floating-point weights hardly shrink.
+    """
+    if file.read(4) == ZIP_MAGIC:
+        with zipfile.ZipFile(file) as archive:
+            inside = [] if _root(archive) else [e for e in archive.infolist() if _named_weights(e.filename)]
+            if len(inside) == 1:
+                if inside[0].file_size > 2 * os.fstat(file.fileno()).st_size:
+                    raise ValueError(f"an archive that unpacks to {size_text(inside[0].file_size)}")
+                with tempfile.TemporaryFile() as unpacked, archive.open(inside[0]) as packed:
+                    shutil.copyfileobj(packed, unpacked)
+                    unpacked.seek(0)
+                    yield unpacked, inside[0].filename
+                return
+    file.seek(0)
+    yield file, ""
 
 
 class _NotWeights(ValueError):

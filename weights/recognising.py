@@ -101,7 +101,7 @@ def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     method = next((recipe for recipe, needs in METHODS if all_occur(needs, names)), "softmax")
     if method in WHOLE_NETWORKS:
         return {"recipe": method}
-    backbone = _osnet(common) or _vit(common) or _resnet(common) or _other_trunk(common)
+    backbone = _osnet(common) or _vit(common) or _resnet(common) or _lite(form, common) or _other_trunk(common)
     if backbone is None:
         return None
     carried = dict(form.carries) | _statistics(common)
@@ -112,6 +112,21 @@ def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     options = carried.pop("options", {}) | details.pop("options", {})
     found = {"recipe": method, "backbone": backbone} | carried | details
     return found | ({"options": options} if options else {})
+
+
+def input_statistics(source: str | os.PathLike | WeightFile) -> dict[str, tuple[float, ...]]:
+    """``mean`` and ``std`` of the images that a weight file was trained with, where its format tells them.
+
+    Of a checkpoint of ours as its run has set them. Raises as `read` does.
+    """
+    file = read(source)
+    settings = file.ours.get("settings") if file.ours is not None else recognise(file)
+    known = settings if isinstance(settings, dict) else {}
+    found = {name: tuple(known[name]) for name in ("mean", "std") if isinstance(known.get(name), (list, tuple))}
+    sound = all(
+        len(values) == 3 and all(isinstance(x, float) and 0 <= x <= 1 for x in values) for values in found.values()
+    )
+    return found if sound and min(found.get("std", (1,))) > 0 else {}
 
 
 def _statistics(common: dict[str, Tensor]) -> dict[str, Any]:
@@ -227,6 +242,15 @@ def _resnet(common: dict[str, Tensor]) -> str | None:
     if any(re.match(r"layer1\.\d\.IN\.", key) for key in common):
         return f"{name}_ibn_b"
     return f"{name}_ibn_a" if "layer1.0.bn1.IN.weight" in common else name
+
+
+def _lite(form: Format, common: dict[str, Tensor]) -> str | None:
+    """An EfficientNet-Lite; timm's own names do not tell its padding, which is TensorFlow's or PyTorch's."""
+    if not form.name.startswith("EfficientNet-Lite") or "blocks.2.0.conv_pwl.weight" not in common:
+        return None
+    size = (form.name[-1], len(common["blocks.2.0.conv_pwl.weight"]))  # with 1 and 2 of equal depth
+    return {("0", 40): "tf_efficientnet_lite0", ("2", 40): "tf_efficientnet_lite1", ("2", 48): "tf_efficientnet_lite2",
+            ("3", 48): "tf_efficientnet_lite3", ("4", 56): "tf_efficientnet_lite4"}.get(size)  # fmt: skip
 
 
 def _other_trunk(common: dict[str, Tensor]) -> str | None:
