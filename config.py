@@ -257,6 +257,12 @@ class Recipe:
     )
     lr_floor: float = field(0.0, "end of a cosine over --lr", "optimisation", within=SHARE)
     warmup_epochs: int = field(0, "epochs of linear warm-up", "optimisation", within=Range(0, 100_000))
+    warmup_iterations: int = field(
+        0, "iterations of linear warm-up, in place of --warmup_epochs", "optimisation", within=Range(0, 10_000_000)
+    )
+    first_epoch: int = field(
+        0, "number of the first epoch in warm-up, cosine and exponential fall", "optimisation", within=Range(0, 1)
+    )
     warmup_factor: float = field(0.01, "where the warm-up starts, over --lr", "optimisation", within=SHARE)
     eval_every: int = field(
         0, "epochs between evaluations, 0 for only the last", "optimisation", within=Range(0, 100_000)
@@ -500,6 +506,7 @@ def checked(base: Recipe | None, fields: dict[str, Any]) -> Recipe:
             raise ValueError(f"{name} is {fields[name]!r}, but {called(recipe.network)} has no argument {name}")
     check_constructors(recipe)
     check_options(recipe)
+    check_warm_up(recipe)
     return recipe
 
 
@@ -584,6 +591,15 @@ def check_options(recipe: Recipe) -> None:
         check_numbers(f"option {name}", value, numbers.get(name))
 
 
+def check_warm_up(recipe: Recipe) -> None:
+    """ValueError if a warm-up counts both epochs and iterations."""
+    if recipe.warmup_epochs and recipe.warmup_iterations:
+        raise ValueError(
+            f"--warmup_epochs {recipe.warmup_epochs} and --warmup_iterations {recipe.warmup_iterations} are both set: "
+            "set one of them to 0"
+        )
+
+
 def check_given(recipe: Recipe, given: Mapping[str, Any]) -> None:
     """ValueError if a value of a flag, or one that a checkpoint keeps, is none that its field or option can have."""
     try:
@@ -592,6 +608,7 @@ def check_given(recipe: Recipe, given: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise ValueError(f"--{error}") from None
     check_options(with_values(recipe, given))
+    check_warm_up(with_values(recipe, given))
 
 
 def called(made: Callable[..., nn.Module]) -> str:

@@ -61,8 +61,9 @@ BOT = row(
         "duke": Published(86.4, 76.4, "reid-strong-baseline 3da7e6f README, ablation, + center loss"),
     },
     differs=(
-        "The rate drops after epochs 40 and 70, as in the paper's equation for lr(t); the released scheduler drops it "
-        "one epoch sooner. The paper's warm-up starts at a tenth (t/10), the code's at 0.01 + 0.99 t/10: the code's. "
+        "The rates are the released scheduler's with torch before 1.1, for which it was written: 3.5e-6 in epoch 1, "
+        "3.5e-4 from epoch 11 on, drops after 40 and 70 epochs. torch 1.1 and later count one epoch more: 3.8e-5 in "
+        "epoch 1, drops after 39 and 69. The paper warms up with t/10 from 3.5e-5 in epoch 1. "
         "The released ResNet leaves out the ReLU after the stem (modeling/backbones/resnet.py); here it is in, as in "
         "the network that the ImageNet weights come from (--stem_relu no for the other)."
     ),
@@ -136,7 +137,7 @@ SOFTMAX = row(
     lr=3e-4,
     epochs=60,
     fixbase_epochs=5,
-    milestones=(20,),
+    milestones=(20, 40),  # StepLR: every 20 epochs
 )
 
 SOFTMAX_FC512 = row(
@@ -212,7 +213,8 @@ MUDEEP = row(
     paper="Qian et al., Multi-scale Deep Learning Architectures for Person Re-identification, ICCV 2017",
     source="torchreid v0.0.9, train_img_model_xent_htri.py",
     published={"market": Published(71.5, 47.0, "torchreid v0.0.9 README, MuDeep, xent+htri")},
-    differs="The network and the numbers are torchreid's, which averages the last map 4x4 where the paper does not.",
+    differs="The network and the numbers are torchreid's, which averages the last map 4x4 where the paper does not. "
+    "With torch from 1.1 on its rates drop after 60 and 120 epochs.",
     network=architectures.MuDeep,
     pretrained="none",
     p=8,
@@ -221,7 +223,7 @@ MUDEEP = row(
     optimizer="adam",
     epochs=180,
     fixbase_epochs=0,
-    milestones=(60, 120),
+    milestones=(61, 121),  # StepLR(60), stepped behind each epoch with torch 0.4
     triplet_weight=1.0,
 )
 
@@ -321,7 +323,7 @@ OSNET_STEP = row(
     lr=3e-3,
     epochs=180,
     schedule="multistep",
-    milestones=(80,),
+    milestones=(80, 160),
 )
 
 row(
@@ -351,7 +353,7 @@ row(
     batch_size=64,
     lr=1.5e-3,
     epochs=150,
-    milestones=(60,),
+    milestones=(60, 120),
 )
 
 row(
@@ -367,7 +369,7 @@ row(
     color_jitter=1.0,
     epochs=150,
     schedule="multistep",
-    milestones=(60,),
+    milestones=(60, 120),
 )
 
 OSNET_AIN = row(
@@ -493,6 +495,7 @@ ALIGNED = row(
     lr=2e-4,
     epochs=300,
     schedule="exponential",
+    first_epoch=1,
     milestones=(150,),
     gamma=0.001,
     id_weight=0.0,
@@ -543,7 +546,8 @@ row(
         "msmt17": Published(69.8, 43.7, "AlignedReID++ fca9620 README, LS, Global+DMLI"),
     },
     differs="The code adds the squared euclidean distance of normalised features, which is twice the cosine distance, "
-    "to the local one; half the local distance beside the cosine distance ranks alike.",
+    "to the local one; half the local distance beside the cosine distance ranks alike. With torch from 1.1 on its "
+    "rate drops after 150 epochs.",
     network=models.AlignedReIDPlusPlus,
     options={"local_dim": 128},
     mean=IMAGENET_MEAN,
@@ -552,7 +556,7 @@ row(
     k=4,
     steps=93,  # each of Market-1501's 751 identities once an epoch
     schedule="multistep",
-    milestones=(150,),
+    milestones=(151,),  # StepLR(150), stepped behind each epoch with torch 0.4
     gamma=0.1,
     id_weight=1.0,
     label_smoothing=0.1,
@@ -572,7 +576,9 @@ row(
     },
     differs="In ID-only steps the next batch is random, as in the paper; the released code always draws P x K "
     "(--alternate no). An ID loss that rises means both losses here; see losses.DynamicBalance for what the released "
-    "rule divides by zero. The code keeps the epoch of best mAP on the test set, here the last one counts.",
+    "rule divides by zero. The code keeps the epoch of best mAP on the test set, here the last one counts. "
+    "The rates are those of torch before 1.1, for which the code was written (its readme: 0.4 or later); with the "
+    "1.1.0 of its requirements.txt they drop one epoch sooner.",
     network=models.Pyramid,
     options={"parts": 6, "branch_dim": 128, "dropout": 0.2},
     backbone="resnet101",
@@ -617,7 +623,7 @@ row(
     steps=78,  # of 625 identities
     lr=3e-4,
     epochs=500,
-    milestones=(200, 400),
+    milestones=(201, 401),  # StepLR(200), stepped behind each epoch with torch 0.4
     triplet_weight=1.0,
 )
 
@@ -669,6 +675,7 @@ row(
     milestones=(20, 50),
     warmup_epochs=10,
     warmup_factor=0.0,
+    first_epoch=1,
     eval_every=10,
     label_smoothing=0.0,
     center_weight=0.0,
@@ -685,7 +692,7 @@ SBS = row(
         "duke": Published(90.3, 80.3, "fast-reid c9bc3ce, MODEL_ZOO.md, SBS(R50)"),
         "msmt17": Published(81.8, 58.4, "fast-reid c9bc3ce, MODEL_ZOO.md, SBS(R50)"),
     },
-    differs="1000 frozen and 2000 warm-up iterations are 5 and 10 epochs of Market-1501 (202 iterations). Its "
+    differs="1000 frozen iterations are 5 epochs of Market-1501 (202 iterations). Its "
     "AutoAugment of every tenth image is left out. Its label smoothing gives the true class no share of epsilon.",
     stem_ceil=True,
     metric_neck="after",
@@ -699,6 +706,8 @@ SBS = row(
     schedule="cosine",
     milestones=(30,),
     lr_floor=0.002,  # 7e-7 / 3.5e-4
+    warmup_epochs=0,
+    warmup_iterations=2000,
     warmup_factor=0.1,
     eval_every=10,
     id_loss="circle",
@@ -741,9 +750,8 @@ TRANSREID = row(
         "duke": Published(90.7, 82.2, "TransReID dec5504 README, TransReID*(ViT), 256x128"),
         "msmt17": Published(85.3, 67.8, "TransReID dec5504 README, TransReID*(ViT), 256x128"),
     },
-    differs="Its cosine counts epochs from 1 and begins behind the warm-up, here it counts from 0 and scales the "
-    "warm-up too: rates that differ by less than 1.5 % of the highest. Its ImageNet weights are timm's older file for "
-    "this ViT (jx_vit_base_p16_224-80ecf9dd.pth): --pretrained FILE.",
+    differs="Its ImageNet weights are timm's older file for this ViT (jx_vit_base_p16_224-80ecf9dd.pth): "
+    "--pretrained FILE.",
     network=models.TransReID,
     options={"stride": 12, "jpm": True},
     backbone="vit_base_patch16_224",
@@ -769,6 +777,7 @@ TRANSREID = row(
     lr_floor=0.002,
     warmup_epochs=5,
     warmup_factor=0.01,
+    first_epoch=1,
     reduction="half",  # loss/make_loss.py: the global feature as much as the four local ones together
     label_smoothing=0.0,
     triplet_weight=1.0,

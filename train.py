@@ -94,32 +94,47 @@ def main_optimizer(recipe, groups: list[dict]) -> torch.optim.Optimizer:
 SCHEDULES = ("multistep", "cosine", "exponential", "constant")
 
 
-def lr_factor(recipe, epoch: int, epochs: int) -> float:
-    """Learning rate of `epoch` (from 0, of `epochs`) over the base rate.
+MARKET_STEPS = 12_936 // 64  # iterations of an epoch where a schedule counts them and nothing else is known
 
-    warm-up      linear from `warmup_factor`, over `warmup_epochs`: with t = epoch + 1 and a = t / warmup_epochs,
-                 f (1 - a) + a  (reid-strong-baseline 3da7e6f, solver/lr_scheduler.py)
-    multistep    times `gamma` after each epoch count in `milestones`
-    cosine       0.5 (1 + cos(pi epoch / epochs)), from the end of the warm-up or, given milestones, from the first of
-                 them on (fast-reid c9bc3ce, solver/build.py, DELAY_EPOCHS); down to `lr_floor` instead of 0
-    exponential  `gamma` ** ((t - t0) / (epochs - t0)) after t0 = milestones[0] epochs (triplet loss, Hermans et al.,
-                 sec. 4.2; AlignedReID's recipe)
+
+def lr_factor(recipe, epoch: int, epochs: int, steps: int = MARKET_STEPS) -> float:
+    """Learning rate of `epoch` (from 0, of `epochs`) over the base rate: the mean over its `steps` iterations.
+
+    They differ only in a warm-up that counts iterations (`warmup_iterations`).
     """
-    warm = 1.0
-    if epoch + 1 < recipe.warmup_epochs:
-        a = (epoch + 1) / recipe.warmup_epochs
-        warm = recipe.warmup_factor * (1 - a) + a
+    if not recipe.warmup_iterations:
+        return step_factor(recipe, epoch, epochs, 0, steps)
+    return sum(step_factor(recipe, epoch, epochs, step, steps) for step in range(steps)) / steps
+
+
+def step_factor(recipe, epoch: int, epochs: int, step: int, steps: int) -> float:
+    """Learning rate of iteration `step` (from 0, of `steps`) of `epoch` (from 0, of `epochs`) over the base rate.
+
+    With t = epoch + `first_epoch`:
+    warm-up      linear from `warmup_factor` f: f (1 - a) + a with a = t / warmup_epochs (reid-strong-baseline 3da7e6f,
+                 solver/lr_scheduler.py), or a = iterations done / warmup_iterations (fast-reid c9bc3ce)
+    multistep    times `gamma` after each epoch count in `milestones`
+    cosine       0.5 (1 + cos(pi d)), down to `lr_floor` instead of 0, and
+    exponential  `gamma` ** d (triplet loss, Hermans et al., sec. 4.2), both behind the warm-up, with
+                 d = (t - t0) / (epochs - t0) and t0 = milestones[0], or without milestones the end of the warm-up
+    A warm-up that counts iterations keeps the schedule at its start until its last epoch (fast-reid c9bc3ce,
+    engine/hooks.py, LRScheduler.after_epoch; solver/build.py).
+    """
+    t, late = epoch + recipe.first_epoch, 0
+    a = t / recipe.warmup_epochs if recipe.warmup_epochs else 1.0
+    if recipe.warmup_iterations:
+        a, late = (epoch * steps + step) / recipe.warmup_iterations, math.ceil(recipe.warmup_iterations / steps)
+    warm = recipe.warmup_factor * (1 - a) + a if a < 1 else 1.0
     if recipe.schedule == "multistep":
-        return warm * recipe.gamma ** sum(epoch >= m for m in recipe.milestones)
-    if recipe.schedule == "cosine":
-        start = recipe.milestones[0] if recipe.milestones else recipe.warmup_epochs
-        done = max(0, epoch - start) / max(1, epochs - start)
-        return warm * (recipe.lr_floor + (1 - recipe.lr_floor) * 0.5 * (1 + math.cos(math.pi * done)))
-    if recipe.schedule == "exponential":
-        start = recipe.milestones[0] if recipe.milestones else 0
-        return warm * recipe.gamma ** (max(0, epoch + 1 - start) / max(1, epochs - start))
-    if recipe.schedule == "constant":
+        return warm * recipe.gamma ** sum(epoch - max(0, late - 1) >= m for m in recipe.milestones)
+    if recipe.schedule == "constant" or (recipe.schedule in SCHEDULES and a < 1):
         return warm
+    start = recipe.milestones[0] if recipe.milestones else recipe.warmup_epochs
+    done = max(0, t - max(start, late - 1)) / max(1, epochs - max(start, late))
+    if recipe.schedule == "cosine":
+        return recipe.lr_floor + (1 - recipe.lr_floor) * 0.5 * (1 + math.cos(math.pi * done))
+    if recipe.schedule == "exponential":
+        return recipe.gamma**done
     raise ValueError(f"schedule '{recipe.schedule}' is not known; choose one of {', '.join(SCHEDULES)}")
 
 
@@ -190,6 +205,7 @@ def train_one_epoch(
     conditions: Conditions | None = None,
     *,
     stop: threading.Event | None = None,
+    before_step: Callable[[int], None] | None = None,
     after_step: Callable[[Terms], None] | None = None,
 ) -> dict[str, float]:
     """Train over `batches` of (images (B, 3, H, W), labels (B,), views); returns the mean of every term.
@@ -203,6 +219,8 @@ def train_one_epoch(
     options = {"total": span.num_steps, "initial": count, "desc": span.label, "unit": "batch", "disable": silent}
     bar = tqdm(batches, **options, leave=False, dynamic_ncols=True)
     for step, batch in enumerate(bar, start=count):
+        if before_step:
+            before_step(step)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         compute = whole if how.chunks == 1 else in_chunks
@@ -477,25 +495,29 @@ class Training:
         every = self.recipe.eval_every
         return epoch + 1 == self.epochs or bool(every and (epoch + 1) % every == 0)
 
-    def begin(self, epoch: int) -> float:
-        """Set rates and open layers for `epoch`; returns the factor of the base rate."""
-        index, (counted, of) = stage_of(self.stages, epoch)
-        factor = lr_factor(self.recipe, counted, of)
-        for group in self.optimizers[0].param_groups:
-            group["lr"] = group["base_lr"] * factor
+    def begin(self, epoch: int, steps: int) -> tuple[float, Callable[[int], None]]:
+        """Open layers for `epoch` of `steps` iterations; returns its mean factor of the base rate, and what sets the
+        rates of an iteration."""
+        index, counted = stage_of(self.stages, epoch)
+
+        def set_rates(step: int) -> None:
+            factor = step_factor(self.recipe, *counted, step, steps)
+            for group in self.optimizers[0].param_groups:
+                group["lr"] = group["base_lr"] * factor
+
         if index != self.stage:
             self.model.begin_stage(index)
         open_layers(self.model, self.stages[index].trainable, self.frozen_by_model)
         if index != self.stage:
             self.network, self.stage = self.model, index  # the old one lets go of the parameters first
             self.network = processes.parallel(self.how.forward or self.model)
-        return factor
+        return lr_factor(self.recipe, *counted, steps), set_rates
 
     def one_epoch(self, epoch: int, writer: Files, stop: threading.Event) -> dict[str, float]:
         """Train `epoch` (from 0), or what is left of it, and write it down; returns the mean of every term."""
-        factor = self.begin(epoch)
-        began, first = time.perf_counter(), self.partial["step"] if self.partial else 0
         steps = self.loader.steps(epoch)
+        factor, set_rates = self.begin(epoch, steps)
+        began, first = time.perf_counter(), self.partial["step"] if self.partial else 0
         try:
             means = train_one_epoch(
                 self.network,
@@ -505,6 +527,7 @@ class Training:
                 Span(epoch, steps, self.partial, f"epoch {epoch + 1}/{self.epochs}"),
                 self.how,
                 stop=stop,
+                before_step=set_rates,
                 after_step=self.observe,
             )
         except Interrupted as stopped:

@@ -25,7 +25,6 @@ from config import (
 )
 from machine.ranges import Few
 from recipes import RECIPES
-from train import lr_factor
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(RECIPES)
@@ -83,19 +82,6 @@ def test_stages_keep_their_proportions_and_one_epoch_at_least():
     assert [stage.epochs for stage in recipe.with_(epochs=3).plan()] == [1, 1, 1]
     with pytest.raises(ValueError, match="too few for 3"):
         recipe.with_(epochs=2).plan()
-
-
-def test_schedules_of_the_rows():
-    """Rates over the base rate, epochs counted from 0, from the sources that the rows name."""
-    sbs, aligned, rpp, transreid = (RECIPES[name] for name in ("sbs", "aligned", "pcb_rpp", "transreid"))
-    assert lr_factor(sbs, 29, 60) == 1 and lr_factor(sbs, 30, 60) == 1
-    assert lr_factor(sbs, 45, 60) == pytest.approx((1 + 0.002) / 2) and lr_factor(sbs, 60, 60) == pytest.approx(0.002)
-    assert lr_factor(sbs, 0, 60) == pytest.approx(0.1 + 0.9 / 10)
-    assert lr_factor(aligned, 149, 300) == 1
-    assert lr_factor(aligned, 150, 300) == pytest.approx(0.001 ** (1 / 150))
-    assert lr_factor(aligned, 299, 300) == pytest.approx(0.001)
-    assert [lr_factor(rpp, epoch, 50) for epoch in (19, 20, 39, 40)] == pytest.approx([1, 0.1, 0.1, 0.01])
-    assert lr_factor(transreid, 0, 120) == pytest.approx(0.01 + 0.99 / 5)
 
 
 def test_fixbase_epochs_come_first_and_open_new_layers_only():
