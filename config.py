@@ -302,6 +302,13 @@ class Recipe:
         0.25, "its share of the newest loss in the running mean", "losses", within=Range(0, 1, above=True)
     )
     balance_gamma: float = field(2.0, "its focusing exponent", "losses", within=Range(0, 100))
+    balance_rule: str = field(
+        "released",
+        "where the ID loss did not fall; released: it trains alone if the triplet loss fell, as in the released code; "
+        "paper: both train",
+        "losses",
+        choices=losses.BALANCE_RULES,
+    )
     center_weight: float = field(0.0, "weight of the center loss", "losses", within=WEIGHT)
     center_lr: float = field(0.5, "learning rate of the centers", "losses", within=POSITIVE)
     circle_weight: float = field(0.0, "weight of the circle loss on pairs", "losses", within=WEIGHT)
@@ -764,7 +771,7 @@ def combined(recipe: Recipe, num_pids: int) -> losses.Criterion:
                 f"{r.id_weight} and --triplet_weight {r.triplet_weight}; give both the same"
             )
         both = id_loss(r, num_pids, r.reduction), triplet_loss(r, r.reduction)
-        balance = losses.DynamicBalance(*both, r.balance_alpha, r.balance_gamma, r.balance_sigma)
+        balance = losses.DynamicBalance(*both, r.balance_alpha, r.balance_gamma, r.balance_sigma, r.balance_rule)
         terms["balance"] = (r.id_weight, balance)
     else:
         if r.id_weight:

@@ -790,6 +790,9 @@ def check_members(members: int) -> int:
     return members
 
 
+BALANCE_RULES = ("released", "paper")
+
+
 class DynamicBalance(nn.Module):
     """Pyramid's multi-loss dynamic training (Zheng et al. 2019) of an ID and a triplet loss.
 
@@ -799,12 +802,13 @@ class DynamicBalance(nn.Module):
     and the step is ID only if FL_triplet / FL_id < sigma. Numbers as in TencentYoutuResearch/PersonReID-Pyramid
     @63ffd64, src/train.py; k starts at 0 there, uncorrected, and here, so that the first steps train both losses.
 
-    Where the released code divides by zero:
-    - FL_id = 0, since the running ID loss did not fall. Here the rule is read as FL_triplet < sigma * FL_id, the limit
-      of the ratio: both losses. The released code computes FL_id = -0.0; a falling triplet loss then makes the ratio
-      -inf, which is ID only, and one that did not fall makes it NaN, which is both.
-    - k = 0, since a loss was exactly zero up to now: a crash there, FL = 0 here. In the first step, where k is 0 as
-      well, it sets p = 1/2 for both losses instead, with the same decision.
+    rule: what a step is whose running ID loss did not fall, so that FL_id is zero.
+        "released": ID only where the triplet loss fell, as the released code has it: its FL_id is -0.0 there, the ratio
+        -inf. About half of all steps are ID only, as noise makes either loss rise often.
+        "paper": both losses, FL_triplet < sigma * FL_id being the limit of the paper's ratio.
+    Where neither fell, the step is both by either rule (the released ratio is NaN). A running mean that is zero, since
+    a loss was exactly zero up to now, is a crash there and FL = 0 here; so it is in the first step, which sets p = 1/2
+    for both losses there, with the same decision.
     A loss that is not finite leaves the running means as they were, so that one bad step does not end the rule.
 
     All of it is computed on the device, without waiting for it. The running means are a buffer, which state_dict
@@ -819,14 +823,22 @@ class DynamicBalance(nn.Module):
     takes_notes = True
 
     def __init__(
-        self, id_loss: nn.Module, triplet_loss: nn.Module, alpha: float = 0.25, gamma: float = 2.0, sigma: float = 0.16
+        self,
+        id_loss: nn.Module,
+        triplet_loss: nn.Module,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        sigma: float = 0.16,
+        rule: str = "released",
     ):
         super().__init__()
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha is {alpha}; it must be in (0, 1], the published value is 0.25")
+        if rule not in BALANCE_RULES:
+            raise ValueError(f"rule is {rule!r}; choose one of {', '.join(BALANCE_RULES)}")
         self.id_loss = id_loss
         self.triplet_loss = triplet_loss
-        self.alpha, self.gamma, self.sigma = alpha, gamma, sigma
+        self.alpha, self.gamma, self.sigma, self.rule = alpha, gamma, sigma, rule
         self.means: Tensor
         self.register_buffer("means", torch.zeros(2))  # running means k of the ID and the triplet loss
 
@@ -848,7 +860,8 @@ class DynamicBalance(nn.Module):
         after = torch.where(losses.isfinite().all(), after, self.means)
         fl_id, fl_triplet = focal_measure(self.means, after, self.gamma)
         self.means.copy_(after)
-        return fl_triplet < self.sigma * fl_id
+        below = fl_triplet < self.sigma * fl_id
+        return below if self.rule == "paper" else torch.where(fl_id > 0, below, fl_triplet > 0)
 
     def collapsed(self, mean: float, notes: Mapping[str, Any]) -> str | None:
         """The triplet loss's advice, from its running mean: the logged term `mean` is zero in ID-only steps."""

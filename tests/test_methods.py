@@ -394,7 +394,7 @@ def test_aligned_is_tested_by_global_local_and_both_with_and_without_reranking(f
 
 
 def test_pyramid_alternates_and_rpp_remembers_its_stage(folder, tmp_path):
-    short("pyramid", folder, tmp_path / "pyramid")
+    short("pyramid", folder, tmp_path / "pyramid", "--alternate", "--balance_rule", "paper")
     last = torch.load(tmp_path / "pyramid" / "last.pt", weights_only=True)
     assert "balanced" in last["loader"] and last["criterion"]["losses.balance.means"].all()
     first = short("pcb_rpp", folder, tmp_path / "rpp")

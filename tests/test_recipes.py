@@ -104,7 +104,8 @@ def test_terms_and_weights_of_the_parts_methods():
 
     assert terms("pcb")["id"][1].reduction == "sum"
     pyramid = terms("pyramid")["balance"][1]
-    assert (pyramid.alpha, pyramid.gamma, pyramid.sigma) == (0.25, 2.0, 0.16)
+    assert (pyramid.alpha, pyramid.gamma, pyramid.sigma, pyramid.rule) == (0.25, 2.0, 0.16, "released")
+    assert terms("pyramid", balance_rule="paper")["balance"][1].rule == "paper"
     assert pyramid.id_loss.reduction == pyramid.triplet_loss.reduction == "sum" and pyramid.triplet_loss.margin == 1.4
     assert list(terms("aligned")) == ["triplet", "local"] and terms("aligned")["local"][1].mine == "global"
     assert list(terms("aligned_mutual")) == ["id", "triplet", "local", "mutual_kl", "mutual_distance"]
