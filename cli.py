@@ -6,7 +6,7 @@ import argparse
 import difflib
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -182,13 +182,8 @@ def add_data(parser: Parser, recipe: Recipe) -> None:
     add("--validation_ids", type=Number(int, Range(0, 1_000_000)), default=0, metavar="N",
         help="people held out of training, as a test set <name>_val to choose parameters on (default: 0)")  # fmt: skip
     add("--use_all_images", action="store_true", help="train on query and gallery images too (to test on other sets)")
-    add(
-        "--train_dataset",
-        type=words,
-        nargs="+",
-        metavar="NAME",
-        help="sets to train on (default: each that has a path)",
-    )
+    add("--train_dataset", type=words, nargs="+", metavar="NAME",
+        help="sets to train on, several as one (default: the one that has a path)")  # fmt: skip
     add("--test_dataset", type=words, nargs="+", metavar="NAME", help="sets to test on (default: each that has a path)")
     for name, option, default in dataset_options():
         entry = datasets.DATASETS[name]
@@ -276,7 +271,12 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
     """Flags of a test."""
     add_fields("testing", parser, recipe)
     add = parser.add_argument_group("testing").add_argument
-    add("--weights", type=path, metavar="FILE", help="a checkpoint of ours or anybody's weight file")
+    add(
+        "--weights",
+        type=path,
+        metavar="FILE",
+        help="a checkpoint of ours or anybody's weight file; a training starts from it",
+    )
     add("--sie_cameras", type=words, metavar="NAME",
         help="the camera embeddings of --weights are those of this data set's cameras, in order (default: their mean)",
         )  # fmt: skip
@@ -379,13 +379,78 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
         parser = build_parser(recipe, topic or "all", shows_all=topic == "all" and name is None)
         parser.print_help()
         raise SystemExit(0)
-    args = build_parser(recipe).parse_args(argv)
+    parser = build_parser(recipe)
+    args = parser.parse_args(argv)
     if args.weights is not None:
         args.weights = reading.only_file(args.weights)
     args.recipe_given = name is not None
-    flags = {word.split("=")[0].lstrip("-") for word in argv if word.startswith("--")}
-    args.defaulted = set(vars(args)) - flags  # what the user did not say
+    flags = {flag: action.dest for action in parser._actions for flag in action.option_strings}
+    words = {word.split("=")[0] for word in argv}
+    args.said = {flags[flag] for flag in words & flags.keys()}
+    check_needs(args.said - FIELDS.keys(), lambda name: getattr(args, name))
+    args.unread = sorted(words & set(unread(parser, args.mode)))
+    if args.mode == "train" and args.weights is not None:
+        if "pretrained" in args.said:
+            raise ValueError("--weights and --pretrained both name what a training starts from: give one of them")
+        args.pretrained, args.weights = str(args.weights), None
     return args, recipe
+
+
+NEEDS = {  # flag -> the one without which it does nothing, and which of its values it takes (none here: any but off)
+    **dict.fromkeys(("rerank_k1", "rerank_k2", "rerank_lambda"), ("rerank",)),
+    "cache_path": ("cache", "disk"),
+    "all_splits": ("mode", "train"),
+    "sie_cameras": ("weights",),
+    "k": ("p",),
+    "alternate": ("balance_sigma",),
+    "momentum": ("optimizer", "sgd"),
+    "nesterov": ("optimizer", "sgd"),
+    "milestones": ("schedule", "multistep", "cosine", "exponential"),
+    "gamma": ("schedule", "multistep", "exponential"),
+    "lr_floor": ("schedule", "cosine"),
+    **dict.fromkeys(("id_loss", "label_smoothing"), ("id_weight",)),
+    **dict.fromkeys(("id_scale", "id_margin"), ("id_loss", "arcface", "cosface", "circle")),
+    "focal_gamma": ("id_loss", "focal"),
+    **dict.fromkeys(("mining", "hard_factor"), ("triplet_weight",)),
+    **dict.fromkeys(("balance_alpha", "balance_gamma"), ("balance_sigma",)),
+    "local_mining": ("local_triplet_weight",),
+    "center_lr": ("center_weight",),
+    **dict.fromkeys(("circle_margin", "circle_gamma"), ("circle_weight",)),
+    "erase_fill": ("erase",),
+    "local_weight": ("test_distance", "both"),
+}
+
+
+def check_needs(names: Collection[str], value: Callable[[str], Any]) -> None:
+    """ValueError if one of the flags `names` does nothing; `value` is that of any flag."""
+    for name in sorted(NEEDS.keys() & names):
+        needed, *values = NEEDS[name]
+        found = value(needed)
+        if not (found in values if values else found):
+            has = "is not given" if found is None or found is False else f"is {found}"
+            wanted = " ".join((needed, " or ".join(values))).strip()
+            raise ValueError(f"--{name} does nothing, since --{needed} {has}: give --{wanted} with it, or leave it out")
+
+
+READ = {  # topic of the help, or flag -> the modes that read it; what is not here may be read by any
+    **dict.fromkeys(("optimisation", "losses", "training"), ("train",)),
+    **dict.fromkeys(("amp", "compile", "cache", "cache_path"), ("train",)),
+    "resume_test_epoch": ("test",),
+    **dict.fromkeys(("resume_visualize_epoch", "vis", "query_image"), ("visualize",)),
+    "gallery_path": ("visualize", "extract"),
+    **dict.fromkeys(("num_queries", "order", "only", "show_junk", "batches", "tracklets"), ("train", "visualize")),
+    **dict.fromkeys(
+        ("flip", "pad", "translate", "erase", "erase_fill", "color_jitter", "random_patch"), ("train", "visualize")
+    ),
+    **dict.fromkeys(("infrared", "seq_len", "temporal_pooling", "test_frames"), MODES),
+}
+
+
+def unread(parser: Parser, mode: str) -> list[str]:
+    """The flags that `mode` does not read."""
+    topics = {action: group.title.split(" (")[0] for group in parser._action_groups for action in group._group_actions}
+    modes = {action: READ.get(action.dest, READ.get(topic, MODES)) for action, topic in topics.items()}
+    return [flag for action in modes if mode not in modes[action] for flag in action.option_strings]
 
 
 def path_flags() -> set[str]:

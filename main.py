@@ -59,7 +59,7 @@ import tester
 import train
 import video
 import visualize
-from cli import customised, dataset_options, named_recipe, overrides, parse
+from cli import check_needs, customised, dataset_options, named_recipe, overrides, parse
 from config import FIELDS, applies, check_test_distance, check_trunk, plain, value_in
 from loading import samplers
 from machine import files, fingerprint, lock, memory, processes
@@ -108,6 +108,13 @@ def data_paths(args) -> dict[str, Path | None]:
             given.setdefault(name, None)
     for name in sorted(wanted - set(given)):
         raise ValueError(f"data set {name} was asked for, but --{name}_path was not given")
+    for name, option, _ in dataset_options():
+        if name not in given and f"{name}_{option}" in args.said:
+            load = f"--{name}_path DIR" if datasets.DATASETS[name].needs_path else f"--test_dataset {name}"
+            raise ValueError(
+                f"--{name}_{option} is an option of data set {name}, which is not loaded: give {load} too, or leave "
+                "the option out"
+            )
     return given
 
 
@@ -141,7 +148,7 @@ def load_data(args) -> tuple[dict[str, datasets.Splits], list[str], list[str]]:
         if args.validation_ids and found[name].train and (not args.train_dataset or name in asked_for(args)):
             found[name], validation = datasets.hold_out(found[name], args.validation_ids, args.seed)
             found[validation.name] = validation
-        if datasets.num_trials(name) > 1 and f"{name}_trial" in args.defaulted:
+        if datasets.num_trials(name) > 1 and f"{name}_trial" not in args.said:
             found[name] = with_trials(args, name, path, found[name])
         print(found[name], flush=True)
         if not datasets.DATASETS[name].needs_path:
@@ -155,6 +162,12 @@ def load_data(args) -> tuple[dict[str, datasets.Splits], list[str], list[str]]:
     trains = chosen(args.train_dataset, lambda s: s.train)
     tests = chosen(args.test_dataset, lambda s: s.query and s.gallery)
     tests += [name for name in found if name.endswith("_val") and name not in tests]
+    if args.mode == "train" and not args.train_dataset and len(trains) > 1:
+        raise ValueError(
+            f"{', '.join(trains)} can all be trained on, and which to train on decides what is measured: name one, "
+            f"--train_dataset {trains[0]} (the others are tested on), or several for their union, --train_dataset "
+            f"{' '.join(trains)}"
+        )
     for name in trains:
         if args.mode == "train" and not found[name].train:
             raise ValueError(f"data set {name} has no training images; see its table above")
@@ -393,6 +406,8 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     began = time.perf_counter()
     given = overrides(args)
     recipe = customised(recipe, given)
+    changed = {name for name, value in given.items() if value and value != value_in(RECIPES[recipe.name], name)}
+    check_needs(changed, functools.partial(value_in, recipe))
     check_test_distance(recipe)
     check_trunk(recipe, given)
     if recipe.pretrained not in ("imagenet", "none"):
@@ -853,6 +868,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--mode {args.mode} runs in one process: start it without torchrun")
         with processes.joined(args.device):
             with contextlib.nullcontext() if processes.is_main() else contextlib.redirect_stdout(None):
+                if args.unread:
+                    print(f"WARNING: --mode {args.mode} does not read {', '.join(args.unread)}")
                 ACTIONS[args.mode](args, recipe)
         return 0
     except train.Interrupted as stopped:

@@ -237,10 +237,19 @@ def test_results_of_a_weight_file_get_a_folder_of_its_own(trained, data, tmp_pat
     assert len(list(Path("runs").glob("model_*_extract/features.npy"))) == 2 == len(list(Path("runs").iterdir()))
 
 
-def test_train_on_two_sets_and_test_on_both(data, tmp_path):
-    words = ("--recipe", "demo", "--market_path", data, "--own_path", data, "--output_path", tmp_path)
-    assert run("--mode", "train", *words, *TINY, "--epochs", 1, "--num_queries", 0) == 0
+@pytest.mark.parametrize("trained_on", [("market",), ("market", "own")])
+def test_train_on_what_is_named_of_two_sets_and_test_on_both(data, tmp_path, trained_on, capsys):
+    import torch
+
+    words = ("--recipe", "demo", "--market_path", data, "--own_path", data, "--output_path", tmp_path, "--epochs", 1)
+    words = ("--mode", "train", *words, *TINY[2:], "--num_queries", 0)
+    assert run(*words) == 1 and not list(tmp_path.iterdir())
+    error = capsys.readouterr().err
+    assert "--train_dataset market (the others" in error and "--train_dataset market own" in error
+    assert run(*words, "--train_dataset", *trained_on) == 0
     assert json.loads((tmp_path / "metrics.json").read_text()).keys() == {"market", "own"}
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert tuple(state["trained_on"]) == trained_on and state["num_pids"] == 12 * len(trained_on)
 
 
 def test_search_chooses_on_people_held_out_of_training(data, tmp_path, monkeypatch, capsys):

@@ -27,9 +27,9 @@ Modes
 What most people need
   --recipe NAME            a published method with all its numbers: bot, pcb, ... (default: bot)
   --market_path DIR        a data set as you unpacked it; likewise --duke_path, --own_path, ...
-  --train_dataset NAME     which of them to train on; --test_dataset NAME to test on (default: each)
+  --train_dataset NAME     the one to train on; --test_dataset NAME to test on (default: each)
   --output_path DIR        where results go (default: runs/<recipe>_<training sets>)
-  --weights FILE           weights to test, to draw or to extract with
+  --weights FILE           weights to test, to draw, to extract with or to start from
   --epochs N               length of the training
   --image_size H W         in pixels
   --p P --k K              people in a batch, images of each; or --p 0 --batch_size N

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import cli
+import main
 import recipes
 from config import FIELDS, Term
 from machine import usage
@@ -300,3 +301,47 @@ def test_an_option_with_the_name_of_a_flag_is_an_error_that_names_the_row(monkey
     recipe = recipes.row(RECIPES["bot"], name="clash", terms={"mine": Term(1.0, Weighted)})
     with pytest.raises(ValueError, match=r"recipe clash \(test_cli.py:\d+\): --seed is a flag already"):
         cli.build_parser(recipe)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Flags that do nothing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("--cuhk03_labeled", "--cuhk03_labeled is an option of data set cuhk03, which is not loaded: give --cuhk03_path"),
+    ("--mode test --own_path . --viper_split 3", "--viper_split is an option of data set viper, which is not loaded"),
+    ("--rerank_k1 10", "--rerank_k1 does nothing, since --rerank is not given: give --rerank with it"),
+    ("--mode test --all_splits", "--all_splits does nothing, since --mode is test: give --mode train with it"),
+    ("--cache_path x", "--cache_path does nothing, since --cache is auto: give --cache disk with it"),
+    ("--focal_gamma 3", "--focal_gamma does nothing, since --id_loss is softmax: give --id_loss focal with it"),
+    ("--optimizer adam --momentum 0.5", "--momentum does nothing, since --optimizer is adam"),
+    ("--center_lr 0.1", "--center_lr does nothing, since --center_weight is 0.0: give --center_weight with it"),
+    ("--weights a --pretrained b", "--weights and --pretrained both name what a training starts from"),
+])  # fmt: skip
+def test_a_flag_that_would_do_nothing_is_an_error_in_one_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(words.split()) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and message in error and "\n" not in error and not list(tmp_path.iterdir())
+
+
+def test_every_flag_that_needs_another_is_there_and_needs_one_that_is():
+    known = vars(cli.build_parser(RECIPES["bot"]).parse_args([])).keys() | FIELDS.keys()
+    for name, (needed, *values) in cli.NEEDS.items():
+        assert {name, needed} <= known, name
+        choices = FIELDS[needed].choices if needed in FIELDS else ()
+        assert not choices or set(values) <= set(choices)
+    topics = {*cli.GROUPS, *known}
+    assert topics >= cli.READ.keys()
+
+
+def test_a_flag_that_the_mode_does_not_read_is_named(capsys, tmp_path):
+    words = ("--mode", "test", "--weights", str(tmp_path / "nothing.pth"), "--own_path", str(tmp_path))
+    assert main.main([*words, "--epochs=3", "--base_learning_rate", "0.1", "--flip", "0", "--flip_test"]) == 1
+    assert "WARNING: --mode test does not read --base_learning_rate, --epochs, --flip\n" in capsys.readouterr().out
+
+
+def test_weights_given_to_a_training_are_what_it_starts_from():
+    args, _ = cli.parse(["--recipe", "bot", "--weights", "file.pth"])
+    assert cli.overrides(args) == {"pretrained": "file.pth"} and args.weights is None
