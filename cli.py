@@ -87,22 +87,98 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} [{within}]" if within and action.help else action.help
 
 
+DATA = "--market_path DIR, --duke_path DIR, ...: a flag per data set, with the folder that you unpacked"
+TRAIN_ON, TEST_ON = "--train_dataset NAME", "--test_dataset NAME"
+NETWORK = "--recipe NAME for a method with its training, --backbone NAME for another network in it"
+FILE = "--weights FILE in a test, --pretrained FILE to start a training from, --resume FILE to go on from it"
+HABITS = {  # flags of other suites -> what does it here; every one of these is answered, no letters in common needed
+    **dict.fromkeys(("a", "arch", "model", "features", "cfg"), NETWORK),
+    **dict.fromkeys(("s", "source_names", "sources", "trainset_part"), TRAIN_ON + " beside its --NAME_path DIR"),
+    **dict.fromkeys(("t", "target_names", "targets"), TEST_ON + " beside its --NAME_path DIR"),
+    **dict.fromkeys(("root", "data", "data_dir", "dataset_dir", "source"), DATA),
+    **dict.fromkeys(("d", "dataset", "datasets"), f"{DATA}; {TRAIN_ON} and {TEST_ON} choose among several"),
+    **dict.fromkeys(("config_file", "config", "opts"), "--recipe NAME, with a flag for each value to change"),
+    **dict.fromkeys(("evaluate", "eval", "eval_only", "only_test", "test", "test_only"), "--mode test"),
+    **dict.fromkeys(("vis_ranked_res", "visualize_ranks", "visrank", "visactmap"), "--mode visualize"),
+    **dict.fromkeys(("visrank_topk", "topk", "ranked_res_topk"), "--top_k N"),
+    **dict.fromkeys(("load_weights", "model_weight_file", "checkpoint", "ckpt", "pretrain_path"), FILE),
+    **dict.fromkeys(("no_pretrained", "pretrain_choice"), "--pretrained none, imagenet or FILE"),
+    **dict.fromkeys(("gpu_devices", "gpu", "gpus", "gpu_ids", "device_id", "sys_device_ids"), "--device cuda:N"),
+    **dict.fromkeys(("use_avai_gpus", "num_gpus", "ngpu"), "--device auto takes the GPU there is; torchrun several"),
+    **dict.fromkeys(("use_cpu", "cpu"), "--device cpu"),
+    **dict.fromkeys(("save_dir", "exp_dir", "output_dir", "logs_dir", "project", "name"), "--output_path DIR"),
+    **dict.fromkeys(("max_epoch", "max_epochs", "total_epochs", "num_epochs"), "--epochs N"),
+    **dict.fromkeys(("eval_freq", "eval_step", "eval_period", "test_every", "val_period"), "--eval_every N"),
+    **dict.fromkeys(("stepsize", "step_size"), "--schedule multistep --milestones EPOCHS"),
+    **dict.fromkeys(("lr_scheduler", "sched", "lr_decay_type"), "--schedule NAME"),
+    **dict.fromkeys(("optim", "opt"), "--optimizer NAME"),
+    **dict.fromkeys(("base_lr", "lr0", "learning_rate"), "--lr X"),
+    **dict.fromkeys(("wd", "weight_decay_bias"), "--weight_decay X"),
+    **dict.fromkeys(("warmup", "warm_epoch", "warmup_iters"), "--warmup_epochs N --warmup_factor X"),
+    **dict.fromkeys(("open_layers", "always_fixbase"), "--fixbase_epochs N"),
+    **dict.fromkeys(("staged_lr", "new_layers"), "--base_lr_mult X"),
+    **dict.fromkeys(("height", "width", "imgsz", "img_size", "resize_h_w"), "--image_size H W"),
+    **dict.fromkeys(("train_batch_size", "b", "batch", "batchsize", "ims_per_batch"),
+                    "--p N --k N, people in a batch and images of each, or --p 0 --batch_size N"),
+    **dict.fromkeys(("num_instances", "num_instance", "instances", "ims_per_id"), "--k N"),
+    "ids_per_batch": "--p N",
+    **dict.fromkeys(("train_sampler", "sampler"), "--p N --k N for P x K, --p 0 for shuffled images"),
+    **dict.fromkeys(("test_batch_size", "batch_size_test"), "--test_batch N"),
+    **dict.fromkeys(("j", "num_workers"), "--workers N"),
+    **dict.fromkeys(("random_erase", "erasing_p", "re_prob"), "--erase X"),
+    **dict.fromkeys(("transforms", "color_aug"), "--flip X, --translate X, --erase X, --color_jitter X"),
+    **dict.fromkeys(("label_smooth", "labelsmooth", "smoothing"), "--label_smoothing X"),
+    **dict.fromkeys(("lambda_xent", "weight_x", "idlw"), "--id_weight X"),
+    **dict.fromkeys(("lambda_htri", "weight_t", "glw"), "--triplet_weight X"),
+    "loss": "--id_weight X and --triplet_weight X; 0 leaves one out",
+    **dict.fromkeys(("dist_metric", "test_dist", "distance"), "--metric euclidean or cosine"),
+    **dict.fromkeys(("normalize_feature", "feat_norm"), "--metric cosine"),
+    **dict.fromkeys(("re_ranking", "reranking"), "--rerank"),
+    **dict.fromkeys(("combineall", "combine_all", "train_all"), "--use_all_images"),
+    "use_metric_cuhk03": "--protocol cuhk03",
+    **dict.fromkeys(("split_id", "split"), "--NAME_split N of the data set, such as --viper_split N"),
+    **dict.fromkeys(("which_epoch", "resume_test_model"), "--resume_test_epoch N"),
+    **dict.fromkeys(("start_epoch", "resume_train_epoch"), "--resume yes, the default, goes on after the epochs done"),
+    **dict.fromkeys(("hyp", "task"), "--help all lists every flag; --mode says what to do"),
+}  # fmt: skip
+
+
+def habit(word: str) -> str:
+    """What does here what the flag `word` does elsewhere; "" if nobody is known to have it."""
+    return HABITS.get(word.split("=")[0].lstrip("-").replace("-", "_").lower(), "")
+
+
+def understood(argv: Sequence[str]) -> list[str]:
+    """`argv` with underscores in the names of flags, and ``train ...`` as ``--mode train ...``."""
+    said = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        said.append(name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word)
+    return ["--mode", *said] if said and said[0] in MODES else said
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse whose error for a misspelt flag names the nearest one, or the recipe whose option it is."""
+    """argparse whose error for an unknown flag names the one that does it here, the recipe whose option it is, or the
+    nearest one."""
 
     shows_all = False  # whether the help shows fields that the recipe's network has no use for
 
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]
-        found = [word.split("=")[0] for word in message.split() if word.startswith("--")]
-        hint = ""
-        if message.startswith("unrecognized") and found:
-            near = [match for word in found for match in difflib.get_close_matches(word, flags, n=1)]
-            owners = [name for name, recipe in RECIPES.items() if found[0].lstrip("-") in option_defaults(recipe)]
-            if owners:
-                hint = f" ({found[0]} is an option of recipe {', '.join(owners[:3])}: name it with --recipe)"
+        found = [word.split("=")[0] for word in message.split() if word.startswith("-")]
+        hints = []
+        for word in found if message.startswith("unrecognized") else ():
+            owners = [name for name, recipe in RECIPES.items() if word.lstrip("-") in option_defaults(recipe)]
+            near = difflib.get_close_matches(word, flags, n=1)
+            if habit(word):
+                hints.append(f"{word} is here {habit(word)}")
+            elif owners:
+                hints.append(f"{word} is an option of recipe {', '.join(owners[:3])}: name it with --recipe")
             elif near:
-                hint = f" (did you mean {', '.join(near)}?)"
+                hints.append(f"did you mean {near[0]}?")
+        if message.startswith("unrecognized") and not found:
+            hints.append(f"every flag begins with --; what to do is --mode {', '.join(MODES)}")
+        hint = f" ({'; '.join(dict.fromkeys(hints))})" if hints else ""
         self.exit(2, f"error: {message}{hint}\nSee python main.py --help\n")
 
 
@@ -368,6 +444,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
     --help and --version end in SystemExit. A checkpoint of ours given as --weights, or found in the output folder by
     test and visualize, brings its own recipe; see ``main.load_for_test``.
     """
+    argv = understood(argv)
     usage.answer(argv)
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
@@ -448,7 +525,9 @@ READ = {  # topic of the help, or flag -> the modes that read it; what is not he
 
 def unread(parser: Parser, mode: str) -> list[str]:
     """The flags that `mode` does not read."""
-    topics = {action: group.title.split(" (")[0] for group in parser._action_groups for action in group._group_actions}
+    topics = {
+        action: (group.title or "").split(" (")[0] for group in parser._action_groups for action in group._group_actions
+    }
     modes = {action: READ.get(action.dest, READ.get(topic, MODES)) for action, topic in topics.items()}
     return [flag for action in modes if mode not in modes[action] for flag in action.option_strings]
 

@@ -304,6 +304,59 @@ def test_an_option_with_the_name_of_a_flag_is_an_error_that_names_the_row(monkey
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Habits of other suites
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("words", "answer"), [
+    ("-a osnet_x1_0", "-a is here --recipe NAME"),
+    ("--arch resnet50", "--arch is here --recipe NAME for a method with its training, --backbone NAME"),
+    ("-s market1501 -t dukemtmcreid", "-s is here --train_dataset NAME beside its --NAME_path DIR; -t is here --test_"),
+    ("--root data", "--root is here --market_path DIR"),
+    ("--data=market.yaml", "--data is here --market_path DIR"),
+    ("--config-file bot.yml", "--config_file is here --recipe NAME"),
+    ("--evaluate", "--evaluate is here --mode test"),
+    ("--vis-ranked-res", "--vis_ranked_res is here --mode visualize"),
+    ("--load-weights x.pth", "--load_weights is here --weights FILE in a test, --pretrained FILE"),
+    ("--gpu-devices 0", "--gpu_devices is here --device cuda:N"),
+    ("--use-avai-gpus", "--use_avai_gpus is here --device auto"),
+    ("--max-epoch 60 --lr 0.1 --stepsize 20", "--max_epoch is here --epochs N; --stepsize is here --schedule"),
+    ("predict", "unrecognized arguments: predict (every flag begins with --; what to do is --mode train, test"),
+    ("--mode train model=r50 data=x", "unrecognized arguments: model=r50 data=x (every flag begins with --"),
+])  # fmt: skip
+def test_a_flag_of_another_suite_is_answered_with_the_one_that_does_it_here(words, answer, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse(words.split())
+    line, hint = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and answer in line and hint == "See python main.py --help"
+
+
+def test_every_answer_to_a_habit_names_flags_that_exist_and_none_stands_for_a_flag_of_ours():
+    own = {flag.lstrip("-") for action in cli.build_parser(RECIPES["bot"])._actions for flag in action.option_strings}
+    for word, answer in cli.HABITS.items():
+        named = {name for name in re.findall(r"--(\w+)", answer) if not name.startswith("NAME")}
+        assert named and named <= own and word not in own, word
+
+
+@pytest.mark.parametrize(
+    "words", ["train --image-size 64 32 --fixbase-epochs=2", "--image_size 64 32 --fixbase_epochs 2"]
+)
+def test_hyphens_and_a_mode_without_its_flag_are_understood(words):
+    args, recipe = cli.parse([*words.split(), "--recipe", "bot", "--output-path", "a-b"])
+    assert cli.overrides(args) == {"image_size": (64, 32), "fixbase_epochs": 2}
+    assert args.mode == "train" and str(args.output_path) == "a-b" and not args.unread
+    assert cli.parse(["check", "--own-path=x-y"])[0].mode == "check"
+
+
+def test_a_size_of_shuffled_batches_is_taken_as_its_own_message_says(capsys):
+    bot = RECIPES["bot"]
+    with pytest.raises(ValueError, match="or --p 0 with --batch_size"):
+        cli.customised(bot, {"batch_size": 32})
+    recipe = cli.customised(bot, {"batch_size": 32, "p": 0})
+    assert (recipe.p, recipe.batch_size) == (0, 32)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Flags that do nothing
 # ---------------------------------------------------------------------------------------------------------------------
 
