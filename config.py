@@ -33,7 +33,20 @@ from loading.augmentation import FILLS
 from loading.samplers import SAMPLE_METHODS
 from loading.store import FILTERS
 from machine import ranges
-from machine.ranges import EPOCHS, FINITE, POSITIVE, SHARE, WEIGHT, Number, Range
+from machine.ranges import (
+    ANGLE,
+    EPOCHS,
+    FINITE,
+    FOCUS,
+    FRACTION,
+    MARGIN,
+    NEWEST,
+    POSITIVE,
+    SHARE,
+    WEIGHT,
+    Number,
+    Range,
+)
 from networks.blocks import POOLINGS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -236,7 +249,7 @@ class Recipe:
         1.0, "learning rate of biases over that of their layer", "optimisation", within=Range(0, 1_000)
     )
     weight_decay: float = field(5e-4, "L2 penalty", "optimisation", within=Range(0, 10))
-    momentum: float = field(0.9, "of SGD", "optimisation", within=Range(0, 1, below=True))
+    momentum: float = field(0.9, "of SGD", "optimisation", within=FRACTION)
     nesterov: bool = field(False, "SGD with Nesterov momentum", "optimisation")
     clip_grad: float = field(0.0, "largest gradient norm, 0 for no clipping", "optimisation", within=WEIGHT)
     epochs: int = field(60, "epochs in all", "optimisation", also="total_train_epochs", within=EPOCHS)
@@ -279,29 +292,25 @@ class Recipe:
     id_loss: str = field(
         "softmax", "the identity loss", "losses", choices=("softmax", "focal", "arcface", "cosface", "circle")
     )
-    label_smoothing: float = field(0.1, "of the identity loss", "losses", within=Range(0, 1, below=True))
+    label_smoothing: float = field(0.1, "of the identity loss", "losses", within=FRACTION)
     id_scale: float = field(30.0, "s of arcface, cosface and circle", "losses", within=POSITIVE)
-    id_margin: float = field(0.5, "m of arcface (radians), cosface and circle", "losses", within=Range(0, 3))
-    focal_gamma: float = field(2.0, "gamma of the focal loss", "losses", within=Range(0, 100))
+    id_margin: float = field(0.5, "m of arcface (radians), cosface and circle", "losses", within=ANGLE)
+    focal_gamma: float = field(2.0, "gamma of the focal loss", "losses", within=FOCUS)
     triplet_weight: float = field(0.0, "weight of the triplet loss", "losses", within=WEIGHT)
     mining: str = field(
         "hard", "hard: batch-hard; weighted: softmax over all pairs, as AGW", "losses", choices=("hard", "weighted")
     )
-    margin: float | None = field(0.3, "of the triplet loss, or soft", "losses", none="soft", within=Range(0, 1_000))
-    hard_factor: float = field(0.0, "makes hard triplets harder", "losses", within=Range(0, 1, below=True))
+    margin: float | None = field(0.3, "of the triplet loss, or soft", "losses", none="soft", within=MARGIN)
+    hard_factor: float = field(0.0, "makes hard triplets harder", "losses", within=FRACTION)
     triplet_normalize: bool = field(False, "L2-normalise features in the triplet loss", "losses")
     local_triplet_weight: float = field(0.0, "weight of AlignedReID's triplet loss on parts", "losses", within=WEIGHT)
     local_mining: str = field(
         "global", "the distance that finds its hard samples", "losses", choices=("global", "local")
     )
     normalize_parts: bool = field(False, "L2-normalise parts, in the loss and at test", "losses")
-    balance_sigma: float = field(
-        0.0, "threshold of Pyramid's dynamic training, 0 for none", "losses", within=Range(0, 1_000)
-    )
-    balance_alpha: float = field(
-        0.25, "its share of the newest loss in the running mean", "losses", within=Range(0, 1, above=True)
-    )
-    balance_gamma: float = field(2.0, "its focusing exponent", "losses", within=Range(0, 100))
+    balance_sigma: float = field(0.0, "threshold of Pyramid's dynamic training, 0 for none", "losses", within=MARGIN)
+    balance_alpha: float = field(0.25, "its share of the newest loss in the running mean", "losses", within=NEWEST)
+    balance_gamma: float = field(2.0, "its focusing exponent", "losses", within=FOCUS)
     balance_rule: str = field(
         "released",
         "where the ID loss did not fall; released: it trains alone if the triplet loss fell, as in the released code; "

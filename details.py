@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from evaluate import Block, Collector, Piece, collect
 from machine import ranges
-from machine.ranges import Neighbours
+from machine.ranges import Neighbours, Number, Range
 from protocols import INF, Labels
 
 
@@ -76,6 +76,7 @@ class Verification(NamedTuple):
 
     `levels` (F,) are the false positive rates asked for; `tpr`, `thresholds` (F,) belong to the largest threshold whose
     rate does not exceed the level. At `eer_threshold` false positive and false negative rate are equal, to `eer`.
+    All of these are NaN where the pairs are too few to tell them (`enough`).
     `curve_thresholds`, `curve_fpr`, `curve_tpr` (T,) are the ROC.
     """
 
@@ -94,9 +95,17 @@ class Verification(NamedTuple):
 PAIRS_TO_TELL = 100  # of one person, of two: with fewer an equal error rate or a true positive rate is an anecdote
 
 
+LEVEL = Number(float, Range(0, 1, above=True))
+
+
 def pairs_needed(rate: float) -> int:
     """How many pairs of two people tell a false positive rate: as many as hold ten errors at that rate."""
     return max(PAIRS_TO_TELL, round(10 / rate))
+
+
+def enough(rate: float, num_genuine: int, num_impostor: int) -> bool:
+    """Whether so many pairs of one person and of two tell a false positive rate; of 1, the equal error rate."""
+    return num_genuine >= PAIRS_TO_TELL and num_impostor >= pairs_needed(rate)
 
 
 _DROPPED_BITS = 11  # of a float32's 23-bit fraction: thresholds lie on a grid of relative spacing 2^-12 to 2^-13
@@ -115,6 +124,8 @@ class VerificationCounts(Collector):
 
     def __init__(self, labels: Labels, levels: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1)):
         super().__init__(labels)
+        for level in levels:
+            LEVEL.check("a false positive rate", level)
         self.levels = torch.tensor(levels, dtype=torch.float64)
         self.found = [torch.zeros(2, _NUM_BINS, dtype=torch.int64)]  # of the same person, of two
 
@@ -132,26 +143,26 @@ class VerificationCounts(Collector):
         return counts
 
     def result(self) -> Verification:
-        """ROC, TPR at the levels, and the equal error rate; ValueError where there are no pairs of one of the kinds."""
+        """ROC, TPR at the levels, and the equal error rate."""
         genuine, impostor = self.counts()
         return _roc(genuine, impostor, self.levels)
 
     def plain(self) -> dict:
         """The result as plain values, with None in place of what too few pairs were compared for."""
-        genuine, impostor = self.counts().sum(1).tolist()
-        found = self.result() if genuine and impostor else None
-        told = found is not None and min(genuine, impostor) >= PAIRS_TO_TELL
-        rates = []
-        for i, level in enumerate(self.levels.tolist()):
-            enough = found is not None and told and impostor >= pairs_needed(level)
-            tpr, threshold = (found.tpr[i].item(), found.thresholds[i].item()) if found and enough else (None, None)
-            rates.append({"fpr": level, "tpr": tpr, "threshold": threshold, "pairs_needed": pairs_needed(level)})
+        found = self.result()
+
+        def told(value: Tensor | float) -> float | None:
+            return None if math.isnan(value) else float(value)
+
         return {
-            "eer": found.eer if found and told else None,
-            "eer_threshold": found.eer_threshold if found and told else None,
-            "pairs_of_one": genuine,
-            "pairs_of_two": impostor,
-            "rates": rates,
+            "eer": told(found.eer),
+            "eer_threshold": told(found.eer_threshold),
+            "pairs_of_one": found.num_genuine,
+            "pairs_of_two": found.num_impostor,
+            "rates": [
+                {"fpr": level, "tpr": told(tpr), "threshold": told(threshold), "pairs_needed": pairs_needed(level)}
+                for level, tpr, threshold in zip(found.levels.tolist(), found.tpr, found.thresholds, strict=True)
+            ],
         }
 
 
@@ -172,22 +183,22 @@ def _histogram(distance: Tensor) -> Tensor:
 
 def _roc(genuine: Tensor, impostor: Tensor, levels: Tensor) -> Verification:
     num_genuine, num_impostor = int(genuine.sum()), int(impostor.sum())
-    if not num_genuine or not num_impostor:
-        raise ValueError(
-            f"verification needs pairs of both kinds: found {num_genuine} of the same person and {num_impostor} of two"
-        )
     used = ((genuine > 0) | (impostor > 0)).nonzero().flatten()
     upper = ((used + 1 << _DROPPED_BITS) - 1).to(torch.int32).view(torch.float32)  # the largest float of each bin
     thresholds = F.pad(upper.double(), (1, 0))  # (T,), the first below every pair of a distance > 0
     fpr, tpr = (F.pad(counts[used].cumsum(0).double() / counts.sum(), (1, 0)) for counts in (impostor, genuine))
 
     at = torch.searchsorted(fpr, levels, right=True) - 1  # the last with fpr <= level
-    gap = (1 - tpr) - fpr  # falls from 1 to -1
-    i = int((gap <= 0).nonzero()[0])
-    t = gap[i - 1] / (gap[i - 1] - gap[i])
-    eer, eer_threshold = (torch.lerp(x[i - 1], x[i], t).item() for x in (fpr, thresholds))
+    told = torch.tensor([enough(level, num_genuine, num_impostor) for level in levels.tolist()])
+    at_levels = [x[at].where(told, math.nan) for x in (tpr, thresholds)]
+    eer = eer_threshold = math.nan
+    if enough(1, num_genuine, num_impostor):
+        gap = (1 - tpr) - fpr  # falls from 1 to -1
+        i = int((gap <= 0).nonzero()[0])
+        t = gap[i - 1] / (gap[i - 1] - gap[i])
+        eer, eer_threshold = (torch.lerp(x[i - 1], x[i], t).item() for x in (fpr, thresholds))
     return Verification(
-        levels, tpr[at], thresholds[at], eer, eer_threshold, thresholds, fpr, tpr, num_genuine, num_impostor
+        levels, at_levels[0], at_levels[1], eer, eer_threshold, thresholds, fpr, tpr, num_genuine, num_impostor
     )
 
 

@@ -806,14 +806,16 @@ QUERIES_TO_TELL = 30  # fewer, drawn again and again, do not tell how far anothe
 
 @ranges.checked
 def confidence_intervals(
-    ranks: Ranks, level: Share = 0.95, num_samples: int = 2000, seed: Seed = 0
+    ranks: Ranks, level: Share = 0.95, num_samples: ranges.Ranks = 2000, seed: Seed = 0
 ) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap over queries (Efron & Tibshirani 1993, Ch. 13): {"rank1": (low, high), "mAP": (low, high)}.
 
-    It says how far another draw of as many queries could move the number, gallery and model held fixed. num_samples:
-    a multiple of 50.
+    It says how far another draw of as many queries could move the number, gallery and model held fixed. Both ends are
+    NaN of fewer than QUERIES_TO_TELL queries with a match. num_samples: a multiple of 50.
     """
-    if num_samples < 50 or num_samples % 50:
+    if len(ranks.ap) < QUERIES_TO_TELL:
+        return dict.fromkeys(("rank1", "mAP"), (float("nan"), float("nan")))
+    if num_samples % 50:
         raise ValueError(f"num_samples is {num_samples}: expected a multiple of 50")
     values = torch.stack([(ranks.first == 1).double().mean(1), ranks.ap], dim=1)  # (n, 2)
     generator = torch.Generator().manual_seed(seed)

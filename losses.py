@@ -23,6 +23,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from machine import ranges
+from machine.ranges import (
+    POSITIVE,
+    Angle,
+    Count,
+    Focus,
+    Fraction,
+    Margin,
+    Members,
+    Newest,
+    Number,
+    Positive,
+    Share,
+    Width,
+)
+
 T = TypeVar("T")
 
 
@@ -390,10 +406,9 @@ class IDLoss(nn.Module):
 
     needs = ("logits",)
 
-    def __init__(self, label_smoothing: float = 0.0, reduction: str = "mean"):
+    @ranges.checked
+    def __init__(self, label_smoothing: Fraction = 0.0, reduction: str = "mean"):
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {label_smoothing}; it must be in [0, 1), the BoT value is 0.1")
         self.label_smoothing = label_smoothing
         self.reduction = check_reduction(reduction)
 
@@ -416,18 +431,15 @@ class TripletLoss(nn.Module):
     needs = ("feats",)
     takes_notes = True
 
+    @ranges.checked
     def __init__(
         self,
-        margin: float | None = 0.3,
-        hard_factor: float = 0.0,
+        margin: Margin | None = 0.3,
+        hard_factor: Fraction = 0.0,
         normalize: bool = False,
         reduction: str = "mean",
     ):
         super().__init__()
-        if margin is not None and margin < 0:
-            raise ValueError(f"margin is {margin}; it must be at least 0, or None for the soft margin")
-        if not 0 <= hard_factor < 1:
-            raise ValueError(f"hard_factor is {hard_factor}; it must be in [0, 1)")
         self.margin = margin
         self.hard_factor = hard_factor
         self.normalize = normalize
@@ -490,7 +502,8 @@ class CenterLoss(nn.Module):
 
     needs = ("feats",)
 
-    def __init__(self, num_pids: int, dim: int, sgd_lr: float = 0.5):
+    @ranges.checked
+    def __init__(self, num_pids: Count, dim: Width, sgd_lr: Positive = 0.5):
         super().__init__()
         self.centers = nn.Parameter(torch.randn(num_pids, dim))
         self.sgd_lr = sgd_lr
@@ -514,7 +527,8 @@ class CosineClassifier(nn.Module):
 
     needs = ("embedding",)
 
-    def __init__(self, dim: int, num_pids: int, scale: float, margin: float, label_smoothing: float = 0.0):
+    @ranges.checked
+    def __init__(self, dim: Width, num_pids: Count, scale: Positive, margin: Angle, label_smoothing: Fraction = 0.0):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_pids, dim))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -598,7 +612,8 @@ class CircleLoss(nn.Module):
 
     needs = ("feats",)
 
-    def __init__(self, margin: float = 0.25, gamma: float = 128.0, reduction: str = "mean"):
+    @ranges.checked
+    def __init__(self, margin: Share = 0.25, gamma: Positive = 128.0, reduction: str = "mean"):
         super().__init__()
         self.margin = margin
         self.gamma = gamma
@@ -618,7 +633,8 @@ class RingLoss(nn.Module):
 
     needs = ("feats",)
 
-    def __init__(self, radius: float = 1.0):
+    @ranges.checked
+    def __init__(self, radius: Positive = 1.0):
         super().__init__()
         self.radius = nn.Parameter(torch.tensor(float(radius)))
 
@@ -636,10 +652,9 @@ class FocalLoss(nn.Module):
 
     needs = ("logits",)
 
-    def __init__(self, gamma: float = 2.0, reduction: str = "mean"):
+    @ranges.checked
+    def __init__(self, gamma: Focus = 2.0, reduction: str = "mean"):
         super().__init__()
-        if gamma < 0:
-            raise ValueError(f"gamma is {gamma}; it must be at least 0, the published value is 2")
         self.gamma = gamma
         self.reduction = check_reduction(reduction)
 
@@ -682,9 +697,10 @@ class AlignedTriplet(nn.Module):
 
     needs = ("feats", "parts")
 
+    @ranges.checked
     def __init__(
         self,
-        margin: float | None = 0.3,
+        margin: Margin | None = 0.3,
         normalize: bool = False,
         normalize_parts: bool = False,
         mine: str = "global",
@@ -752,9 +768,10 @@ class MutualKL(nn.Module):
 
     needs = ("logits",)
 
-    def __init__(self, members: int = 2):
+    @ranges.checked
+    def __init__(self, members: Members = 2):
         super().__init__()
-        self.members = check_members(members)
+        self.members = members
 
     def forward(self, output: Output, labels: Tensor) -> Tensor:
         return mutual(split_members(output.logits, self.members, "logits"), mutual_kl)
@@ -769,9 +786,10 @@ class MutualDistance(nn.Module):
 
     needs = ("feats",)
 
-    def __init__(self, members: int = 2, normalize: bool = False):
+    @ranges.checked
+    def __init__(self, members: Members = 2, normalize: bool = False):
         super().__init__()
-        self.members = check_members(members)
+        self.members = members
         self.normalize = normalize
 
     def forward(self, output: Output, labels: Tensor) -> Tensor:
@@ -781,13 +799,6 @@ class MutualDistance(nn.Module):
         return mutual(
             split_members(matrices, self.members, "feats"), lambda own, other: (own - other.detach()).square().mean()
         )
-
-
-def check_members(members: int) -> int:
-    """`members` itself, the number of networks; ValueError below 2."""
-    if members < 2:
-        raise ValueError(f"mutual learning needs at least 2 networks, not {members}")
-    return members
 
 
 BALANCE_RULES = ("released", "paper")
@@ -822,18 +833,17 @@ class DynamicBalance(nn.Module):
     needs = ("logits", "feats")
     takes_notes = True
 
+    @ranges.checked
     def __init__(
         self,
         id_loss: nn.Module,
         triplet_loss: nn.Module,
-        alpha: float = 0.25,
-        gamma: float = 2.0,
-        sigma: float = 0.16,
+        alpha: Newest = 0.25,
+        gamma: Focus = 2.0,
+        sigma: Margin = 0.16,
         rule: str = "released",
     ):
         super().__init__()
-        if not 0 < alpha <= 1:
-            raise ValueError(f"alpha is {alpha}; it must be in (0, 1], the published value is 0.25")
         if rule not in BALANCE_RULES:
             raise ValueError(f"rule is {rule!r}; choose one of {', '.join(BALANCE_RULES)}")
         self.id_loss = id_loss
@@ -909,8 +919,7 @@ class Criterion(nn.Module):
         self.weights: dict[str, float] = {}
         self.losses = nn.ModuleDict()
         for name, (weight, loss) in losses.items():
-            if not (weight > 0 and math.isfinite(weight)):
-                raise ValueError(f"the weight of the {name} loss is {weight}; it must be positive, or leave {name} out")
+            Number(float, POSITIVE).check(f"the weight of the {name} loss", weight)
             self.weights[name] = float(weight)
             self.losses[name] = loss
         names = [name for term in self.terms for name in self.names(term[0])]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -365,8 +366,8 @@ class Tester:
             verbose=reranked is None and processes.is_main(),
         )
         found = evaluate.summarize(ranks, max(self.options.max_rank, 10))  # rank-10 whatever the length of the curve
-        told = found.num_valid >= evaluate.QUERIES_TO_TELL
-        intervals = {key: list(ends) for key, ends in evaluate.confidence_intervals(ranks).items()} if told else {}
+        intervals = evaluate.confidence_intervals(ranks)
+        told = {key: None if math.isnan(ends[0]) else list(ends) for key, ends in intervals.items()}
         cmc = found.cmc.tolist()
         return {
             "mAP": float(found.mAP),
@@ -375,8 +376,8 @@ class Tester:
             "num_query": len(query.samples),
             "num_gallery": len(gallery.samples),
             "num_valid": int(found.num_valid),
-            "rank1_interval": intervals.get("rank1"),
-            "mAP_interval": intervals.get("mAP"),
+            "rank1_interval": told["rank1"],
+            "mAP_interval": told["mAP"],
             "cmc": cmc[: self.options.max_rank],
         }
 

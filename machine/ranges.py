@@ -46,6 +46,11 @@ WEIGHT = Range(0, 1_000_000)
 POSITIVE = Range(0, 1_000_000, above=True)
 EPOCHS = Range(1, 100_000)
 SEEDS = Range(0, 2**32 - 1)
+FRACTION = Range(0, 1, below=True)
+MARGIN = Range(0, 1_000)  # of a triplet; threshold of two losses' ratio
+ANGLE = Range(0, 3)  # margin of a cosine or its angle
+FOCUS = Range(0, 100)  # exponent of a focal loss
+NEWEST = Range(0, 1, above=True)  # its share in a running mean
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,16 @@ Width = Annotated[int, Number(int, Range(1, 65_536))]  # of features
 Few = Annotated[int, Number(int, Range(1, 64))]  # parts, groups, strides
 OneOrTwo = Annotated[int, Number(int, Range(1, 2))]  # the stride of a stage
 Blocks = Annotated[int, Number(int, Range(0, 64))]  # of a stage
-Dropout = Annotated[float, Number(float, Range(0, 1, below=True))]
+Count = Annotated[int, Number(int, Range(1, 2**31))]  # of identities
+Members = Annotated[int, Number(int, Range(2, 8))]  # that learn from each other
+Fraction = Annotated[float, Number(float, FRACTION)]
+Dropout = Fraction
 Share = Annotated[float, Number(float, SHARE)]
+Margin = Annotated[float, Number(float, MARGIN)]
+Angle = Annotated[float, Number(float, ANGLE)]
+Positive = Annotated[float, Number(float, POSITIVE)]
+Focus = Annotated[float, Number(float, FOCUS)]
+Newest = Annotated[float, Number(float, NEWEST)]
 Seed = Annotated[int, Number(int, SEEDS)]
 Neighbours = Annotated[int, NEIGHBOURS]
 Ranks = Annotated[int, RANKS]

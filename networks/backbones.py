@@ -87,8 +87,14 @@ def create(
             raise ValueError(f"Backbone '{name}' has no ResNet stem to change; leave stem_relu and stem_ceil alone.")
         net.relu = net.relu if stem_relu else nn.Identity()
         net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True) if stem_ceil else net.maxpool
-    net.out_channels = _out_channels(net, name, image_size or _IMAGE_SIZE)
+    made = name, last_stride, stem_ceil, image_size or _IMAGE_SIZE
+    if made not in _CHANNELS:
+        _CHANNELS[made] = _out_channels(net, name, image_size or _IMAGE_SIZE)
+    net.out_channels = _CHANNELS[made]
     return cast(Backbone, net)
+
+
+_CHANNELS: dict[tuple, int] = {}  # found already: half a second for a network of many small layers
 
 
 def available() -> list[str]:

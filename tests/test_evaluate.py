@@ -446,7 +446,8 @@ def test_features_of_two_models():
 
 
 @pytest.mark.parametrize("protocol", ["market1501", "sysu"])
-def test_verification_counts_are_exact_at_its_thresholds(protocol):
+def test_verification_counts_are_exact_at_its_thresholds(protocol, monkeypatch):
+    monkeypatch.setattr(details, "pairs_needed", lambda rate: 100)
     query, gallery, qp, gp, qc, gc = clusters(5, spread=1.6)
     labels = protocols.Labels(qp, gp, qc, gc, protocol)
     found = details.verification(evaluate.distance_blocks(query, gallery, memory_gb=3e-5), labels, (1e-3, 1e-2, 0.1))
@@ -468,11 +469,28 @@ def test_verification_counts_are_exact_at_its_thresholds(protocol):
 
 
 def test_verification_of_separable_pairs():
-    d = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 2.0]])
-    found = details.verification([(0, 2, d)], protocols.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
-    assert found.tpr.tolist() == [1, 1, 1, 1] and found.eer == 0 and 0 <= found.eer_threshold < 1
+    d, people = 1 - torch.eye(100), list(range(100))
+    labels = protocols.Labels(people, people, [1] * 100, [2] * 100)
+    found = details.verification([(0, 100, d)], labels)
+    assert found.tpr.isnan().tolist() == [True, True, False, False]  # of 9,900 pairs of two people
+    assert found.tpr[2:].tolist() == [1, 1] and found.eer == 0 and 0 <= found.eer_threshold < 1
     with pytest.raises(ValueError, match="expected 0 or more"):
-        details.verification([(0, 2, d - 1)], protocols.Labels([1, 2], [1, 2, 3], [1, 1], [2, 2, 2]))
+        details.verification([(0, 100, d - 1)], labels)
+    with pytest.raises(ValueError, match="^a false positive rate is 0.0, expected a number"):
+        details.verification([(0, 100, d)], labels, [0.0])
+
+
+def test_too_few_pairs_or_queries_tell_nothing():
+    labels = protocols.Labels(*ONE)
+    found = details.verification([(0, 2, torch.tensor(PAIR))], labels)
+    assert all(math.isnan(value) for value in (found.eer, found.eer_threshold, *found.tpr, *found.thresholds))
+    for queries, told in ((29, False), (30, True)):
+        people = list(range(queries))
+        features = np.eye(queries, dtype=np.float32)
+        ranks = evaluate.rank_features(
+            features, features, protocols.Labels(people, people, [1] * queries, [2] * queries)
+        )
+        assert evaluate.confidence_intervals(ranks)["mAP"] == pytest.approx((1 if told else math.nan,) * 2, nan_ok=True)
 
 
 def test_confidence_intervals_agree_with_the_normal_approximation():
