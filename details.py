@@ -279,7 +279,7 @@ class RankedLists(Collector):
 
     def choose(self, order: str = "worst", only: str = "all", num: int = 20, seed: int = 0) -> list[Ranking]:
         """The rows of up to `num` queries. order: "worst" and "best" by AP, without queries that have no match,
-        "random" (by `seed`) or "given". only: "right" or "wrong" keeps queries whose first image is so."""
+        "random" (by `seed`) or "given". only: "right" or "wrong" keeps queries whose first image is so, if any."""
         for name, value, choices in (("order", order, ORDERS), ("only", only, ONLY)):
             if value not in choices:
                 raise ValueError(f"{name} is '{value}', expected one of {', '.join(choices)} (--{name})")
@@ -294,8 +294,6 @@ class RankedLists(Collector):
             rows = rows[np.argsort(found.ap[rows] * (1 if order == "worst" else -1), kind="stable")]
         if only != "all":
             rows = rows[(found.num_hits[rows] > 0) & ((found.first_hit[rows] == 1) == (only == "right"))]
-        if not len(rows):
-            raise ValueError(f"no query to draw: none of {len(found.ap)} has a first image that is {only} (--only)")
         return [self._ranking(found, int(row)) for row in rows[:num]]
 
     def _ranking(self, found: _Lists, row: int) -> Ranking:

@@ -417,7 +417,6 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
         found, trains, tests = load_data(args)
     check_before_training(args, found, trains, tests)
     run = make_run(args, recipe, trains)
-    files.check_folder(run.output)
     with lock.held(run.output) if processes.is_main() else contextlib.nullcontext():
         parts = ready(args, recipe, given, run, found, trains, tests)
         log = train.fit(*parts[:3], recipe, parts.folder, parts.tested, parts.conditions)
@@ -441,7 +440,6 @@ class Parts(NamedTuple):
 
 def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list[str], tests: list[str]) -> Parts:
     """Everything a training needs, the images of its tests looked at and its own decoded if there is any left of it."""
-    files.sweep(run.output)
     data = datasets.combine([found[name] for name in trains], args.use_all_images)
     cameras = data.numbering if recipe.uses_cameras else {}
     print_settings(recipe, given, run, data.num_pids, len(data.samples))
@@ -670,12 +668,14 @@ def make_tester(
 
 
 def make_run(args, recipe: Recipe, trains: list[str]) -> Run:
-    """Device, precision and output folder as the flags ask; sets the number of threads."""
+    """Device, precision and output folder, which is tried, as the flags ask; sets the number of threads."""
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     tune(device)
-    return Run(device, pick_amp(args.amp, device), args.channels_last, output_folder(args, recipe, trains))
+    output = output_folder(args, recipe, trains)
+    files.check_folder(output)
+    return Run(device, pick_amp(args.amp, device), args.channels_last, output)
 
 
 def tune(device: torch.device) -> None:
@@ -753,7 +753,8 @@ def draw(args, recipe: Recipe, run: Run, model, tested: tester.Tester, log, what
         wanted = tester.Pages(what, args.num_queries, args.order, args.only, figures, args.seed)
         pages = tester.ranked_pages(tested, model, folder, wanted)
     if not pages and not figures:
-        raise ValueError(f"nothing to draw for --vis {' '.join(what)}: no queries, and no training of this network")
+        asked = f"--vis {' '.join(what)}" + (f" --only {args.only}" if args.only != "all" else "")
+        raise ValueError(f"nothing to draw for {asked}: no such query, and no training of this network")
     return pages or list(figures.values())
 
 
@@ -810,7 +811,6 @@ def embedded_folder(
     run = make_run(args, recipe, list(data_paths(args)))
     loaded = load_for_test(args, recipe, given, run, args.resume_visualize_epoch if first else None)
     print(loaded.said)
-    files.check_folder(run.output)
     features = make_tester(args, loaded.recipe, run, {}, loaded.cameras).features(loaded.model, samples, "images")
     if features.samples[: len(first)] != (*first,):
         raise ValueError(f"--query_image {args.query_image} cannot be read")

@@ -329,12 +329,21 @@ class Tester:
         recipe, options, splits = self.recipe, self.options, self.splits[name]
         names = ("flip", "rerank", "search", "expansion", "multi_query", "max_rank", "details", "skip_bad")
         asked = {key: getattr(options, key) for key in names}
-        sides = {"query": splits.query, "gallery": splits.gallery}
-        data = {key: fingerprint.of_samples((s.path, s.pid, s.camid) for s in side) for key, side in sides.items()}
         compared = {key: getattr(recipe, key) for key in ("image_size", "mean", "std", *RESULT_FIELDS)}
         compared["interpolation"] = recipe.test_filter
         protocol = options.protocol or splits.protocol
-        return {"recipe": recipe.name, "protocol": protocol, **compared, "options": asked, "data": data}
+        return {"recipe": recipe.name, "protocol": protocol, **compared, "options": asked, "data": self.data[name]}
+
+    @functools.cached_property
+    def data(self) -> dict[str, dict[str, str]]:
+        """Data set -> fingerprints of its query and gallery, as they are when somebody asks first."""
+        return {
+            name: {
+                side: fingerprint.of_samples((s.path, s.pid, s.camid) for s in getattr(splits, side))
+                for side in ("query", "gallery")
+            }
+            for name, splits in self.splits.items()
+        }
 
     def digest(self) -> str:
         """Of all that decides the results beside the weights."""
@@ -575,7 +584,8 @@ class Pages:
 
 
 def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path]:
-    """A page of ranked queries per data set under `folder`, with CMC curve and activation maps; returns the pages.
+    """A page of ranked queries per data set under `folder`, with CMC curve and activation maps; returns the pages, or
+    without "ranks" the pictures. A set without a query of the kind asked for has no page, which is printed.
 
     They show the lists that the tester's last evaluation of this very model gathered, and evaluate where there was
     none: after multi-query, expansion and re-ranking as the options ask, with the AP that the metrics count.
@@ -595,6 +605,9 @@ def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path
             extra[f"Where the network answers on the worst queries ({model.shown})"] = sheet
         if "ranks" in pages.what:
             rankings = shown.lists.choose(pages.order, pages.only, pages.num_queries, pages.seed)
+            if not rankings:
+                print(f"{name}: no page: {chosen_text(0, shown, pages, tested.options)}")
+                continue
             numbers = {"rank-1": "rank1", "mAP": "mAP", "mINP": "mINP", "queries": "num_valid"}
             page = visualize.Page(
                 f"{tested.recipe.name} on {splits.title or datasets.DATASETS[name].title}",
@@ -603,6 +616,8 @@ def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path
                 extra | dict(pages.figures),
             )
             drawn.append(visualize.draw_ranks(folder / name, rankings, shown.query, shown.gallery, page))
+        else:
+            drawn += extra.values()
     return drawn
 
 

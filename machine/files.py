@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,8 +44,7 @@ def replace(path: str | os.PathLike, mode: str = "wb", *, needed: int = 0, flag:
     """
     path = Path(path)
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
-    # short enough for the 255 bytes of a file name in any script
-    temporary = path.parent / f".{path.name[:48]}.{secrets.token_hex(8)}.part"
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -67,6 +65,11 @@ def replace(path: str | os.PathLike, mode: str = "wb", *, needed: int = 0, flag:
         raise RuntimeError(refusal(path, cause, flag, needed)) from error
 
 
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nobody has, which `sweep` knows; short enough for 255 bytes in any script."""
+    return path.parent / f".{path.name[:48]}.{secrets.token_hex(8)}.part"
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """`text` as the whole of the file at `path`, in one step."""
     with replace(path, "w", needed=len(text)) as file:
@@ -81,10 +84,11 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed processes left in `folder`: those that nobody holds any more."""
     for path in folder.glob(".*.part"):
-        if re.fullmatch(r"\..*\.[0-9a-f]{16}\.part", path.name) and time.time() - path.stat().st_mtime > SETTLED:
-            with contextlib.suppress(OSError), open(path, "r+b") as file:
-                lock.take(file)
-                path.unlink()
+        with contextlib.suppress(OSError):  # such as that another process was faster
+            if re.fullmatch(r"\..*\.[0-9a-f]{16}\.part", path.name) and time.time() - path.stat().st_mtime > SETTLED:
+                with open(path, "r+b") as file:
+                    lock.take(file)
+                    path.unlink()
 
 
 def size_text(num_bytes: float) -> str:
@@ -114,12 +118,17 @@ def safe_name(name: str) -> str:
 
 
 def check_folder(folder: str | os.PathLike, flag: str = "--output_path") -> None:
-    """RuntimeError, as of `replace`, if no file can be written in `folder` or, before it is made, where it will be."""
+    """RuntimeError, as of `replace`, if no file can be written in `folder` or, before it is made, where it will be.
+
+    What killed processes left there is swept.
+    """
     there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(path))
+    temporary = _temporary(there / "tried")
     try:
-        descriptor, name = tempfile.mkstemp(suffix=".part", prefix=".", dir=there)
-        os.close(descriptor)
-        os.unlink(name)
+        sweep(there)
+        with open(temporary, "xb"):
+            pass
+        os.unlink(temporary)
     except OSError as error:
         raise RuntimeError(refusal(Path(folder), error, flag)) from error
 

@@ -638,6 +638,10 @@ def test_which_queries_are_chosen():
     assert queries("given") == [0, 1, 2, 3] and sorted(queries("random")) == [0, 1, 2, 3]
     assert queries("random", seed=3) == queries("random", seed=3)
     assert queries(only="right") == [0] and queries("given", "wrong") == [1, 2]
+    nobody = protocols.Labels([9], [1, 2, 2], [1], [2] * 3)
+    none = details.RankedLists(nobody)
+    evaluate.collect([(0, 1, d[:1])], [none])
+    assert none.choose() == none.choose(only="wrong") == []
     assert lists.choose("worst")[0].index == (1, 2, 0) and lists.choose("worst")[0].rank == (1, 2, 3)
     for options, words in ((("first",), "worst, best"), (("worst", "some"), "--only")):
         with pytest.raises(ValueError, match=words):

@@ -5,7 +5,6 @@ import math
 import os
 import random
 import threading
-import time
 from collections import Counter, namedtuple
 
 import numpy as np

@@ -153,8 +153,19 @@ def test_what_a_killed_writer_leaves_is_swept(tmp_path, monkeypatch):
     (tmp_path / ".somebody.else.part").write_text("")
     assert not (tmp_path / "a.pt").exists() and len(os.listdir(tmp_path)) == 2
     monkeypatch.setattr(files, "SETTLED", -1)
-    files.sweep(tmp_path)
+    files.check_folder(tmp_path / "runs" / "x")  # which tries the folder that is there, and sweeps it
     assert os.listdir(tmp_path) == [".somebody.else.part"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_what_the_trial_of_a_folder_leaves_when_it_is_killed_is_swept_by_the_next(tmp_path, monkeypatch):
+    script = "import sys, os, signal; from machine import files\n"
+    script += "os.unlink = lambda path: os.kill(os.getpid(), signal.SIGKILL)\nfiles.check_folder(sys.argv[1])"
+    subprocess.run((sys.executable, "-c", script, str(tmp_path / "x")), cwd=ROOT)
+    assert len(os.listdir(tmp_path)) == 1
+    monkeypatch.setattr(files, "SETTLED", -1)
+    files.check_folder(tmp_path / "x")
+    assert os.listdir(tmp_path) == []
 
 
 def test_version_and_commit():

@@ -154,6 +154,26 @@ def test_the_page_shows_the_order_that_was_measured_last(tmp_path):
     assert "3 of 3 queries" in text["plain"]
 
 
+def test_a_set_without_a_query_of_the_kind_asked_for_does_not_keep_the_others_from_their_pages(tmp_path, capsys):
+    good = made(tmp_path, trials=False)
+    bad = dataclasses.replace(good, gallery=made(tmp_path).trials[1])
+    tested = evaluated(good, top_k=2)
+    tested.splits = {"market": good, "duke": bad}
+    (page,) = tester.ranked_pages(tested, Pixels(), tmp_path, tester.Pages(only="wrong"))
+    assert page == tmp_path / "duke" / "index.html"
+    assert "market: no page: 0 of 1 queries with a wrong first image" in capsys.readouterr().out
+    pictures = tester.ranked_pages(tested, Pixels(), tmp_path, tester.Pages(what=("curves",)))
+    assert [path.parent.name for path in pictures] == ["market", "duke"] and all(path.is_file() for path in pictures)
+
+
+def test_the_images_of_a_test_are_looked_at_once_for_all_that_is_told_of_them(tmp_path, monkeypatch):
+    tested, seen = evaluated(made(tmp_path)), []
+    of_samples = tester.fingerprint.of_samples
+    monkeypatch.setattr(tester.fingerprint, "of_samples", lambda samples: seen.append(1) or of_samples(samples))
+    data = tested.conditions("market")["data"]
+    assert tested.digest() and tested.conditions("market")["data"] == data and len(seen) == 2
+
+
 # ---------------------------------------------------------------- options
 
 
