@@ -232,6 +232,7 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
     add("--channels_last", type=yes_no, default=True, help="memory format of images and weights (default: yes)",
         **SWITCH)  # fmt: skip
     add("--compile", action="store_true", help="torch.compile the network; pays in long runs only")
+    add("--deterministic", action="store_true", help="on a GPU: the same bits every time; slower")
     add("--threads", type=Number(int, Range(0, 4 * (os.cpu_count() or 1))), default=0,
         help="CPU threads, 0 for torch's choice (default: 0)")  # fmt: skip
     add("--workers", type=Number(int, Range(0, 256)), default=0,

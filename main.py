@@ -208,6 +208,7 @@ def description_of(args, recipe: Recipe, given: dict, run: Run, data: datasets.T
         "use_all_images": args.use_all_images,
         "machine": {
             "accumulate": args.accumulate,
+            "deterministic": args.deterministic,
             "sync_bn": args.sync_bn and processes.world_size() > 1,
             "processes": processes.world_size(),
         },
@@ -672,18 +673,25 @@ def make_run(args, recipe: Recipe, trains: list[str]) -> Run:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
-    tune(device)
+    tune(device, args.deterministic)
     output = output_folder(args, recipe, trains)
     files.check_folder(output)
     return Run(device, pick_amp(args.amp, device), args.channels_last, output)
 
 
-def tune(device: torch.device) -> None:
-    """Settings of torch that make every batch of one size faster."""
+def tune(device: torch.device, deterministic: bool = False) -> None:
+    """Settings of torch that make every batch of one size faster; float32 stays float32.
+
+    deterministic: a GPU gives the same bits every time. What torch has no such way for is an error that names it.
+    """
     if device.type == "cpu":
         memory.keep_freed_memory()
     torch.set_flush_denormal(True)  # CPU arithmetic on numbers below 1e-38 is a hundred times slower
-    torch.backends.cudnn.benchmark = device.type == "cuda"
+    torch.backends.cudnn.allow_tf32 = False  # torch's default rounds what convolutions multiply to 10 bits
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by the first matrix product
+        torch.use_deterministic_algorithms(True)
 
 
 def compiled(model: torch.nn.Module, device: torch.device) -> Any:

@@ -67,7 +67,8 @@ def create(
     pretrained: ImageNet weights (torchvision's IMAGENET1K_V1 where they exist, since the published baselines started
         from those). RuntimeError if they are neither cached nor downloadable; never random weights instead.
     last_stride: 1 keeps the resolution of the third stage in the fourth (Sun et al. 2018, Luo et al. 2019), for
-        networks with a `layer4`; None or 2 leaves the network as published.
+        networks with a `layer4`, and does as much for MobileNetV2 and EfficientNet; None or 2 leaves the network as
+        published.
     image_size: (H, W) that a network with a fixed input grid (some vision transformers) is built for.
     stem_relu: False drops the ReLU after `bn1`, which the released strong baseline forgot (modeling/backbones/
         resnet.py at 3da7e6f, "add missed relu"): its trained plain ResNets give their numbers only without it.
@@ -81,7 +82,7 @@ def create(
     if last_stride not in (None, 1, 2):
         raise ValueError(f"last_stride is {last_stride}; expected 1 (finer last map) or 2 (as published).")
     if last_stride == 1:
-        remove_stride(getattr(net, "layer4", None), name)
+        remove_stride(last_stage(net, key), name)
     if not stem_relu or stem_ceil:
         if [k for k, _ in net.named_children()][:4] != ["conv1", "bn1", "relu", "maxpool"]:
             raise ValueError(f"Backbone '{name}' has no ResNet stem to change; leave stem_relu and stem_ceil alone.")
@@ -95,6 +96,13 @@ def create(
 
 
 _CHANNELS: dict[tuple, int] = {}  # found already: half a second for a network of many small layers
+LAST_STAGES = {"mobilenet_v2": "features.14", "mobilenetv2_x": "conv7", "tf_efficientnet": "blocks.5", "": "layer4"}
+
+
+def last_stage(net: nn.Module, name: str) -> nn.Module | None:
+    """The last stage of the network that halves its map, by the first letters of its name; None if it has none."""
+    place = next(place for prefix, place in LAST_STAGES.items() if name.startswith(prefix))
+    return dict(net.named_modules()).get(place)
 
 
 def available() -> list[str]:

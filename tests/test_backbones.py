@@ -125,6 +125,9 @@ def test_vision_transformer_patches_overlap_and_positions_follow():
         "se_resnext50",
         "senet154",
         "resnet50d",
+        "mobilenet_v2",
+        "mobilenetv2_x1_0",
+        "tf_efficientnet_lite0",
     ],
 )
 def test_last_stride_doubles_the_map_and_keeps_the_names(name):

@@ -533,7 +533,7 @@ def test_released_names_map_to_ours(build, pairs):
             "pooling is 'median'.*avg, avg",
         ),
         (lambda: models.BagOfTricks(num_pids=1, backbone="resnet18", neck="ln"), "neck is 'ln'"),
-        (lambda: models.BagOfTricks(num_pids=1, backbone="mobilenet_v2"), "last_stride=1 does not apply"),
+        (lambda: models.BagOfTricks(num_pids=1, backbone="densenet121"), "last_stride=1 does not apply"),
         (lambda: models.ResNet50M(num_pids=1, backbone="densenet121"), "reads inside the stages"),
         (lambda: models.ResNet50M(num_pids=1, backbone="resnet18"), "has 2"),
         (lambda: models.MGN(num_pids=1, backbone="osnet_x0_25"), "reads inside the stages"),

