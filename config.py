@@ -30,7 +30,7 @@ import models
 import train
 import video
 from loading.augmentation import FILLS
-from loading.samplers import SAMPLE_METHODS
+from loading.samplers import EPOCH_LENGTHS, SAMPLE_METHODS
 from loading.store import FILTERS
 from machine import ranges
 from machine.ranges import (
@@ -220,9 +220,16 @@ class Recipe:
     batch_size: int = field(64, "images in a shuffled batch (with --p 0)", "batches", within=Range(2, 4_096))
     steps: int | None = field(
         None,
-        "iterations per epoch, which published results depend on; None: once through the data as the sampler goes",
+        "iterations per epoch, which published results depend on; None: as many as --epoch_length or a shuffle makes",
         "batches",
         within=Range(1, 1_000_000),
+    )
+    epoch_length: str = field(
+        "groups",
+        "of p x k batches: until fewer than p identities have k images left; each identity once in full batches; each "
+        "once, the last batch filled up; images / (p k)",
+        "batches",
+        choices=EPOCH_LENGTHS,
     )
     alternate: bool = field(False, "with --balance_sigma: shuffled batches where the ID loss trains alone", "batches")
     infrared: bool = field(False, "p x k images of each light, for two-stream networks", "batches")

@@ -557,7 +557,7 @@ def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
     if not recipe.p:
         return samplers.Shuffled(recipe.batch_size, recipe.steps)
     kind = samplers.BothLights if recipe.infrared else samplers.Alternating if recipe.alternate else samplers.PK
-    return kind(recipe.p, recipe.k, recipe.steps)
+    return kind(recipe.p, recipe.k, recipe.steps, recipe.epoch_length)
 
 
 def measured(

@@ -159,11 +159,11 @@ row(
     name="softmax_triplet",
     title="Softmax + hard triplet baseline, ResNet-50",
     paper="Hermans et al., In Defense of the Triplet Loss for Person Re-Identification, arXiv 2017",
-    source="torchreid, scripts/default_config.py (margin 0.3, 4 instances) on the softmax row",
+    source="torchreid, scripts/default_config.py (margin 0.3, batches of 32, 4 instances) on the softmax row",
     published={},
     differs="torchreid's default weights the ID term 0 (weight_x); here both terms weigh 1, as its README trains them.",
     triplet_weight=1.0,
-    p=16,
+    p=8,
     k=4,
 )
 
@@ -219,7 +219,7 @@ MUDEEP = row(
     pretrained="none",
     p=8,
     k=4,
-    steps=93,  # each of Market-1501's 751 identities once an epoch
+    epoch_length="identities",
     optimizer="adam",
     epochs=180,
     fixbase_epochs=0,
@@ -490,7 +490,7 @@ ALIGNED = row(
     mean=(0.486, 0.459, 0.408),
     p=32,
     k=4,
-    steps=23,  # each of Market-1501's 751 identities once an epoch
+    epoch_length="identities",
     optimizer="adam",
     lr=2e-4,
     epochs=300,
@@ -554,7 +554,7 @@ row(
     translate=0.5,
     p=8,
     k=4,
-    steps=93,  # each of Market-1501's 751 identities once an epoch
+    epoch_length="identities",
     schedule="multistep",
     milestones=(151,),  # StepLR(150), stepped behind each epoch with torch 0.4
     gamma=0.1,
@@ -578,8 +578,9 @@ row(
     "which the ratio of the paper does not say (they differ in 25 % of 3,000 noisy steps: losses.DynamicBalance); and "
     "every batch is P x K, where the paper's next batch after an ID-only step is random. The paper's way is "
     "--balance_rule paper --alternate. The code keeps the epoch of best mAP on the test set, here the last one counts. "
-    "The rates are those of torch before 1.1, for which the code was written (its readme: 0.4 or later); with the "
-    "1.1.0 of its requirements.txt they drop one epoch sooner.",
+    "The last batch of an epoch is filled up with identities a second time (1 of 751 on Market-1501, 2 of 702 on "
+    "DukeMTMC-reID); there it is smaller. The rates are those of torch before 1.1, for which the code was written (its "
+    "readme: 0.4 or later); with the 1.1.0 of its requirements.txt they drop one epoch sooner.",
     network=models.Pyramid,
     options={"parts": 6, "branch_dim": 128, "dropout": 0.2},
     backbone="resnet101",
@@ -590,6 +591,7 @@ row(
     erase_fill="mean",
     p=8,
     k=8,
+    epoch_length="all_identities",
     optimizer="sgd",
     lr=0.1,
     base_lr_mult=0.1,
@@ -621,7 +623,7 @@ row(
     translate=0.5,
     p=8,
     k=4,
-    steps=78,  # of 625 identities
+    epoch_length="identities",
     lr=3e-4,
     epochs=500,
     milestones=(201, 401),  # StepLR(200), stepped behind each epoch with torch 0.4
@@ -702,6 +704,7 @@ SBS = row(
     erase_fill="mean",
     p=4,
     k=16,
+    epoch_length="images",
     epochs=60,
     fixbase_epochs=5,
     schedule="cosine",

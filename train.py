@@ -205,7 +205,6 @@ def train_one_epoch(
     conditions: Conditions | None = None,
     *,
     stop: threading.Event | None = None,
-    before_step: Callable[[int], None] | None = None,
     after_step: Callable[[Terms], None] | None = None,
 ) -> dict[str, float]:
     """Train over `batches` of (images (B, 3, H, W), labels (B,), views); returns the mean of every term.
@@ -219,8 +218,6 @@ def train_one_epoch(
     options = {"total": span.num_steps, "initial": count, "desc": span.label, "unit": "batch", "disable": silent}
     bar = tqdm(batches, **options, leave=False, dynamic_ncols=True)
     for step, batch in enumerate(bar, start=count):
-        if before_step:
-            before_step(step)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         compute = whole if how.chunks == 1 else in_chunks
@@ -495,39 +492,40 @@ class Training:
         every = self.recipe.eval_every
         return epoch + 1 == self.epochs or bool(every and (epoch + 1) % every == 0)
 
-    def begin(self, epoch: int, steps: int) -> tuple[float, Callable[[int], None]]:
-        """Open layers for `epoch` of `steps` iterations; returns its mean factor of the base rate, and what sets the
-        rates of an iteration."""
-        index, counted = stage_of(self.stages, epoch)
-
-        def set_rates(step: int) -> None:
-            factor = step_factor(self.recipe, *counted, step, steps)
-            for group in self.optimizers[0].param_groups:
-                group["lr"] = group["base_lr"] * factor
-
+    def begin(self, epoch: int) -> None:
+        """Open layers for `epoch`."""
+        index, _ = stage_of(self.stages, epoch)
         if index != self.stage:
             self.model.begin_stage(index)
         open_layers(self.model, self.stages[index].trainable, self.frozen_by_model)
         if index != self.stage:
             self.network, self.stage = self.model, index  # the old one lets go of the parameters first
             self.network = processes.parallel(self.how.forward or self.model)
-        return lr_factor(self.recipe, *counted, steps), set_rates
+
+    def paced(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of `epoch` from iteration `first` on, each at its learning rate."""
+        counted, steps = stage_of(self.stages, epoch)[1], self.loader.steps(epoch)
+        for step, batch in enumerate(self.loader.epoch(epoch, start=first), start=first):
+            factor = step_factor(self.recipe, *counted, step, steps)
+            for group in self.optimizers[0].param_groups:
+                group["lr"] = group["base_lr"] * factor
+            yield batch
 
     def one_epoch(self, epoch: int, writer: Files, stop: threading.Event) -> dict[str, float]:
         """Train `epoch` (from 0), or what is left of it, and write it down; returns the mean of every term."""
-        steps = self.loader.steps(epoch)
-        factor, set_rates = self.begin(epoch, steps)
+        self.begin(epoch)
         began, first = time.perf_counter(), self.partial["step"] if self.partial else 0
+        steps = self.loader.steps(epoch)
+        factor = lr_factor(self.recipe, *stage_of(self.stages, epoch)[1], steps)
         try:
             means = train_one_epoch(
                 self.network,
                 self.criterion,
-                self.loader.epoch(epoch, start=first),
+                self.paced(epoch, first),
                 self.optimizers,
                 Span(epoch, steps, self.partial, f"epoch {epoch + 1}/{self.epochs}"),
                 self.how,
                 stop=stop,
-                before_step=set_rates,
                 after_step=self.observe,
             )
         except Interrupted as stopped:

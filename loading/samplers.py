@@ -1,5 +1,6 @@
 """Which images or frames make a batch: index tensors as pure functions of (labels, seed, epoch)."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loading.augmentation import random_generator
+from loading.augmentation import check_one_of, random_generator
 
 
 def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -34,20 +35,35 @@ def shuffled(num_images: int, batch_size: int, seed: int, epoch: int, steps: int
     return torch.from_numpy(np.concatenate(passes)[: steps * batch_size].reshape(steps, batch_size))
 
 
+EPOCH_LENGTHS = ("groups", "identities", "all_identities", "images")
+
+
 def pk_batches(
-    labels: Sequence[int] | Tensor, p: int, k: int, seed: int, epoch: int, steps: int | None = None
+    labels: Sequence[int] | Tensor,
+    p: int,
+    k: int,
+    seed: int,
+    epoch: int,
+    steps: int | None = None,
+    epoch_length: str = "groups",
 ) -> Tensor:
     """Batches of p identities with k images each: (steps, p * k) int64, the images of an identity side by side.
 
-    steps=None: one pass as RandomIdentitySampler of reid-strong-baseline 3da7e6f (data/samplers/triplet_sampler.py)
-        and torchreid f8cd150 (data/sampler.py): the images of each identity are shuffled and cut into groups of k,
-        the rest is left out; p identities at a time are drawn from those that have a group left, until fewer
-        than p have. The number of batches depends on the draws.
+    epoch_length, of a data set of N images of M identities:
+        groups: one pass as RandomIdentitySampler of reid-strong-baseline 3da7e6f (data/samplers/triplet_sampler.py)
+            and torchreid f8cd150 (data/sampler.py): the images of each identity are shuffled and cut into groups of k,
+            the rest is left out; p identities at a time are drawn from those that have a group left, until fewer
+            than p have. The number of batches depends on the draws.
+        identities: M // p batches, in which no identity comes twice (AlignedReID 2e2d454, torchreid v0.0.9).
+        all_identities: M / p batches, rounded up: the last is filled up with identities a second time. (The sampler
+            of Pyramid 63ffd64 leaves that batch smaller.)
+        images: N // (p k) batches of passes as in groups, one after another over all epochs (NaiveIdentitySampler and
+            the loop of fast-reid c9bc3ce).
     steps=n: exactly n batches. Identities are taken from one shuffle after another, so that each is seen equally
         often (the counts differ by at most one), and so are the images of an identity over its turns.
     An identity with fewer than k images gives all of them and then repeats (the authors' samplers draw all k with
     replacement, and may leave one out). No identity comes twice in a batch.
-    Raises: ValueError if there are fewer than p identities.
+    Raises: ValueError if there are fewer than p identities, or of "images" fewer than p k images.
     """
     names, inverse = np.unique(np.asarray(labels), return_inverse=True)
     if len(names) < p:
@@ -57,8 +73,39 @@ def pk_batches(
         )
     members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
     rng = random_generator("sampler", seed, epoch)
-    batches = _one_pass(members, p, k, rng) if steps is None else _cycled(members, p, k, rng, steps)
+    if steps is None and epoch_length == "groups":
+        batches = _one_pass(members, p, k, rng)
+    elif steps is None and epoch_length == "images":
+        batches = _endless(members, p, k, seed, epoch)
+    else:
+        once = len(names) // p if epoch_length == "identities" else math.ceil(len(names) / p)
+        batches = _cycled(members, p, k, rng, once if steps is None else steps)
     return torch.from_numpy(np.array(batches, dtype=np.int64).reshape(-1, p * k))
+
+
+def _endless(members: list[np.ndarray], p: int, k: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The batches of `epoch` from an endless row of passes, N // (p k) in each epoch."""
+    sizes = tuple(map(len, members))
+    count = sum(sizes) // (p * k)
+    if not count:
+        raise ValueError(
+            f"{sum(sizes):,} training images do not fill one batch of {p} identities x {k} images: lower --p or --k, "
+            "or set --steps"
+        )
+    number, skip = 0, epoch * count
+    while (length := _pass_length(sizes, p, k, seed, number)) <= skip:
+        number, skip = number + 1, skip - length
+    batches: list[np.ndarray] = []
+    while len(batches) < skip + count:
+        batches += _one_pass(members, p, k, random_generator("sampler", seed, number))
+        number += 1
+    return batches[skip : skip + count]
+
+
+@functools.lru_cache(4096)  # an epoch asks for all passes before it
+def _pass_length(sizes: tuple[int, ...], p: int, k: int, seed: int, number: int) -> int:
+    members = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    return len(_one_pass(members, p, k, random_generator("sampler", seed, number)))
 
 
 def _one_pass(members: list[np.ndarray], p: int, k: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -68,10 +115,12 @@ def _one_pass(members: list[np.ndarray], p: int, k: int, rng: np.random.Generato
         order = np.resize(order, max(k, len(order)))  # np.resize repeats: all images first, then again
         groups.append(list(order[: len(order) // k * k].reshape(-1, k)))
     left, batches = np.arange(len(members)), []
+    counts = np.array([len(each) for each in groups])
     while len(left) >= p:
         chosen = left[_permutation(rng, len(left))[:p]]
         batches.append(np.concatenate([groups[i].pop() for i in chosen]))
-        left = np.array([i for i in left if groups[i]], dtype=np.int64)
+        counts[chosen] -= 1
+        left = left[counts[left] > 0]
     return batches
 
 
@@ -175,10 +224,12 @@ class PK:
     p: int
     k: int
     steps: int | None = None
+    epoch_length: str = "groups"
     choices: int = field(default=1, init=False)
 
     def __post_init__(self):
         _positive(p=self.p, k=self.k)
+        check_one_of("epoch_length", self.epoch_length, EPOCH_LENGTHS)
 
     @property
     def batch_size(self) -> int:
@@ -187,7 +238,7 @@ class PK:
 
     def plan(self, labels: Tensor, groups: Tensor | None, seed: int, epoch: int) -> Tensor:
         """labels (N,), groups (N,) or None -> (steps, 1, B)."""
-        return pk_batches(labels, self.p, self.k, seed, epoch, self.steps)[:, None]
+        return pk_batches(labels, self.p, self.k, seed, epoch, self.steps, self.epoch_length)[:, None]
 
     def words(self, what: str) -> str:
         """What a batch holds, of `what` (images, tracklets)."""
@@ -221,7 +272,7 @@ class Alternating(PK):
 
     def plan(self, labels: Tensor, groups: Tensor | None, seed: int, epoch: int) -> Tensor:
         """labels (N,), groups (N,) or None -> (steps, 2, B)."""
-        balanced = pk_batches(labels, self.p, self.k, seed, epoch, self.steps)
+        balanced = pk_batches(labels, self.p, self.k, seed, epoch, self.steps, self.epoch_length)
         random = shuffled(len(labels), self.batch_size, seed, epoch, len(balanced))
         return torch.stack([balanced, random], dim=1)
 

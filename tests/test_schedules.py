@@ -1,4 +1,4 @@
-"""The learning rate of every row, epoch by epoch, against the public code that the row names.
+"""The learning rate of every row, epoch by epoch, and its iterations per epoch, against the public code it names.
 
 ``schedules.json`` holds, for each public code, the rates of its epochs as [rate, number of epochs]. They come from
 running its own scheduler in the order of calls of its own training loop, outside this repository; where that code was
@@ -8,10 +8,14 @@ first step asks for epoch 0).
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from config import check_given
+from loading.samplers import pk_batches
+from main import batches_of
 from recipes import RECIPES
 from train import lr_factor, step_factor
 
@@ -107,3 +111,108 @@ def test_a_warm_up_counts_epochs_or_iterations():
     with pytest.raises(ValueError, match=r"--warmup_epochs 5 and --warmup_iterations 2000 .* one of them to 0"):
         check_given(RECIPES["sbs"], {"warmup_epochs": 5})
     check_given(RECIPES["sbs"], {"warmup_epochs": 5, "warmup_iterations": 0})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Iterations of an epoch
+# ---------------------------------------------------------------------------------------------------------------------
+
+MARKET = [  # how many of Market-1501's 751 identities have 2, 3, 4, ... training images
+    3, 12, 12, 31, 24, 40, 39, 36, 36, 27, 36, 24, 29, 38, 34, 36, 25, 21, 26, 19, 20, 20, 10, 16, 20, 14, 12, 9, 5, 3,
+    8, 9, 8, 2, 2, 3, 5, 5, 3, 4, 1, 1, 3, 0, 2, 1, 2, 2, 1, 1, 2, 0, 2, 1, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1,
+    0, 1,
+]  # fmt: skip
+
+
+def even(num_ids: int, num_images: int) -> list[int]:
+    """Images of each identity, as equal as can be."""
+    return [num_images // num_ids + (i < num_images % num_ids) for i in range(num_ids)]
+
+
+COUNTS = {  # images of each training identity; the first as it is, the others with the right totals
+    "market": [size for size, times in enumerate(MARKET, start=2) for _ in range(times)],
+    "duke": even(702, 16_522),
+    "cuhk03": even(767, 7_365),
+}
+LABELS = {name: torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)) for name, sizes in COUNTS.items()}
+# Batches that the public samplers and loaders gave on these very labels, fewest and most of eight epochs
+SHUFFLED_32 = {"market": (404, 404), "duke": (516, 516), "cuhk03": (230, 230)}  # DataLoader(shuffle, drop_last)
+SHUFFLED_64 = {"market": (202, 202), "duke": (258, 258), "cuhk03": (115, 115)}
+SHUFFLED_128 = {"market": (101, 101), "duke": (129, 129), "cuhk03": (57, 57)}
+GROUPS_64 = {"market": (183, 184), "duke": (242, 242), "cuhk03": (95, 95)}  # RandomIdentitySampler(64, 4) of BoT
+GROUPS_32 = {"market": (368, 370), "duke": (484, 485), "cuhk03": (191, 191)}  # of torchreid f8cd150, (32, 4)
+ONCE_32 = {"market": (93, 93), "duke": (87, 87), "cuhk03": (95, 95)}  # of torchreid v0.0.9 and AlignedReID++, (4)
+ONCE_128 = {"market": (23, 23), "duke": (21, 21), "cuhk03": (23, 23)}  # TrainSet of AlignedReID, 32 identities
+PYRAMID = {"market": (94, 94), "duke": (88, 88), "cuhk03": (96, 96)}  # RandomIdSampler(8), the last batch kept
+IMAGES_64 = {"market": (202, 202), "duke": (258, 258), "cuhk03": (115, 115)}  # fast-reid, engine/defaults.py
+LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
+    **dict.fromkeys(("bot", "bot_no_center", "bot_ibn", "bot_arcface", "agw"), (64, 120, GROUPS_64)),
+    **dict.fromkeys(("transreid", "transreid_baseline"), (64, 120, GROUPS_64)),
+    **dict.fromkeys((row for row, curve in CURVE_OF.items() if "r50" in curve), (32, 60, SHUFFLED_32)),
+    "softmax_triplet": (32, 60, GROUPS_32),
+    "mudeep": (32, 180, ONCE_32),
+    "hacnn": (32, 300, SHUFFLED_32),
+    "osnet_x1_0": (64, 250, SHUFFLED_64),
+    "osnet_x0_25": (128, 180, SHUFFLED_128),
+    "osnet_x0_5": (128, 180, SHUFFLED_128),
+    "osnet_x0_75": (64, 150, SHUFFLED_64),
+    "osnet_ibn_x1_0": (64, 150, SHUFFLED_64),
+    **dict.fromkeys((row for row, curve in CURVE_OF.items() if curve == AIN), (64, 100, SHUFFLED_64)),
+    **dict.fromkeys(("pcb", "pcb_after", "pcb_independent"), (64, 60, SHUFFLED_64)),
+    "pcb_rpp": (64, 50, SHUFFLED_64),
+    "aligned": (128, 300, ONCE_128),
+    "aligned_mutual": (128, 300, ONCE_128),
+    "aligned_pp": (32, 300, ONCE_32),
+    "pyramid": (64, 120, PYRAMID),
+    "sbs": (64, 60, IMAGES_64),
+    "mgn": (64, 60, IMAGES_64),
+}
+
+
+def planned(row: str, labels: torch.Tensor, groups: torch.Tensor | None, epoch: int) -> torch.Tensor:
+    """The batches of an epoch of that row, (iterations, choices, batch)."""
+    data = SimpleNamespace(infrared=() if groups is None else (3,), numbering={})
+    return batches_of(RECIPES[row], data).plan(labels, groups, 0, epoch)
+
+
+@pytest.mark.parametrize("row", LENGTH_OF)
+def test_an_epoch_is_as_long_as_the_public_one(row):
+    batch, epochs, lengths = LENGTH_OF[row]
+    assert RECIPES[row].epochs == epochs
+    for data, (fewest, most) in lengths.items():
+        for epoch in (0, 1):
+            steps, _, images = planned(row, LABELS[data], None, epoch).shape
+            assert images == batch and fewest <= steps <= most, (data, steps)
+
+
+def test_every_row_with_a_source_has_its_length():
+    """Two rows train on other data: SYSU-MM01 (22,258 colour and 11,909 infrared images of 395 identities;
+    XM e817a26, utils.py, IdentitySampler: 22,258 // 32 + 1) and MARS (625 identities, torchreid v0.0.9)."""
+    assert RECIPES.keys() - LENGTH_OF.keys() == {"demo", "agw_rgbir", "resnet50_video"}
+    colour, infrared = (torch.arange(395).repeat_interleave(torch.tensor(even(395, n))) for n in (22_258, 11_909))
+    groups = torch.cat([torch.zeros(22_258), torch.ones(11_909)]).bool()
+    assert planned("agw_rgbir", torch.cat([colour, infrared]), groups, 0).shape == (696, 1, 64)
+    assert planned("resnet50_video", torch.arange(625).repeat_interleave(10), None, 0).shape == (78, 1, 32)
+
+
+def test_an_identity_comes_once_in_an_epoch_of_identities():
+    labels = LABELS["market"]
+    for epoch_length, most in (("identities", 0), ("all_identities", 1)):
+        batches = pk_batches(labels, 8, 8, 0, 3, None, epoch_length)
+        seen = labels[batches].reshape(len(batches), 8, 8)
+        assert (seen == seen[:, :, :1]).all()  # eight images of each
+        times = torch.bincount(seen[:, :, 0].flatten(), minlength=751)
+        assert int((times > 1).sum()) == most and int((times == 0).sum()) == (0 if most else 751 % 8)
+
+
+def test_epochs_by_images_are_one_endless_row_of_passes():
+    labels = torch.arange(20).repeat_interleave(torch.tensor(even(20, 130)))
+    p, k, count = 4, 2, 130 // 8
+    passes = [pk_batches(labels, p, k, 5, number) for number in range(8)]
+    assert any(len(each) != count for each in passes)
+    row = torch.cat(passes)
+    for epoch in range(4):
+        found = pk_batches(labels, p, k, 5, epoch, None, "images")
+        assert torch.equal(found, row[epoch * count : (epoch + 1) * count])
+    with pytest.raises(ValueError, match="12 training images do not fill one batch of 4 identities x 4 images"):
+        pk_batches(torch.arange(12), 4, 4, 0, 0, None, "images")
