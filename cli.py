@@ -576,7 +576,7 @@ def customised(recipe: Recipe, given: dict) -> Recipe:
         raise ValueError("--nesterov needs a --momentum above 0")
     if not recipe.weighs_a_loss:
         raise ValueError("every loss has weight 0, so there is nothing to learn from: give --id_weight or another")
-    if recipe.pretrained == "none" and recipe.fixbase_epochs and not recipe.stages:
-        recipe = recipe.with_(fixbase_epochs=0)  # freezing protects pretrained layers; there are none
+    if recipe.pretrained == "none" and not recipe.stages:  # freezing protects pretrained layers; there are none
+        recipe = recipe.with_(fixbase_epochs=0, fixbase_iterations=0)
     recipe.plan()  # raises where its stages do not fit into its epochs
     return recipe

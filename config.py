@@ -261,7 +261,15 @@ class Recipe:
     clip_grad: float = field(0.0, "largest gradient norm, 0 for no clipping", "optimisation", within=WEIGHT)
     epochs: int = field(60, "epochs in all", "optimisation", also="total_train_epochs", within=EPOCHS)
     fixbase_epochs: int = field(
-        0, "epochs at the start that train new layers only", "optimisation", within=Range(0, 100_000)
+        0, "epochs at the start that train --open_layers only", "optimisation", within=Range(0, 100_000)
+    )
+    fixbase_iterations: int = field(
+        0, "iterations of that, in place of --fixbase_epochs", "optimisation", within=Range(0, 10_000_000)
+    )
+    open_layers: tuple[str, ...] = field(
+        ("new",),
+        "what trains then: new, all that no pretrained weights fill, or modules of the network",
+        "optimisation",
     )
     stages: tuple[Stage, ...] = ()  # staged training; empty: `fixbase_epochs`, then everything
     schedule: str = field("multistep", "how the learning rate falls", "optimisation", choices=train.SCHEDULES)
@@ -430,11 +438,11 @@ class Recipe:
         return dataclasses.replace(self, **overrides)
 
     def plan(self) -> tuple[Stage, ...]:
-        """The stages of a run: `stages`, scaled to `epochs`, or `fixbase_epochs` of new layers and then everything."""
+        """The stages of a run: `stages`, scaled to `epochs`, or `fixbase_epochs` of open layers, then everything."""
         if self.stages:
             return scaled(self.stages, self.epochs)
         frozen = min(self.fixbase_epochs, self.epochs)
-        first = (Stage(frozen, ("new",)),) if frozen else ()
+        first = (Stage(frozen, self.open_layers),) if frozen else ()
         return (*first, Stage(self.epochs - frozen))
 
 
@@ -529,7 +537,7 @@ def checked(base: Recipe | None, fields: dict[str, Any]) -> Recipe:
             raise ValueError(f"{name} is {fields[name]!r}, but {called(recipe.network)} has no argument {name}")
     check_constructors(recipe)
     check_options(recipe)
-    check_warm_up(recipe)
+    check_lengths(recipe)
     return recipe
 
 
@@ -614,13 +622,14 @@ def check_options(recipe: Recipe) -> None:
         check_numbers(f"option {name}", value, numbers.get(name))
 
 
-def check_warm_up(recipe: Recipe) -> None:
-    """ValueError if a warm-up counts both epochs and iterations."""
-    if recipe.warmup_epochs and recipe.warmup_iterations:
-        raise ValueError(
-            f"--warmup_epochs {recipe.warmup_epochs} and --warmup_iterations {recipe.warmup_iterations} are both set: "
-            "set one of them to 0"
-        )
+def check_lengths(recipe: Recipe) -> None:
+    """ValueError if a warm-up or frozen start is counted both in epochs and in iterations."""
+    for part in ("warmup", "fixbase"):
+        epochs, iterations = (getattr(recipe, f"{part}_{unit}") for unit in ("epochs", "iterations"))
+        if epochs and iterations:
+            raise ValueError(
+                f"--{part}_epochs {epochs} and --{part}_iterations {iterations} are both set: set one of them to 0"
+            )
 
 
 def check_given(recipe: Recipe, given: Mapping[str, Any]) -> None:
@@ -631,7 +640,7 @@ def check_given(recipe: Recipe, given: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise ValueError(f"--{error}") from None
     check_options(with_values(recipe, given))
-    check_warm_up(with_values(recipe, given))
+    check_lengths(with_values(recipe, given))
 
 
 def called(made: Callable[..., nn.Module]) -> str:
@@ -683,13 +692,15 @@ def check_network_fields(recipe: Recipe, given: dict) -> None:
 def check_trunk(recipe: Recipe, given: dict) -> None:
     """ValueError if `given` treats pretrained layers apart and there are none, or if a stage opens layers that the
     network does not have. For a training: a test of the same recipe never asks."""
-    asked = [name for name, off in (("base_lr_mult", 1), ("fixbase_epochs", 0)) if given.get(name, off) != off]
+    offs = (("base_lr_mult", 1), ("fixbase_epochs", 0), ("fixbase_iterations", 0))
+    asked = [name for name, off in offs if given.get(name, off) != off]
     if asked and recipe.pretrained == "none":
         raise ValueError(
             f"--{asked[0]} {given[asked[0]]} treats the pretrained layers apart, but recipe {recipe.name} starts with "
             f"--pretrained none; leave --{asked[0]} out, or name weights with --pretrained imagenet or FILE"
         )
     opened = {group for stage in recipe.plan() for group in stage.trainable}
+    opened |= {*recipe.open_layers} if recipe.fixbase_iterations else set()
     if opened:
         outline = recipe.outline(1)
         for group in sorted(opened):

@@ -81,7 +81,7 @@ class Model(nn.Module):
             names = [name for name, child in self.named_children() if next(child.parameters(), None) is not None]
             raise ValueError(
                 f"a training stage opens the {group} layers alone, but this {type(self).__name__} has none; its layers "
-                f"are {', '.join(names)}. Set --fixbase_epochs 0, or name one of these in the stages of the recipe"
+                f"are {', '.join(names)}. Name some of these with --open_layers, or set --fixbase_epochs 0"
             )
         return found
 

@@ -137,6 +137,7 @@ SOFTMAX = row(
     lr=3e-4,
     epochs=60,
     fixbase_epochs=5,
+    open_layers=("classifier",),
     milestones=(20, 40),  # StepLR: every 20 epochs
 )
 
@@ -152,6 +153,7 @@ SOFTMAX_FC512 = row(
     },
     last_stride=1,
     fc_dims=(512,),
+    open_layers=("fc", "classifier"),
 )
 
 row(
@@ -201,6 +203,7 @@ for key, fields, paper, results in (
         },
         differs="The zoo does not print this network's schedule; its author names the ResNet-50 configuration for "
         "ImageNet-pretrained networks (torchreid issue 380).",
+        open_layers=("fc", "classifier") if "fc_dims" in fields else ("classifier",),
         **fields,
     )
 
@@ -305,6 +308,7 @@ OSNET = row(
     lr=1.5e-3,
     epochs=250,
     fixbase_epochs=10,
+    open_layers=("classifier",),
     schedule="cosine",
 )
 
@@ -695,8 +699,8 @@ SBS = row(
         "duke": Published(90.3, 80.3, "fast-reid c9bc3ce, MODEL_ZOO.md, SBS(R50)"),
         "msmt17": Published(81.8, 58.4, "fast-reid c9bc3ce, MODEL_ZOO.md, SBS(R50)"),
     },
-    differs="1000 frozen iterations are 5 epochs of Market-1501 (202 iterations). Its "
-    "AutoAugment of every tenth image is left out. Its label smoothing gives the true class no share of epsilon.",
+    differs="Its AutoAugment of every tenth image is left out. Its label smoothing gives the true class no share of "
+    "epsilon.",
     stem_ceil=True,
     metric_neck="after",
     image_size=(384, 128),
@@ -706,7 +710,7 @@ SBS = row(
     k=16,
     epoch_length="images",
     epochs=60,
-    fixbase_epochs=5,
+    fixbase_iterations=1000,
     schedule="cosine",
     milestones=(30,),
     lr_floor=0.002,  # 7e-7 / 3.5e-4

@@ -444,6 +444,9 @@ class Training:
         self.epochs = sum(stage.epochs for stage in self.stages)
         self.frozen_by_model = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         self.optimizers = build_optimizers(model, criterion, recipe)
+        self.resting: list[nn.Parameter] = []  # what `fixbase_iterations` keeps as it is
+        if recipe.fixbase_iterations:
+            self.optimizers[0].register_step_pre_hook(self.rest)
         self.parts = {"model": model, "criterion": criterion, "scaler": how.scaler, "loader": loader}
         self.start = 0  # epochs done
         self.log: list[dict] = []  # of each epoch done
@@ -502,10 +505,29 @@ class Training:
             self.network, self.stage = self.model, index  # the old one lets go of the parameters first
             self.network = processes.parallel(self.how.forward or self.model)
 
+    def pause(self, now: bool) -> None:
+        """Let nothing but `open_layers` and losses move from here on, not even statistics of batch norms; or let all.
+
+        As fast-reid c9bc3ce does (engine/hooks.py, LayerFreeze). A stage would end with an epoch.
+        """
+        opened = {id(p) for group in self.recipe.open_layers for p in self.model.layers(group)}
+        self.resting = [p for p in self.model.parameters() if now and id(p) not in opened]
+        for module in self.model.modules():
+            if not any(id(p) in opened for p in module.parameters()):
+                module.training = not now
+
+    def rest(self, *_) -> None:
+        """Before a step of the optimiser: no gradient, no step, no momentum (solver/build.py there)."""
+        for parameter in self.resting:
+            parameter.grad = None
+
     def paced(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of `epoch` from iteration `first` on, each at its learning rate."""
         counted, steps = stage_of(self.stages, epoch)[1], self.loader.steps(epoch)
         for step, batch in enumerate(self.loader.epoch(epoch, start=first), start=first):
+            left = self.recipe.fixbase_iterations - epoch * steps - step
+            if left == 0 or (left > 0 and step == first):
+                self.pause(left > 0)
             factor = step_factor(self.recipe, *counted, step, steps)
             for group in self.optimizers[0].param_groups:
                 group["lr"] = group["base_lr"] * factor

@@ -89,6 +89,20 @@ def test_fixbase_epochs_come_first_and_open_new_layers_only():
     assert plan == (Stage(3, ("new",)), Stage(7))
 
 
+@pytest.mark.parametrize(("open_layers", "rows"), [
+    (("classifier",), ("softmax", "resnet50mid", "mlfn", "osnet_x1_0", "osnet_x0_25", "osnet_x0_5", "osnet_x0_75",
+                       "osnet_ibn_x1_0", "osnet_ain_x1_0", "densenet121")),
+    (("fc", "classifier"), ("softmax_fc512", "resnet50_fc512", "densenet121_fc512")),
+])  # fmt: skip
+def test_torchreids_fixbase_epochs_open_what_its_configurations_open(open_layers, rows):
+    """torchreid f8cd150, configs/*.yaml, open_layers; those without one of their own follow ResNet-50's."""
+    for row in rows:
+        model = RECIPES[row].outline(3)
+        opened = {id(p) for group in RECIPES[row].open_layers for p in model.layers(group)}
+        children = {name.split(".")[0] for name, p in model.named_parameters() if id(p) in opened}
+        assert RECIPES[row].open_layers == open_layers and children == {*open_layers}
+
+
 def test_bot_trains_id_triplet_and_center():
     recipe = RECIPES["bot"].with_(backbone="resnet18")
     criterion = recipe.losses(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import os
@@ -662,3 +663,42 @@ def test_compiling_without_a_compiler_says_so(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="--compile needs a C\\+\\+ compiler"):
         suite.compiled(nn.Linear(2, 2), torch.device("cpu"))
+
+
+class Watched(Batches):
+    """A loader that notes the learning rates and the weights of `net` before each batch but the first."""
+
+    def __init__(self, net, steps=5):
+        super().__init__(steps)
+        self.net, self.seen = net, []
+
+    def epoch(self, epoch, start=0):
+        for batch in super().epoch(epoch, start):
+            state = {name: value.clone() for name, value in self.net.state_dict().items()}
+            self.seen.append(state | {"training": self.net.base.training})
+            yield batch
+
+
+def test_a_start_counted_in_iterations_ends_within_an_epoch(tmp_path):
+    """fast-reid's freeze: 7 iterations of 5 an epoch leave the trunk as it is, its batch norm too; then all moves as if
+    there had been no earlier step."""
+    net = Net()
+    loader = Watched(net)
+    row = recipe(epochs=3, optimizer="adam", fixbase_iterations=7, warmup_iterations=10, warmup_factor=0.1)
+    run = fit(tmp_path, loader, row, net=net)
+    trunk = [all(torch.equal(a[key], loader.seen[0][key]) for key in a if key.startswith("base.")) for a in loader.seen]
+    assert trunk == [True] * 8 + [False] * 7
+    head = [torch.equal(a["classifier.weight"], b["classifier.weight"]) for a, b in itertools.pairwise(loader.seen)]
+    assert not any(head)
+    assert int(run.state["optimizers"][0]["state"][0]["step"]) == 15 - 7
+    assert [line["lr"] / row.lr for line in run.log] == pytest.approx([0.1 + 0.9 * 0.2, 0.1 + 0.9 * 0.7, 1.0])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("iterations", [7, 8, 9])
+def test_a_run_stopped_about_the_end_of_such_a_start_goes_on_with_the_same_bytes(tmp_path, iterations):
+    row = recipe(epochs=3, fixbase_iterations=iterations, warmup_iterations=10, warmup_factor=0.1)
+    whole = fit(tmp_path / "whole", row=row)
+    with pytest.raises(train.Interrupted, match="epoch 2 after iteration 3"):
+        fit(tmp_path / "stopped", StopsAt(), row=row)
+    assert same(fit(tmp_path / "stopped", row=row).state, whole.state)
