@@ -335,6 +335,8 @@ def add_training(parser: Parser, recipe: Recipe) -> None:
     """Flags of a training that are no field of a recipe."""
     add = parser.add_argument_group("training").add_argument
     add("--all_splits", action="store_true", help="train and test every published split of a small set; mean and std")
+    add("--repeat", type=Number(int, Range(1, 1_000)), default=1, metavar="N",
+        help="train and test with N seeds from --seed on, a folder each; mean and std (default: 1)")  # fmt: skip
     add("--resume", type=yes_no, default=True,
         help="go on from last.pt in the output folder if there is one (default: yes)", **SWITCH)  # fmt: skip
     add("--accumulate", type=Number(int, Range(1, 1_024)), default=1, metavar="N",
@@ -477,7 +479,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
 NEEDS = {  # flag -> the one without which it does nothing, and which of its values it takes (none here: any but off)
     **dict.fromkeys(("rerank_k1", "rerank_k2", "rerank_lambda"), ("rerank",)),
     "cache_path": ("cache", "disk"),
-    "all_splits": ("mode", "train"),
+    **dict.fromkeys(("all_splits", "repeat"), ("mode", "train")),
     "sie_cameras": ("weights",),
     "k": ("p",),
     "alternate": ("balance_sigma",),

@@ -179,14 +179,16 @@ def load_data(args) -> tuple[dict[str, datasets.Splits], list[str], list[str]]:
 
 def output_folder(args, recipe: Recipe, trains: list[str]) -> Path:
     """--output_path; of a weight file runs/<its name>_<digest>_<mode>, for it says which network it is; else
-    runs/<recipe>_<training sets>."""
+    runs/<recipe>_<training sets>, with the seed behind it where it is not 0."""
     if args.output_path is None and args.weights is not None and args.mode != "train":
         file = args.weights
         content = fingerprint.of_file(file) if file.is_file() else ""  # where it is none, reading it says so
         identity = "\0".join(map(str, (content, args.gallery_path, args.query_image)))
         digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:8]
         return Path("runs") / f"{files.safe_name(file.stem)}_{digest}_{args.mode}"
-    return args.output_path or Path("runs") / f"{recipe.name}_{'+'.join(trains or ['none'])}"
+    folder = Path("runs") / f"{recipe.name}_{'+'.join(trains or ['none'])}"
+    seeded = folder.with_name(f"{folder.name}_seed_{args.seed}")  # elsewhere than the run of the default seed
+    return args.output_path or (seeded if args.seed and (args.mode == "train" or seeded.exists()) else folder)
 
 
 def description_of(args, recipe: Recipe, given: dict, run: Run, data: datasets.TrainingSet) -> dict:
@@ -370,22 +372,36 @@ def check_sets(args, found, trains, tests) -> None:
 
 
 def mode_train(args, recipe: Recipe) -> None:
-    """Train and test; with --all_splits once for every split that the set's publisher defines, and their mean."""
-    if not args.all_splits:
+    """Train and test; with --repeat for several seeds, with --all_splits for every split that the set's publisher
+    defines, each run in a folder of its own, and their mean."""
+    planned = runs_of(args)
+    if len(planned) == 1:
         train_once(args, recipe)
         return
-    name, count = repeated(args)
-    base = args.output_path or output_folder(args, recipe, [f"{name}_splits"])
-    runs = []
-    for split in range(count):
-        print(f"==== {name}, split {split + 1} of {count} ====", flush=True)
-        options = {f"{name}_split": split, "output_path": base / f"split_{split}"}
+    named = [datasets.canonical(name) for name in args.train_dataset or data_paths(args)]
+    base = args.output_path or output_folder(args, recipe, [f"{'+'.join(named)}_runs"])
+    runs: list[dict[str, dict]] = []
+    for folder, changed in planned.items():
+        print(f"==== {folder}: run {len(runs) + 1} of {len(planned)} ====", flush=True)
+        options = changed | {"output_path": base / folder}
         runs.append(train_once(argparse.Namespace(**(vars(args) | options)), recipe))
     if processes.is_main():
         summary = {each: tester.mean_and_std([results[each] for results in runs]) for each in runs[0]}
-        origin: dict[str, object] = {"version": VERSION, "commit": commit(), "splits": count}
+        origin: dict[str, object] = {"version": VERSION, "commit": commit(), "runs": list(planned)}
         files.write_json(base / "metrics.json", {each: found | {"measured": origin} for each, found in summary.items()})
-        print("\n" + tester.splits_table(summary) + f"\n\nresults       {base / 'metrics.json'}")
+        print("\n" + tester.runs_table(summary) + f"\n\nresults       {base / 'metrics.json'}")
+
+
+def runs_of(args) -> dict[str, dict]:
+    """Folder -> flags that are other ones than given, of each run of this command."""
+    splits: dict[str, dict] = {"": {}}
+    if args.all_splits:
+        name, count = repeated(args)
+        splits = {f"split_{split}": {f"{name}_split": split} for split in range(count)}
+    seeds = {f"seed_{seed}": {"seed": seed} for seed in range(args.seed, args.seed + args.repeat)}
+    if args.repeat == 1:
+        seeds = {"": {}}
+    return {f"{a}/{b}".strip("/"): splits[a] | seeds[b] for a in splits for b in seeds}
 
 
 def repeated(args) -> tuple[str, int]:

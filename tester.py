@@ -498,8 +498,8 @@ NUMBERS = ("mAP", "mINP", "rank1", "rank5", "rank10")
 
 
 def mean_and_std(runs: list[dict]) -> dict:
-    """Metrics of repeated splits or trials as one: the mean of each number, and ``<number>_std`` over the runs, None of
-    a single one."""
+    """Metrics of several runs or trials as one: the mean of each number, and ``<number>_std`` over them, None of a
+    single one; likewise of the re-ranked ones where all have them."""
     result = {key: sum(run[key] for run in runs) / len(runs) for key in NUMBERS}
     for key in NUMBERS:
         values = torch.tensor([run[key] for run in runs], dtype=torch.float64)
@@ -507,16 +507,21 @@ def mean_and_std(runs: list[dict]) -> dict:
     for key in ("num_query", "num_gallery", "num_valid"):
         result[key] = runs[0][key]
     result["cmc"] = torch.tensor([run["cmc"] for run in runs], dtype=torch.float64).mean(0).tolist()
+    if all("reranked" in run for run in runs):
+        result["reranked"] = mean_and_std([run["reranked"] for run in runs])
     return result | {"num_runs": len(runs)}
 
 
-def splits_table(summary: dict[str, dict]) -> str:
-    """Mean and standard deviation over repeated splits, in percent."""
-    lines = [f"{'mean ± std over the splits':<34}{'rank-1':>16}{'rank-5':>16}{'mAP':>16}"]
+def runs_table(summary: dict[str, dict]) -> str:
+    """Mean and standard deviation over several runs, in percent."""
+    count = next(iter(summary.values()))["num_runs"] if summary else 0
+    lines = [f"{f'mean ± std over {count} runs':<34}{'rank-1':>16}{'rank-5':>16}{'mAP':>16}"]
     for name, found in summary.items():
-        spread = {k: "–" if found[f"{k}_std"] is None else f"{100 * found[f'{k}_std']:.2f}" for k in NUMBERS}
-        cells = (f"{100 * found[k]:.2f} ± {spread[k]}" for k in ("rank1", "rank5", "mAP"))
-        lines.append(f"{name:<34}" + "".join(f"{cell:>16}" for cell in cells))
+        for label, values in ((name, found), ("  re-ranked", found.get("reranked"))):
+            if values:
+                spread = {k: "–" if values[f"{k}_std"] is None else f"{100 * values[f'{k}_std']:.2f}" for k in NUMBERS}
+                cells = (f"{100 * values[k]:.2f} ± {spread[k]}" for k in ("rank1", "rank5", "mAP"))
+                lines.append(f"{label:<34}" + "".join(f"{cell:>16}" for cell in cells))
     return "\n".join(lines)
 
 

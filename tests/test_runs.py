@@ -281,3 +281,35 @@ def test_a_second_run_in_one_folder_is_refused_and_touches_nothing(folder, data,
         assert run("--market_path", data, "--output_path", folder, *TINY, "--flip_test") == 1
     assert f"in use by process {os.getpid()}" in capfd.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several seeds
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_of_one_command_have_a_folder_each_and_a_mean(data, tmp_path, capsys):
+    """Each is the run that its seed alone makes, and what is there already is not trained again."""
+    words = ("--market_path", data, *TINY, "--epochs", "1", "--rerank", "--rerank_k1", "4")
+    assert run(*words, "--output_path", tmp_path / "seed_2", "--seed", "2") == 0
+    alone = weights(tmp_path / "seed_2")
+    capsys.readouterr()
+    assert run(*words, "--output_path", tmp_path, "--seed", "1", "--repeat", "2") == 0
+    told = capsys.readouterr().out
+    assert told.count("Training images: ") == 1 and "mean ± std over 2 runs" in told and "  re-ranked" in told
+    assert all(torch.equal(value, alone[name]) for name, value in weights(tmp_path / "seed_2").items())
+    one, two, mean = (results(tmp_path / each / "metrics.json") for each in ("seed_1", "seed_2", ""))
+    assert one["mAP"] != two["mAP"] and mean["num_runs"] == 2 and mean["measured"]["runs"] == ["seed_1", "seed_2"]
+    for found, first, second in ((mean, one, two), [each["reranked"] for each in (mean, one, two)]):
+        assert found["mAP"] == pytest.approx((first["mAP"] + second["mAP"]) / 2)
+        assert found["mAP_std"] == pytest.approx(abs(first["mAP"] - second["mAP"]) / 2**0.5)
+
+
+def test_seeds_have_default_folders_of_their_own(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--market_path", data, *TINY, "--epochs", "1")
+    assert run(*words) == 0 == run(*words, "--seed", "1")
+    assert sorted(each.name for each in Path("runs").iterdir()) == ["demo_market", "demo_market_seed_1"]
+    test = ("--mode", "test", "--recipe", "demo", "--market_path", data, "--threads", "1")
+    assert run(*test, "--seed", "1") == 0 == run(*test, "--seed", "7")  # which draws nothing here
+    assert {len(list(each.glob("metrics_*.json"))) for each in Path("runs").iterdir()} == {1}

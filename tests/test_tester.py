@@ -380,9 +380,9 @@ def test_mean_and_std_by_hand():
     found = tester.mean_and_std(runs)
     assert found["mAP"] == pytest.approx(0.4) and found["mAP_std"] == pytest.approx(0.08**0.5)
     assert found["cmc"] == pytest.approx([0.4, 1.0])
-    assert "40.00 ± 28.28" in tester.splits_table({"viper": found})
+    assert "40.00 ± 28.28" in tester.runs_table({"viper": found})
     one = tester.mean_and_std(runs[:1])
-    assert one["mAP_std"] is None and "20.00 ± –" in tester.splits_table({"viper": one})
+    assert one["mAP_std"] is None and "20.00 ± –" in tester.runs_table({"viper": one})
 
 
 def test_the_table_keeps_published_results_in_their_own_column():
