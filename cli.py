@@ -69,11 +69,19 @@ def numbers_of(action: argparse.Action) -> tuple[Number, ...]:
     return (action.type,) if isinstance(action.type, Number) and not action.choices else ()
 
 
+YES_NO = ("yes", "no", "true", "false", "1", "0")
+
+
 def yes_no(text: str) -> bool:
     """`yes` or `no` as bool."""
-    if text.lower() not in ("yes", "no", "true", "false", "1", "0"):
+    if text.lower() not in YES_NO:
         raise argparse.ArgumentTypeError(f"expected yes or no, found '{text}'")
     return text.lower() in ("yes", "true", "1")
+
+
+def yes_no_path(text: str) -> bool | Path:
+    """`yes` or `no` as bool, anything else as a path."""
+    return yes_no(text) if text.lower() in YES_NO else path(text)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -138,7 +146,7 @@ HABITS = {  # flags of other suites -> what does it here; every one of these is 
     "use_metric_cuhk03": "--protocol cuhk03",
     **dict.fromkeys(("split_id", "split"), "--NAME_split N of the data set, such as --viper_split N"),
     **dict.fromkeys(("which_epoch", "resume_test_model"), "--resume_test_epoch N"),
-    **dict.fromkeys(("start_epoch", "resume_train_epoch"), "--resume yes, the default, goes on after the epochs done"),
+    **dict.fromkeys(("start_epoch", "resume_train_epoch"), "--resume FILE goes on after the epochs behind it"),
     **dict.fromkeys(("hyp", "task"), "--help all lists every flag; --mode says what to do"),
 }  # fmt: skip
 
@@ -337,8 +345,9 @@ def add_training(parser: Parser, recipe: Recipe) -> None:
     add("--all_splits", action="store_true", help="train and test every published split of a small set; mean and std")
     add("--repeat", type=Number(int, Range(1, 1_000)), default=1, metavar="N",
         help="train and test with N seeds from --seed on, a folder each; mean and std (default: 1)")  # fmt: skip
-    add("--resume", type=yes_no, default=True,
-        help="go on from last.pt in the output folder if there is one (default: yes)", **SWITCH)  # fmt: skip
+    add("--resume", type=yes_no_path, default=True, **SWITCH | {"metavar": "yes|no|FILE"},
+        help="go on from last.pt in the output folder if there is one; FILE: else from this one, anybody's, after "
+        "the epochs that it has behind it (default: yes)")  # fmt: skip
     add("--accumulate", type=Number(int, Range(1, 1_024)), default=1, metavar="N",
         help="train in N parts of a batch: less memory, the same gradients, but batch normalisation sees one part at a "
         "time (default: 1)")  # fmt: skip
@@ -469,10 +478,14 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
     args.said = {flags[flag] for flag in words & flags.keys()}
     check_needs(args.said - FIELDS.keys(), lambda name: getattr(args, name))
     args.unread = sorted(words & set(unread(parser, args.mode)))
-    if args.mode == "train" and args.weights is not None:
-        if "pretrained" in args.said:
-            raise ValueError("--weights and --pretrained both name what a training starts from: give one of them")
-        args.pretrained, args.weights = str(args.weights), None
+    if args.mode == "train":
+        starts = {"--resume": args.resume if isinstance(args.resume, Path) else None, "--weights": args.weights}
+        given = [flag for flag, file in starts.items() if file is not None]
+        if len(given) + (getattr(args, "pretrained", "none") not in ("none", "imagenet")) > 1:
+            both = " and ".join([*given, "--pretrained"][:2])
+            raise ValueError(f"{both} both name what a training starts from: give one of them")
+        for flag in given:
+            args.pretrained, args.weights = str(starts[flag]), None
     return args, recipe
 
 

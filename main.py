@@ -208,6 +208,7 @@ def description_of(args, recipe: Recipe, given: dict, run: Run, data: datasets.T
         "cameras": data.numbering if recipe.uses_cameras else {},
         "validation_ids": args.validation_ids or 0,
         "use_all_images": args.use_all_images,
+        **({"begun_after": begun} if (begun := begun_after(args)) else {}),
         "machine": {
             "accumulate": args.accumulate,
             "deterministic": args.deterministic,
@@ -225,6 +226,25 @@ def as_trained(start: str) -> dict[str, tuple[float, ...]]:
         words = ", ".join(f"{name} {' '.join(f'{x:g}' for x in values)}" for name, values in found.items())
         print(f"{file}: images are normalised with {words}, as its own were, unless --mean and --std say otherwise")
     return found
+
+
+def begun_after(args) -> int:
+    """The epochs that --resume FILE has behind it; 0 where there is no such file. ValueError if nobody says."""
+    if not isinstance(args.resume, Path):
+        return 0
+    epochs = epochs_of(args.resume)
+    if epochs is None:
+        raise ValueError(
+            f"--resume {args.resume} does not say how many epochs it has behind it: start from its weights with "
+            f"--pretrained {args.resume}, and --epochs for those that are left"
+        )
+    return epochs
+
+
+@functools.lru_cache(1)
+def epochs_of(path: Path) -> int | None:
+    """How many epochs a weight file has behind it."""
+    return reading.read(path).epochs
 
 
 def build_network(recipe: Recipe, num_pids: int, cameras: int, run: Run, seed: int) -> models.Model:
@@ -430,6 +450,11 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     if recipe.pretrained not in ("imagenet", "none"):
         given = as_trained(recipe.pretrained) | given | {"pretrained": str(reading.only_file(recipe.pretrained))}
         recipe = customised(recipe, given)
+    if (begun := begun_after(args)) >= recipe.epochs:
+        raise ValueError(
+            f"--resume {args.resume} has {begun} epochs behind it, and --epochs {recipe.epochs} are no more: raise "
+            f"--epochs, or test it with --mode test --weights {args.resume}"
+        )
     with processes.main_first():
         found, trains, tests = load_data(args)
     check_before_training(args, found, trains, tests)
@@ -464,7 +489,7 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
     tested = make_tester(args, recipe, run, sets, cameras, True, bool(args.num_queries))
     description = description_of(args, recipe, given, run, data)
     free = frozenset({"overrides", "eval_every", "epochs"})  # the settings say more than the overrides
-    folder = checkpoints.Folder(run.output, description, args.resume, free, tested.digest())
+    folder = checkpoints.Folder(run.output, description, bool(args.resume), free, tested.digest())
     dry = argparse.Namespace(**(vars(args) | {"skip_bad_images": False}))
     loader = training_data(dry, recipe, run, data, cache="none")  # raises what would be raised, and decodes nothing
     with processes.main_first():  # which may download weights

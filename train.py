@@ -448,7 +448,8 @@ class Training:
         if recipe.fixbase_iterations:
             self.optimizers[0].register_step_pre_hook(self.rest)
         self.parts = {"model": model, "criterion": criterion, "scaler": how.scaler, "loader": loader}
-        self.start = 0  # epochs done
+        self.begun = folder.description.get("begun_after", 0)  # epochs behind the weights that this run starts from
+        self.start = self.begun  # epochs done
         self.log: list[dict] = []  # of each epoch done
         self.partial: dict | None = None  # what is done of the next
         self.untrained: float | None = None  # the loss before the first step
@@ -460,6 +461,8 @@ class Training:
         """Go on from the run that is there. ValueError if it is another."""
         found = processes.from_main(self.folder.earlier() if processes.is_main() else None)
         if found is None:
+            if self.begun:
+                say(f"Starting after epoch {self.begun} of {self.epochs}, with new states of the optimisers.")
             return
         state, warning = found
         lengthened = check_length(state, self.recipe)
@@ -484,11 +487,22 @@ class Training:
         say(f"{warning}Resuming {self.folder.path} after epoch {self.start}{where} of {self.epochs}.")
         if lengthened:
             self.folder.description["lengthened"] = lengthened
-        if lengthened != state.get("lengthened", []):
-            say(
-                f"WARNING: a run of {self.recipe.epochs} epochs from the start would have had other rates in the first "
-                f"{self.start} than this one, which was made for {lengthened[-1]}; its files say so."
-            )
+        if state["epochs"] != self.recipe.epochs and self.start < self.epochs:
+            say(self.changed_length(state["epochs"], lengthened != state.get("lengthened", [])))
+
+    def changed_length(self, before: int, other: bool) -> str:
+        """What another number of epochs than `before` means for the rates; `other`: those that are done differ."""
+        first, last = (
+            self.recipe.lr * lr_factor(self.recipe, *stage_of(self.stages, epoch)[1])
+            for epoch in (self.start, self.epochs - 1)
+        )
+        now = f"epochs {self.start + 1} to {self.epochs} begin with lr {first:.2e} and end with {last:.2e}"
+        if not other:
+            return f"{self.recipe.epochs} epochs instead of {before}: the rates so far are the same, {now}."
+        return (
+            f"WARNING: a run of {self.recipe.epochs} epochs from the start would have had other rates in the first "
+            f"{self.start} than this one, which was made for {before}; its files say so; {now}."
+        )
 
     def due(self, epoch: int) -> bool:
         """Whether `epoch` (from 0) is followed by an evaluation."""
@@ -601,11 +615,16 @@ class Training:
 
     def weights(self) -> dict:
         """What a test needs: the network's weights and what rebuilds the network."""
-        return checkpoints.header(self.folder.description, len(self.log)) | {"model": self.model.state_dict()}
+        return checkpoints.header(self.folder.description, self.begun + len(self.log)) | {
+            "model": self.model.state_dict()
+        }
 
     def everything(self, partial: dict | None = None) -> dict:
         """All that a run needs to go on as if it had never stopped; `partial` as in Interrupted."""
-        state = checkpoints.header(self.folder.description, len(self.log)) | {"log": self.log, "partial": partial}
+        state = checkpoints.header(self.folder.description, self.begun + len(self.log)) | {
+            "log": self.log,
+            "partial": partial,
+        }
         state |= {name: part.state_dict() for name, part in self.parts.items() if hasattr(part, "state_dict")}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         return state | {"epochs": self.recipe.epochs}

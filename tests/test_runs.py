@@ -15,6 +15,7 @@ import checkpoints
 import main
 import test_smoke
 from machine import lock
+from weights import reading
 
 DEMO = main.RECIPES["demo"]
 TINY = ("--recipe", "demo", "--epochs", "2", "--steps", "3", "--p", "4", "--k", "2", "--image_size", "64", "32")
@@ -206,6 +207,78 @@ def test_a_finished_run_can_be_lengthened(folder, data, capfd):
     assert len((folder / "log.jsonl").read_text().splitlines()) == 3
     told, measured = capfd.readouterr().out, results(folder / "metrics.json")["measured"]
     assert ("made for 2" in told) == (measured.get("lengthened") == [2])
+
+
+def test_lengthening_says_what_it_means_for_the_rates(data, tmp_path, capfd):
+    words = (
+        "--market_path",
+        data,
+        "--output_path",
+        tmp_path,
+        *TINY,
+        "--schedule",
+        "multistep",
+        "--milestones",
+        "3",
+        "--lr",
+        "3.5e-4",
+    )
+    assert run(*words) == 0 == run(*words, "--epochs", "4")
+    told = capfd.readouterr().out
+    assert (
+        "epochs instead of 2: the rates so far are the same, epochs 3 to 4 begin with lr 3.50e-04 and end with 3.50e-05"
+        in told
+    )
+    assert "made for" not in told
+
+
+def test_a_checkpoint_of_public_code_is_gone_on_with_after_its_epochs(finished, data, tmp_path, capfd):
+    """As torchreid keeps it: `epoch` counts those that are done. The rate is that of the epoch."""
+    file, out = tmp_path / "model.pth.tar-9", tmp_path / "out"
+    torch.save({"state_dict": weights(finished), "epoch": 2, "rank1": 0.5, "optimizer": {"state": {}}}, file)
+    words = (
+        "--market_path",
+        data,
+        "--output_path",
+        out,
+        *TINY,
+        "--schedule",
+        "multistep",
+        "--milestones",
+        "3",
+        "--lr",
+        "3.5e-4",
+    )
+    assert run(*words, "--resume", file) == 1
+    assert "has 2 epochs behind it, and --epochs 2 are no more" in capfd.readouterr().err and not out.exists()
+    words = (*words, "--epochs", "4", "--lr", "1e-12", "--resume")
+    assert run(*words, file) == 0
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["lr"]) for line in log] == [(3, 1e-12), (4, pytest.approx(1e-13))]
+    state, start = checkpoints.load(out / "model.pt"), weights(finished)
+    moved = [
+        (state["model"][name] - start[name]).abs().max()
+        for name in start
+        if "running" not in name and "num_" not in name
+    ]
+    assert state["epoch"] == 4 and max(moved) < 1e-6
+    assert "Starting after epoch 2 of 4" in capfd.readouterr().out and (out / "model_4.pt").exists()
+    assert run(*words, file) == 0 and "Training images" not in capfd.readouterr().out  # it is done
+    torch.save({"state_dict": start}, tmp_path / "plain.pth")
+    assert run(*words, tmp_path / "plain.pth") == 1 and "does not say how many epochs" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "keys", "epochs"), [
+    ("model.pth.tar-60", {"state_dict": {}, "epoch": 60}, 60),  # torchreid
+    ("model_0059.pth", {"model": {}, "epoch": 59}, 60),  # fast-reid
+    ("ckpt.pth", {"state_dicts": [], "ep": 300, "scores": 0.0}, 300),  # AlignedReID
+    ("resnet50_model_120.pth", {"conv1.weight": 0}, 120),  # reid-strong-baseline
+    ("net_last.pth", {"epoch": torch.ones(1)}, None),
+    ("osnet_x1_0_market.pth", {}, None),
+    ("model.pt", {"format": "reid-suite-1", "model": {}, "epoch": 7}, 7),
+])  # fmt: skip
+def test_how_many_epochs_a_checkpoint_has_behind_it(name, keys, epochs):
+    assert reading.epochs_behind(Path(name), keys) == epochs
 
 
 def test_two_tests_never_write_one_file(folder, data, tmp_path):

@@ -318,6 +318,7 @@ class WeightFile(NamedTuple):
     container: str  # what they came in, in words
     notes: tuple[str, ...] = ()
     ours: dict[str, Any] | None = None  # all that is in a checkpoint of this suite
+    epochs: int | None = None  # of training behind it, as it says itself or, where it does not, its name
 
 
 def read(source: str | os.PathLike | WeightFile) -> WeightFile:
@@ -518,10 +519,24 @@ def _collect(path: Path, value: Any, buffer: Callable[[_Storage], bytearray], co
     tensors = {name: tensor(unread) for name, unread in found.items()}
     keys = value if isinstance(value, dict) else {}
     if form == FORMAT:
-        return WeightFile(path, tensors, OURS, ours=_plain(value, tensor))
+        return WeightFile(path, tensors, OURS, ours=_plain(value, tensor), epochs=epochs_behind(path, keys))
     ema = [key for key in WRAPPERS_EMA if key in keys and key not in trail]
     notes = (f"averaged weights under {ema[0]!r} were not used",) if ema else ()
-    return WeightFile(path, tensors, ", ".join((container, *trail)), notes)
+    return WeightFile(path, tensors, ", ".join((container, *trail)), notes, epochs=epochs_behind(path, keys))
+
+
+def epochs_behind(path: Path, keys: dict[str, Any]) -> int | None:
+    """How many epochs the training checkpoint with these top-level `keys` has behind it; None if nobody says.
+
+    ``epoch`` counts them in torchreid (f8cd150, engine/engine.py, save_model) and open-reid, ``ep`` in AlignedReID
+    (2e2d454, script/experiment/train.py:622); fast-reid (c9bc3ce, engine/defaults.py:258) numbers the last from 0, and
+    keeps its weights under ``model``. reid-strong-baseline and light-reid have the number in the file's name alone.
+    """
+    said = [keys[name] for name in ("epoch", "ep") if type(keys.get(name)) is int and 0 <= keys[name] < 100_000]
+    if said:
+        return said[0] + ("model" in keys and keys.get("format") != FORMAT)
+    named = re.search(r"(?:model|net|epoch|ep|tar)[_-](\d{1,5})(?!\d)", path.name)
+    return int(named[1]) if named else None
 
 
 def check_size(tensors: Iterable[Any], size: int) -> None:
