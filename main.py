@@ -497,6 +497,10 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
         if loader.tracklets:
             model = video.for_tracklets(model, recipe.temporal_pooling)
     model = prepared(model, args, loader)
+    if run.device.type == "cpu":
+        frames = recipe.seq_len if loader.tracklets and not recipe.frame_by_frame else 1
+        images = loader.batch_size // loader.world_size // args.accumulate * frames
+        memory.check_step(model, recipe.image_size, images, run.amp != "none")
     torch.manual_seed(args.seed)  # the criterion's own weights do not depend on how the network drew its own
     criterion = recipe.losses(data.num_pids).to(run.device)
     conditions = train.Conditions(
@@ -939,9 +943,9 @@ def message_of(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return (
-            f"out of memory ({text.splitlines()[0][:160]}).\nSmaller: --p/--k or --batch_size and --image_size in "
-            "training, --test_batch and --memory_gb in testing; --cache none keeps no images in memory. The last "
-            "finished epoch is kept; the same command with smaller numbers needs another --output_path."
+            f"out of memory ({text.splitlines()[0][:160]}): give smaller --p and --k or --batch_size, --image_size, or "
+            "--accumulate in training, --test_batch and --memory_gb in testing; --cache none keeps no image in memory. "
+            "The last finished epoch is kept; other numbers need another --output_path."
         )
     if isinstance(error, OSError) and error.filename and error.strerror and text.startswith("[Errno"):
         return f"{error.filename}: {error.strerror}"

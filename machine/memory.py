@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from machine.ranges import MEMORY
 
@@ -65,6 +65,52 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # musl
         return False
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
+
+
+def kept_for_backward(model: nn.Module, image_size: tuple[int, int]) -> float:
+    """Bytes that a training step of `model` keeps of each image (3, H, W) until its backward pass, in float32.
+
+    Found on the meta device, with no arithmetic and no memory: the tensors that autograd saves, each storage once. 0 of
+    a network that cannot be followed there, such as one that asks which images are infrared.
+    """
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    state = {name: torch.empty_like(t, device="meta", requires_grad=t.requires_grad) for name, t in tensors}
+    weights = {tensor.untyped_storage()._cdata for tensor in state.values()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    images = torch.empty(2, 3, *image_size, device="meta")  # two, for batch norm
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            kept = torch.func.functional_call(
+                model, state, (images,)
+            )  # alive, so that no storage takes another's place
+    except Exception:  # whatever somebody's network does with numbers that are not there
+        return 0
+    del kept
+    return sum(saved.values()) / len(images)
+
+
+def check_step(model: nn.Module, image_size: tuple[int, int], num_images: int, half: bool = False) -> None:
+    """ValueError if a training step of `model` on so many images takes more than the free memory of this machine.
+
+    Where it is far from that nothing is measured: no network keeps a thousand times its input. half: in 16 bits.
+    """
+    free, pixels = free_memory(), 12 * num_images * math.prod(image_size)
+    if 1000 * pixels <= free:
+        return
+    needed = max(num_images * kept_for_backward(model, image_size) / (2 if half else 1), pixels)
+    if needed > free:
+        raise ValueError(
+            f"a training step on {num_images:,} images of {image_size[0]}x{image_size[1]} takes at least "
+            f"{needed / GIB:,.1f} GiB of memory, and {free / GIB:,.1f} GiB are free: give a smaller --image_size or "
+            "batch (--p and --k, or --batch_size; --seq_len of tracklets), or --accumulate"
+        )
 
 
 class Budget:

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from machine import files, fingerprint, lock, version
+import recipes
+from machine import files, fingerprint, lock, memory, version
 
 ROOT = Path(__file__).parents[1]
 HOLD = "import sys; from pathlib import Path; from machine import lock\nwith lock.held(Path(sys.argv[1])):\n"
@@ -166,6 +168,32 @@ def test_what_the_trial_of_a_folder_leaves_when_it_is_killed_is_swept_by_the_nex
     monkeypatch.setattr(files, "SETTLED", -1)
     files.check_folder(tmp_path / "x")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["osnet_x0_25", "transreid_baseline", "agw"])
+def test_what_a_training_step_keeps_is_known_before_it_is_computed(name, monkeypatch):
+    size = (64, 32)
+    recipe = recipes.RECIPES[name].with_(image_size=size, pretrained="none")
+    model = recipe.with_(backbone="vit_tiny_patch16_224" if name == "transreid_baseline" else "resnet18").model(5)
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    saved = {}
+
+    def note(tensor):
+        if tensor.untyped_storage().data_ptr() not in known:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        kept = model(torch.randn(2, 3, *size))
+    needed = memory.kept_for_backward(model, size)
+    assert kept and needed == pytest.approx(sum(saved.values()) / 2, rel=0.1)
+    monkeypatch.setattr(memory, "free_memory", lambda: 99 * needed)
+    memory.check_step(model, size, 98)
+    memory.check_step(model, size, 196, half=True)
+    with pytest.raises(ValueError, match=r"100 images of 64x32 takes at least .* GiB.*--p and --k.*--accumulate"):
+        memory.check_step(model, size, 100)
+    model.forward = lambda images: model(images[images > 0])  # which nobody knows without the numbers
+    memory.check_step(model, size, 100)
 
 
 def test_version_and_commit():

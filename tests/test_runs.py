@@ -331,6 +331,10 @@ LATE = {
     "no such backbone": (lambda d, t: ("--backbone", "resnet19"), "resnet19"),
     "a head that the backbone has not": (lambda d, t: ("--recipe", "pcb", "--backbone", "vit_tiny_patch16_224"), "vit"),
     "too many people": (lambda d, t: ("--p", "99"), "--p"),
+    "more than memory holds": (
+        lambda d, t: ("--p", "8", "--k", "256", "--image_size", "4096", "4096"),
+        "GiB are free: give a smaller --image_size or batch",
+    ),
     "parts of a batch": (lambda d, t: ("--accumulate", "5"), "--accumulate"),
     "a file for a folder": (lambda d, t: ("--output_path", d / "readme.txt" / "x"), "--output_path"),
 }
