@@ -177,7 +177,7 @@ class Tester:
         """Read every image of the tests once: UnreadableImages names those that cannot be, unless they are left out."""
         if self.options.skip_bad:
             return
-        decoding = loaders.Decoding((8, 8), workers=self.options.workers, check=True)
+        decoding = loaders.Decoding(self.recipe.image_size, workers=self.options.workers, check=True)
         for splits in self.splits.values():
             sides = (splits.query, splits.gallery, *splits.trials, *splits.multi_query)
             shown = {sample.path: sample for side in sides for sample in side}
