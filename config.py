@@ -48,17 +48,10 @@ from machine.ranges import (
     Range,
 )
 from networks.blocks import POOLINGS
+from published import Published, Variant
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class Published(NamedTuple):
-    """A result somebody else printed: rank-1 and mAP in percent, and where it stands."""
-
-    rank1: float
-    mAP: float
-    source: str
 
 
 class Stage(NamedTuple):
@@ -130,7 +123,8 @@ class Recipe:
     title: str
     paper: str  # citation
     source: str  # where the numbers of this row were read
-    published: dict[str, Published] = field({})  # data set -> result
+    published: dict[str, Published] = field({})  # data set -> result of this very row, see `published.pair`
+    variants: tuple[Variant, ...] = ()  # published runs that are this row but for a few flags
     differs: str = ""  # where paper, authors' code and this suite differ, and which was followed
     place: str = dataclasses.field(default="", compare=False, repr=False)  # file and line of the row
 
@@ -356,7 +350,7 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """Every field that decides weights, as plain values."""
-        words = {"name", "title", "paper", "source", "published", "differs", "place", *RESULT_FIELDS}
+        words = {"name", "title", "paper", "source", "published", "variants", "differs", "place", *RESULT_FIELDS}
         names = [each.name for each in dataclasses.fields(self) if each.name not in words]
         return {name: plain(getattr(self, name)) for name in names}
 
@@ -518,7 +512,8 @@ def with_values(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
 
 
 def checked(base: Recipe | None, fields: dict[str, Any]) -> Recipe:
-    """The row of `fields` over `base`; ValueError for an unknown field or option, a wrong type or choice, a gap."""
+    """The row of `fields` over `base`, whose results it does not take over; ValueError for an unknown field or option,
+    a wrong type or choice, a gap."""
     for name in fields:
         if name not in ABOUT:
             raise ValueError(
@@ -531,6 +526,8 @@ def checked(base: Recipe | None, fields: dict[str, Any]) -> Recipe:
         raise ValueError(f"{', '.join(missing)} must be given, or taken from another row: row(BOT, name=...)")
     for name, value in fields.items():
         check_value(name, value)
+    if base is not None:
+        fields = {"published": {}, "variants": ()} | fields
     recipe = Recipe(**fields) if base is None else dataclasses.replace(base, **fields)
     for name in fields.keys() & FIELDS.keys():
         if not applies(recipe, name) and fields[name] != getattr(Recipe, name):

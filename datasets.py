@@ -79,6 +79,8 @@ ALIASES: dict[str, str] = dict(  # other people's names, in lower case without p
 )
 
 
+STANDARD = ("split", "trial", "skip_bad", "multi_query")  # options of several sets, which change no published counts
+
 # ============ the door ============
 
 
@@ -130,7 +132,8 @@ def load_splits(name: str, root: str | os.PathLike | None = None, **options) -> 
             f"{entry.name}: {len(too_large):,} images have a person or camera of 2^63 or more in their names, which no "
             f"integer holds: {few(too_large)}. Take them out."
         )
-    return dataclasses.replace(splits, title=entry.title)
+    kept = {name: value for name, value in options.items() if name not in STANDARD and value != entry.options[name]}
+    return dataclasses.replace(splits, title=entry.title, options=kept)
 
 
 def num_splits(name: str, **options) -> int:

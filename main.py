@@ -265,6 +265,7 @@ class Loaded(NamedTuple):
     said: str  # for the user: what was read, and how
     cameras: dict[str, list[int]] = {}  # `TrainingSet.numbering`; empty where the file does not name them
     epoch: int | None = None
+    origin: dict[str, Any] = {}  # what a checkpoint of ours says of its training set
 
 
 def load_for_test(
@@ -319,7 +320,8 @@ def network_of_ours(path: Path, state: dict, given: dict) -> Loaded:
     checkpoints.load_into(model, state["model"], path)
     trained_on, epoch = "+".join(state["trained_on"]), state["epoch"]
     said = f"{path}: recipe {recipe.name}, epoch {epoch}, trained on {trained_on}"
-    return Loaded(model, recipe, trained_on, said, cameras, epoch)
+    origin = {key: state[key] for key in ("trained_on", "data", "use_all_images") if key in state}
+    return Loaded(model, recipe, trained_on, said, cameras, epoch, origin)
 
 
 def network_of_anybody(
@@ -533,11 +535,22 @@ def finish(args, recipe: Recipe, given: dict, run: Run, parts: Parts, log: list[
         what = ("ranks", "batch", "curves")
         pictures = draw(args, recipe, run, parts.model, parts.tested, log, what, parts.loader)
     if results:
-        trained_on = "+".join(parts.folder.description["trained_on"])
-        print("\n" + tester.table(results, trained_on, recipe if not given else None))
+        origin = parts.folder.description
+        theirs = compared_with(recipe, parts.tested, results, origin)
+        print("\n" + tester.table(results, "+".join(origin["trained_on"]), theirs))
     print(f"\n{'weights':<14}{weights}\n{'results':<14}{run.output / 'metrics.json'}")
     for path in pictures:
         print(f"{'pictures':<14}{path}")
+
+
+def compared_with(
+    recipe: Recipe, tested: tester.Tester, results: dict[str, dict], origin: dict[str, Any]
+) -> dict[str, tester.Beside]:
+    """Of each set what is published of this very run; of weights of which no `origin` is known, nothing."""
+    if not origin:
+        return {}
+    row, told = RECIPES[recipe.name], tester.training_told(origin)
+    return {name: tester.beside(row, recipe, origin["trained_on"], name, told | tested.told(name)) for name in results}
 
 
 def prepared(model: models.Model, args, loader: loaders.TrainLoader) -> models.Model:
@@ -652,7 +665,8 @@ def mode_test(args, recipe: Recipe) -> None:
         each["measured"] |= {"sie_cameras": args.sie_cameras, "fingerprint": digest}
     path = results_file(run.output, weights, digest)
     files.write_json(path, told)
-    print("\n" + tester.table(results, loaded.trained_on, loaded.recipe) + f"\n\nresults       {path}")
+    theirs = compared_with(loaded.recipe, tested, results, loaded.origin)
+    print("\n" + tester.table(results, loaded.trained_on, theirs) + f"\n\nresults       {path}")
     for name, metrics in results.items():
         if "search" in metrics:
             picture = path.with_name(f"{path.stem.replace('metrics', 'search', 1)}_{name}.png")

@@ -11,10 +11,10 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,10 +25,11 @@ import protocols
 import rerank
 import video
 import visualize
-from config import RESULT_FIELDS
+from config import ABOUT, RESULT_FIELDS, Recipe, option_defaults, plain, with_values
 from details import PAIRS_TO_TELL, CameraPairCollector, RankedLists, Ranking, VerificationCounts
 from machine import fingerprint, processes
 from machine.memory import Budget
+from published import Published, Reranked, Variant, between
 
 GRID = rerank.Grid((5, 10, 15, 20, 25, 30, 35, 40, 45, 50), (1, 3, 6, 9, 12), (0.1, 0.2, 0.3, 0.5))  # of the search
 
@@ -345,6 +346,24 @@ class Tester:
             for name, splits in self.splits.items()
         }
 
+    def told(self, name: str) -> dict[str, Any]:
+        """The flags of the test of set `name` that are not at their defaults, and images that are not the published."""
+        options, splits, entry = self.options, self.splits[name], datasets.DATASETS.get(name)
+        one_trial = entry is not None and entry.num_trials > 1 and not splits.trials  # of a mean over several
+        not_whole = any(not line.startswith("train") for line in splits.differences())
+        asked = {
+            "flip_test": options.flip,
+            "query_expansion": options.expansion,
+            "multi_query": options.multi_query,
+            "protocol": options.protocol if options.protocol != splits.protocol else None,
+            f"{name}_trial": one_trial and "one",
+            "test images": f"{len(splits.query):,} + {len(splits.gallery):,}" if not_whole else "",
+            "left_out": sum(map(len, self.left_out.get(name, {}).values())) + len(splits.left_out),
+        }
+        return {key: value for key, value in asked.items() if value} | {
+            f"{name}_{option}": value for option, value in splits.options.items()
+        }
+
     def digest(self) -> str:
         """Of all that decides the results beside the weights."""
         return fingerprint.of_settings({name: self.conditions(name) for name in self.splits})
@@ -374,14 +393,14 @@ class Tester:
             others,
             verbose=reranked is None and processes.is_main(),
         )
-        found = evaluate.summarize(ranks, max(self.options.max_rank, 10))  # rank-10 whatever the length of the curve
+        found = evaluate.summarize(ranks, max(self.options.max_rank, *RANKS))  # whatever the length of the curve
         intervals = evaluate.confidence_intervals(ranks)
         told = {key: None if math.isnan(ends[0]) else list(ends) for key, ends in intervals.items()}
         cmc = found.cmc.tolist()
         return {
             "mAP": float(found.mAP),
             "mINP": float(found.mINP),
-            **{f"rank{r}": cmc[r - 1] for r in (1, 5, 10)},
+            **{f"rank{r}": cmc[r - 1] for r in RANKS},
             "num_query": len(query.samples),
             "num_gallery": len(gallery.samples),
             "num_valid": int(found.num_valid),
@@ -464,17 +483,19 @@ class Stopped(Exception):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def table(results: dict[str, dict], trained_on: str, recipe) -> str:
-    """The closing table; what others published stands in a column of its own. `recipe` None: compare with nothing."""
-    lines = [f"{'':<34}{'rank-1':>8}{'rank-5':>8}{'rank-10':>8}{'mAP':>8}{'mINP':>8}{'queries':>10}{'published':>18}"]
+def table(results: dict[str, dict], trained_on: str, compared: Mapping[str, Beside]) -> str:
+    """The closing table; what others published of this very run stands in a column of its own."""
+    ranks = "".join(f"{f'rank-{r}':>8}" for r in RANKS)
+    lines = [f"{'':<34}{ranks}{'mAP':>8}{'mINP':>8}{'queries':>10}{'published':>18}"]
     notes = []
     for name, metrics in results.items():
-        theirs = published(recipe, trained_on, name)
+        theirs = compared.get(name, Beside())
         for label, values in ((f"{trained_on}2{name}", metrics), ("  re-ranked", metrics.get("reranked"))):
             if values:
-                shown = f"{theirs.rank1:.1f} / {theirs.mAP:.1f}" if theirs and values is metrics else ""
-                numbers = "".join(f"{100 * values[k]:>8.2f}" for k in ("rank1", "rank5", "rank10", "mAP", "mINP"))
-                lines.append(f"{label:<34}{numbers}{values['num_valid']:>10}{shown:>18}")
+                numbers = "".join(f"{100 * values[k]:>8.2f}" for k in (*(f"rank{r}" for r in RANKS), "mAP", "mINP"))
+                result = theirs.results[:1] if values is metrics else reranked_alike(theirs, values)[:1]
+                cell = f"{result[0].rank1:.1f} / {result[0].mAP:.1f}" if result else ""
+                lines.append(f"{label:<34}{numbers}{values['num_valid']:>10}{cell:>18}".rstrip())
         if metrics.get("rank1_interval"):
             low, high = metrics["rank1_interval"]
             notes.append(f"{name}: rank-1 {100 * low:.1f} to {100 * high:.1f} (95 % of bootstrap draws over queries)")
@@ -486,15 +507,37 @@ def table(results: dict[str, dict], trained_on: str, recipe) -> str:
         if metrics["num_valid"] < metrics["num_query"]:
             skipped = metrics["num_query"] - metrics["num_valid"]
             notes.append(f"{name}: {skipped} queries without a match in the gallery are skipped")
-        if theirs:
-            notes.append(f"{name}: published rank-1 / mAP from {theirs.source}")
+        notes += published_lines(name, theirs)
         if name.startswith("synthetic"):
             notes.append(f"{name} is a built-in demonstration set, not a benchmark")
         notes += more_lines(name, metrics)
     return "\n".join(lines + notes)
 
 
-NUMBERS = ("mAP", "mINP", "rank1", "rank5", "rank10")
+def reranked_alike(theirs: Beside, values: Mapping) -> list[Reranked]:
+    """The published re-ranked results of the same parameters as `values` have."""
+    names = ("k1", "k2", "lambda_value")
+    return [each for result in theirs.results for each in result.reranked
+            if all(getattr(each, key) == values.get(key) for key in names)]  # fmt: skip
+
+
+def published_lines(name: str, theirs: Beside) -> list[str]:
+    """Where the published results of a run are from, with what else they print; or why there is none."""
+    lines = []
+    for result in theirs.results:
+        more = [f"rank-{r} {value}" for r, value in ((5, result.rank5), (10, result.rank10)) if value is not None]
+        more += [f"re-ranked ({f'k1 {k1}, k2 {k2}, lambda {x}' if k1 else 'parameters searched'}) {rank1} / {mAP}"
+                 for rank1, mAP, k1, k2, x in result.reranked]  # fmt: skip
+        more += [f"mean of {result.runs} runs"] if result.runs > 1 else []
+        said = f" ({'; '.join(more)})" if more else ""
+        lines.append(f"{name}: published rank-1 / mAP {result.rank1} / {result.mAP}{said} from {result.source}")
+    if theirs.differs:
+        lines.append(f"{name}: nothing is published of this run; {theirs.differs}")
+    return lines
+
+
+RANKS = (1, 5, 10, 20)
+NUMBERS = ("mAP", "mINP", *(f"rank{r}" for r in RANKS))
 
 
 def mean_and_std(runs: list[dict]) -> dict:
@@ -561,11 +604,78 @@ def verification_lines(name: str, same: dict) -> list[str]:
     return [*lines, f"{few}; needed of two people are {', '.join(needed)}"] if needed else lines
 
 
-def published(recipe, trained_on: str, name: str):
-    """What the recipe's sources print for this pair of sets, or None."""
-    if recipe is None:
-        return None
-    return recipe.published.get(f"{trained_on}2{name}") or (recipe.published.get(name) if trained_on == name else None)
+# ---------------------------------------------------------------------------------------------------------------------
+# What others published of the very run
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+SAID = 4  # differences that are named
+
+
+class Beside(NamedTuple):
+    """The published results of a run, and, where there are only those of other runs, what the nearest has instead."""
+
+    results: tuple[Published, ...] = ()
+    differs: str = ""
+
+
+def beside(row: Recipe, run: Recipe, trained_on: Iterable[str], name: str, told: Mapping[str, Any]) -> Beside:
+    """What the sources of `row` print of training `run` on the sets `trained_on` and testing it on `name`.
+
+    run: the row with all that the user changed. told: the flags of data and test that are not at their defaults, and
+    what else makes this another experiment. A result counts only if its run has the same of all of them.
+    """
+    given = {key: plain(value) for key, value in told.items()} | deciding(run)
+    others = []
+    exact: list[Published] = []
+    for variant in (Variant(row.title, {}, row.published), *row.variants):
+        result = between(variant.published, trained_on, name)
+        if result is None:
+            continue
+        known = {*ABOUT, *option_defaults(row)}
+        fields = {key: value for key, value in variant.given.items() if key in known}
+        theirs = {key: plain(value) for key, value in variant.given.items() if key not in known}
+        theirs |= deciding(with_values(row, fields))
+        differing = [key for key in given | theirs if given.get(key) != theirs.get(key)]
+        if not differing and not variant.beyond:
+            exact.append(result)
+        said = [
+            f"{key} {shown(theirs.get(key, 'as published'))}, not {shown(given.get(key, 'default'))}"
+            for key in differing
+        ]
+        others.append([f"the nearest, {variant.name}, has", *said, *filter(None, [variant.beyond])])
+    if exact or not others:
+        return Beside(tuple(exact))
+    start, *said = min(others, key=len)
+    more = [f"and {len(said) - SAID} more"] if len(said) > SAID else []
+    return Beside(differs=f"{start} {'; '.join(said[:SAID] + more)}")
+
+
+def deciding(recipe: Recipe) -> dict[str, Any]:
+    """Everything of a recipe that decides its result, as plain values; a weight file to start from is just FILE."""
+    found = recipe.settings() | {name: plain(getattr(recipe, name)) for name in RESULT_FIELDS}
+    found |= {name: plain(value) for name, value in option_defaults(recipe).items()}
+    named = recipe.pretrained in ("imagenet", "none")
+    del found["options"], found["eval_every"]
+    return found | {"pretrained": recipe.pretrained if named else "FILE"}
+
+
+def shown(value: Any) -> str:
+    """A plain value as a flag has it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def training_told(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a checkpoint says of its training set, what makes it another than the published one."""
+    if origin.get("use_all_images"):
+        return {"use_all_images": True}
+    found, data = {}, origin.get("data")
+    for name, said in data.items() if isinstance(data, dict) else ():
+        entry = datasets.DATASETS.get(name)
+        whole = (entry.published or {}).get("train") if entry else None
+        if whole and None not in whole[:2] and not str(said).startswith(f"{whole[1]:,} images of {whole[0]:,} people"):
+            found[f"training set {name}"] = str(said).partition(" (")[0]
+    return found
 
 
 def search_heatmap(trials: list[dict], path: Path) -> Path:

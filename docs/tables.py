@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 import architectures  # noqa: E402
 import datasets  # noqa: E402
 from networks import backbones  # noqa: E402
+from published import Published, Variant, words  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results.csv"
@@ -115,6 +116,28 @@ def recipe_table() -> str:
     return grid(("flag", "method", "published rank-1 / mAP", "source"), rows)
 
 
+def result_of(result: Published) -> tuple[str, ...]:
+    """Its numbers and what they are of, as cells."""
+    ranks = [str(each) if each is not None else "" for each in (result.rank1, result.rank5, result.rank10, result.mAP)]
+    again = [f"{each.rank1} / {each.mAP} ({f'{each.k1}, {each.k2}, {each.lambda_value}' if each.k1 else 'searched'})"
+             for each in result.reranked]  # fmt: skip
+    return (*ranks, "; ".join(again), str(result.runs), result.source)
+
+
+def variant_table() -> str:
+    """Published runs that a row gives with a few flags, and everything that is printed of the rows themselves."""
+    rows = []
+    for name, recipe in RECIPES.items():
+        for variant in (Variant("", {}, recipe.published), *recipe.variants):
+            command = " ".join(["--recipe", name, *words(variant.given)])
+            lacking = f" (and {variant.beyond})" if variant.beyond else ""
+            for on, result in variant.published.items():
+                if variant.given or lacking or result.rank5 or result.reranked or result.runs > 1:
+                    rows.append((f"`{command}`{lacking}", on, *result_of(result)))
+    header = ("flags", "data", "rank-1", "rank-5", "rank-10", "mAP", "re-ranked (k1, k2, lambda)", "runs", "source")
+    return grid(header, rows)
+
+
 def difference_list() -> str:
     """What the recipes say of paper, authors' code and this suite; once where several rows say the same."""
     names: dict[str, list[str]] = {}
@@ -169,7 +192,7 @@ def speed_table() -> str:
 
 
 PAGES = {  # page -> its sections
-    "recipes.md": {"recipes": recipe_table, "differs": difference_list},
+    "recipes.md": {"recipes": recipe_table, "variants": variant_table, "differs": difference_list},
     "networks.md": {"networks": network_table},
     "results.md": {"accuracy": accuracy_table, "speed": speed_table},
     "datasets.md": {"datasets": dataset_table},

@@ -78,6 +78,7 @@ class Splits:
     `multi_query`: for each query all images of its person and camera, if the publisher gives them and they were asked
         for; else empty.
     `left_out`: entries that could not be used and were to be skipped, each with its reason.
+    `options`: those of the parser, other than which split or trial, that are not at their defaults.
     `trials`: the galleries of repeated draws (SYSU-MM01: ten), over which a test takes the mean; empty: `gallery` only.
     """
 
@@ -95,6 +96,7 @@ class Splits:
     multi_query: tuple[tuple[Sample, ...], ...] = ()
     trials: tuple[tuple[Sample, ...], ...] = ()
     left_out: tuple[str, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     @property
     def is_video(self) -> bool:

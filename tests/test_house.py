@@ -27,7 +27,7 @@ FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"config", "datasets", "details"},
     {"evaluate", "architectures", "video", "loaders", "train", "parsers"},
     {"models", "rerank", "checkpoints", "loading", "synthetic"},
-    {"networks", "losses", "protocols", "visualize", "weights", "machine"},
+    {"networks", "losses", "protocols", "visualize", "published", "weights", "machine"},
 )
 
 

@@ -121,7 +121,7 @@ def test_terms_and_weights_of_the_parts_methods():
     assert (pyramid.alpha, pyramid.gamma, pyramid.sigma, pyramid.rule) == (0.25, 2.0, 0.16, "released")
     assert terms("pyramid", balance_rule="paper")["balance"][1].rule == "paper"
     assert pyramid.id_loss.reduction == pyramid.triplet_loss.reduction == "sum" and pyramid.triplet_loss.margin == 1.4
-    assert list(terms("aligned")) == ["triplet", "local"] and terms("aligned")["local"][1].mine == "global"
+    assert list(terms("aligned")) == ["triplet", "local"] and terms("aligned")["local"][1].mine == "local"
     assert list(terms("aligned_mutual")) == ["id", "triplet", "local", "mutual_kl", "mutual_distance"]
     half = terms("transreid", backbone="vit_tiny_patch16_224")
     assert {name: weight for name, (weight, _) in half.items()} == {

@@ -256,7 +256,7 @@ def test_what_a_small_sample_does_not_carry_is_not_told(tmp_path):
     assert same["pairs_of_one"] + same["pairs_of_two"] == 20 and same["eer"] is None and same["eer_threshold"] is None
     assert [rate["tpr"] for rate in same["rates"]] == [rate["threshold"] for rate in same["rates"]] == [None] * 4
     assert [rate["pairs_needed"] for rate in same["rates"]] == [100_000, 10_000, 1_000, 100]
-    text = tester.table({"market": found}, "market", None)
+    text = tester.table({"market": found}, "market", {})
     assert "equal error rate –" in text and "100 of each are needed" in text and "rank-1 – to –" in text
 
 
@@ -386,13 +386,21 @@ def test_mean_and_std_by_hand():
 
 
 def test_the_table_keeps_published_results_in_their_own_column():
-    metrics = {"mAP": 0.5, "mINP": 0.2, "rank1": 0.6, "rank5": 0.7, "rank10": 0.8, "num_query": 10, "num_valid": 9,
-               "rank1_interval": [0.5, 0.7]}  # fmt: skip
-    text = tester.table({"market": metrics}, "market", RECIPES["bot"])
+    metrics = {"mAP": 0.5, "mINP": 0.2, "rank1": 0.6, "rank5": 0.7, "rank10": 0.8, "rank20": 0.9, "num_query": 10,
+               "num_valid": 9, "rank1_interval": [0.5, 0.7]}  # fmt: skip
+    bot = RECIPES["bot"]
+    theirs = {"market": tester.beside(bot, bot, ["market"], "market", {})}
+    text = tester.table({"market": metrics}, "market", theirs)
     row = next(line for line in text.splitlines() if line.startswith("market2market"))
-    assert row.split() == ["market2market", "60.00", "70.00", "80.00", "50.00", "20.00", "9", "94.5", "/", "85.9"]
+    expected = ["market2market", "60.00", "70.00", "80.00", "90.00", "50.00", "20.00", "9", "94.5", "/", "85.9"]
+    assert row.split() == expected
     assert "1 queries without a match" in text and "reid-strong-baseline" in text
-    assert "94.5" not in tester.table({"market": metrics}, "duke", RECIPES["bot"])
+    small = dataclasses.replace(bot, backbone="resnet18", image_size=(64, 32))
+    text = tester.table({"market": metrics}, "market", {"market": tester.beside(bot, small, ["market"], "market", {})})
+    assert (
+        "94.5" not in text and "nothing is published of this run; the nearest, resnet18, has image_size 256 128" in text
+    )
+    assert tester.beside(bot, bot, ["duke"], "market", {}) == tester.Beside()  # nobody printed that
 
 
 def test_only_keeps_rows_together():
