@@ -1,26 +1,27 @@
-"""Networks drawn for person re-ID from the first layer on, one class per paper, in paper order: MuDeep, HACNN, MLFN.
+"""Networks with a trunk of their own, one class per paper, in paper order: MuDeep, HACNN, MLFN, SOLIDER.
 
-`NETWORKS` has them and everything else under torchreid's keys.
+`NETWORKS` has the first three and everything else under torchreid's keys.
 
 Interface and shared arguments are those of `models`. None has ImageNet weights in this layout, so `pretrained=True` is
-an error; weight names are torchreid's (KaiyangZhou/deep-person-reid at f8cd150), whose published weights load as they
-are. OSNet is in `networks/osnet.py`, since any head may follow it.
+an error; weight names are torchreid's (KaiyangZhou/deep-person-reid at f8cd150) and SOLIDER's, whose published weights
+load as they are. OSNet is in `networks/osnet.py`, since any head may follow it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from machine.ranges import Few, Width
-from models import PCB, Model, Output, ResNet50M, Softmax, logits_of, logits_of_each
+from machine.ranges import Few, Share, Width
+from models import PCB, BagOfTricks, Model, Output, ResNet50M, Softmax, logits_of, logits_of_each
 from networks.blocks import linear_classifier
 from networks.resnets import kaiming_fan_out
+from networks.swin import SWINS, Swin
 
 if TYPE_CHECKING:
     from loading.views import Views
@@ -429,6 +430,32 @@ class MLFN(WholeNetwork):
         projected = self.fc_x(x.mean(dim=(2, 3), keepdim=True)) + self.fc_s(torch.cat(selections, dim=1))
         feature = (projected / 2).flatten(1)  # (B, 1024)
         return Output(feature, logits_of(self, feature), (feature,))
+
+
+# -- Chen, Xu, Jia, Luo, Wang, Wang, Jin, Sun. Beyond Appearance: a Semantic Controllable Self-Supervised Learning -----
+# -- Framework for Human-Centric Visual Tasks. CVPR 2023. Released code: tinyvision/SOLIDER-REID at 8c08e1c. -----------
+
+
+class SOLIDER(BagOfTricks):
+    """The BN neck on the average of a Swin transformer that is told how much semantics its features shall hold.
+
+    backbone: solider_swin_tiny, solider_swin_small or solider_swin_base (`networks.swin`).
+    semantic_weight: 0 to 1, 0.2 for re-ID. embedding = feats[0], before the neck as released.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "solider_swin_tiny",
+        last_stride: int | None = None,
+        test_neck: str = "before",
+        semantic_weight: Share = 0.2,
+        **options: Any,
+    ):
+        super().__init__(backbone=backbone, last_stride=last_stride, test_neck=test_neck, **options)
+        if not isinstance(self.base, Swin):
+            raise ValueError(f"SOLIDER weighs the stages of a Swin transformer: --backbone {', '.join(SWINS)}.")
+        self.base.semantic_weight = semantic_weight
 
 
 # -- torchreid's keys -------------------------------------------------------------------------------------------------

@@ -450,6 +450,11 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     check_test_distance(recipe)
     check_trunk(recipe, given)
     if recipe.pretrained not in ("imagenet", "none"):
+        if "pretrained" not in given and not Path(recipe.pretrained).exists():
+            raise FileNotFoundError(
+                f"recipe {recipe.name} starts from its authors' file {recipe.pretrained} (docs/recipes.md says whose): "
+                "name your copy with --pretrained FILE, or start from random weights with --pretrained none"
+            )
         given = as_trained(recipe.pretrained) | given | {"pretrained": str(reading.only_file(recipe.pretrained))}
         recipe = customised(recipe, given)
     if (begun := begun_after(args)) >= recipe.epochs:

@@ -777,16 +777,13 @@ class SIETransformer(Model):
 
     def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
         """The tokens of `maps` without the class token, on the grid of their patches: (B, 3, H, W) -> (B, D, h, w)."""
-        conv = self.base.patch_embed.proj
-        sizes = zip(images.shape[2:], conv.kernel_size, conv.stride, strict=True)
-        rows, columns = ((size - kernel) // stride + 1 for size, kernel, stride in sizes)
         (tokens,) = self.maps(images, views)
-        return tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, self.base.patch_embed.grid_size)
 
     def tokens(self, images: Tensor, views: Views | None) -> Tensor:
         """(B, 3, H, W), views or None -> tokens (B, 1 + N, D) that the first block reads, SIE added."""
         base = self.base
-        patches = base.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
+        patches = base.patch_embed.proj(base.patch_embed.conv(images)).flatten(2).transpose(1, 2)  # (B, N, D)
         x = torch.cat((base.cls_token.expand(len(images), -1, -1), patches), dim=1)
         if x.shape[1] != base.pos_embed.shape[1]:
             raise ValueError(
@@ -817,6 +814,7 @@ class TransReID(SIETransformer):
     jpm: four local features beside the global one; embedding = [f_g, f_1/4, ..., f_4/4] (5 D), else f_g (D).
     projection_dim: the network of CLIP-ReID (Syliz517/CLIP-ReID at 4c0eb20, model/make_model_clipreid.py): without jpm,
         embedding = [f_g, W f_g] (D + projection_dim), and the camera embedding is added to the class token alone.
+    conv_stem: convolutions in front of the patches, as in TransReID-SSL (`backbones.add_convolutions`).
     test_neck: "before" (released configuration) or "after" the batch norms. feats: before them, one logit each.
     """
 
@@ -825,9 +823,19 @@ class TransReID(SIETransformer):
     groups, shift, parts = 2, 5, 4  # of JPM: shuffle groups, shift, groups of patches (config/defaults.py)
 
     def __init__(
-        self, *, jpm: bool = True, test_neck: str = "before", projection_dim: Width | None = None, **trunk: Any
+        self,
+        *,
+        jpm: bool = True,
+        test_neck: str = "before",
+        projection_dim: Width | None = None,
+        conv_stem: bool = False,
+        **trunk: Any,
     ):
+        if conv_stem and trunk.get("pretrained"):
+            raise ValueError("there are no ImageNet weights with a convolution stem: use --pretrained FILE or none")
         super().__init__(**trunk)
+        if conv_stem:
+            backbones.add_convolutions(self.base.patch_embed)
         if jpm and projection_dim:
             raise ValueError("a projection belongs to the network without the jigsaw branch: set jpm to no")
         dim = self.base.embed_dim

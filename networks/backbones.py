@@ -1,8 +1,8 @@
 """Backbones by name: images (B, 3, H, W) in, a feature map (B, C, h, w) out.
 
 `create` takes any classification network of torchvision or timm and removes its head; weight names stay those of the
-published ImageNet files. What neither library has is written in this folder (`resnets`, `osnet`, `mobile`), with the
-layout of the released weights.
+published ImageNet files. What neither library has is written in this folder (`resnets`, `osnet`, `mobile`, `swin`),
+with the layout of the released weights.
 """
 
 import difflib
@@ -22,7 +22,8 @@ from torchvision.models.densenet import DenseNet
 
 from networks.mobile import MobileNetV2, NASNetMobile, ShuffleNet
 from networks.osnet import create_osnet
-from networks.resnets import HEADS, create_resnet_ibn, remove_stride, resnet_ibn_a, resnet_ibn_b
+from networks.resnets import HEADS, IBN, create_resnet_ibn, remove_stride, resnet_ibn_a, resnet_ibn_b
+from networks.swin import SWINS
 
 # Names of other re-ID code bases -> (library, name there). torchreid: torchreid/models/__init__.py at f8cd150;
 # "bot": modeling/baseline.py of the strong baseline at 3da7e6f. Both use the SE networks whose stage strides follow
@@ -215,6 +216,7 @@ def vision_transformer(
         )
     patch, proj = net.patch_embed.patch_size, net.patch_embed.proj
     proj.stride = (stride, stride)
+    net.patch_embed.conv = nn.Identity()
     rows, columns = ((size - p) // stride + 1 for size, p in zip(image_size, patch, strict=True))
     token, grid = net.pos_embed[:, :1], net.pos_embed[:, 1:]  # (1, 1, D), (1, N, D)
     grid = grid.transpose(1, 2).unflatten(2, net.patch_embed.grid_size)
@@ -222,6 +224,29 @@ def vision_transformer(
     net.pos_embed = nn.Parameter(torch.cat((token, grid), dim=1).detach())
     net.patch_embed.grid_size = (rows, columns)
     return net
+
+
+def add_convolutions(patch_embed: Any, width: int = 64) -> None:
+    """Take patches that do not overlap from a map of half the size that convolutions make of the images.
+
+    The "ICS" of TransReID-SSL (Luo et al., arXiv 2021, section 3.3; damo-cv/TransReID-SSL at fc39e88,
+    transreid_pytorch/model/backbones/vit_pytorch.py, lines 185-217).
+    """
+    patch, stride = patch_embed.patch_size[0], patch_embed.proj.stride[0]
+    if stride != patch:
+        raise ValueError(f"a convolution stem has patches that do not overlap: set stride to {patch}, not {stride}")
+    patch_embed.conv = nn.Sequential(
+        nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
+        IBN(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        IBN(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )
+    patch_embed.proj = nn.Conv2d(width, patch_embed.proj.out_channels, patch // 2, stride=patch // 2)
 
 
 def _pretrained_timm(build: Callable[..., Any], name: str, pretrained: bool, **options: Any) -> Any:
@@ -340,6 +365,7 @@ HERE: dict[str, tuple[Callable[[], nn.Module], str | None, str | None]] = {
     "mobilenetv2_x1_0": (functools.partial(MobileNetV2, 1.0), "mobilenetv2_x1_0_imagenet.pth", None),
     "mobilenetv2_x1_4": (functools.partial(MobileNetV2, 1.4), "mobilenetv2_x1_4_imagenet.pth", None),
     "nasnetamobile": (NASNetMobile, "nasnetamobile-7e03cead.pth", "http://data.lip6.fr/cadene/pretrainedmodels/"),
+    **{name: (make, None, None) for name, make in SWINS.items()},
 }
 
 

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import drawn, filled
 from torch import nn
 
 import architectures
@@ -45,6 +46,13 @@ SMALL = {
     "agw": (partial(models.AGW, backbone="resnet18", non_local=(0, 1, 2, 0)), (64, 32), 1, (512,), None),
     "transreid": (partial(models.TransReID, num_cameras=3, **TINY_VIT), (64, 32), 5, (64,) * 5, None),
     "transreid base": (partial(models.TransReID, jpm=False, **TINY_VIT), (64, 32), 1, (64,), None),
+    "transreid stem": (
+        partial(models.TransReID, jpm=False, stride=16, conv_stem=True, **TINY_VIT),
+        (64, 32),
+        1,
+        (64,),
+        None,
+    ),
     "mudeep": (partial(architectures.MuDeep, image_size=(32, 16)), (32, 16), 1, (4096,), None),
     "hacnn": (architectures.HACNN, (160, 64), 2, (512, 512), None),
     "mlfn": (architectures.MLFN, (64, 32), 1, (1024,), None),
@@ -401,6 +409,20 @@ def test_transreid_embedding_weighs_the_local_features():
     out = model(torch.randn(2, 3, 64, 32))
     expected = torch.cat((out.feats[0], *(f / 4 for f in out.feats[1:])), dim=1)
     torch.testing.assert_close(out.embedding, expected)
+
+
+def test_convolution_stem_of_the_released_network():
+    """damo-cv/TransReID-SSL fc39e88, transreid_pytorch/model/backbones/vit_pytorch.py, TransReID(img_size=(64, 32),
+    embed_dim=64, depth=6, num_heads=2, mlp_ratio=3, qkv_bias=True, stem_conv=True), filled as here."""
+    whole = models.TransReID(num_pids=0, jpm=False, stride=16, conv_stem=True, **TINY_VIT).eval()
+    filled(whole.base)
+    images = drawn(2 * 3 * 64 * 32, 7).view(2, 3, 64, 32).float()
+    expected = torch.tensor([[-2.111491, -1.562302, -0.932363, 0.32806], [-1.331655, -1.176774, 1.102529, -0.24771]])
+    torch.testing.assert_close(whole(images).embedding[:, 20:24], expected, rtol=0, atol=5e-5)
+    assert whole.feature_map(images).shape == (2, 64, 4, 2)
+    for options in ({"stride": 12}, {"stride": 16, "pretrained": True}):
+        with pytest.raises(ValueError, match="convolution stem"):
+            models.TransReID(num_pids=0, jpm=False, conv_stem=True, **options, **TINY_VIT)
 
 
 def test_hacnn_regions_start_as_horizontal_quarters():

@@ -50,6 +50,10 @@ LITE_STAGES = {  # blocks of EfficientNet-Lite's stages, most first; Tan and Le,
 
 
 BILINEAR, BICUBIC = {"test_interpolation": "bilinear"}, {"test_interpolation": "bicubic"}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+PRETRAINING = ((r"^backbone\.", ""), (r"^head\.", "projection."))  # DINO: a backbone and a projection head
 
 
 def _sequential(first: int) -> tuple[tuple[str, str], ...]:
@@ -113,6 +117,19 @@ FAST_REID = (  # of every head of fast-reid
 # First match names the file; the rules that load most tensors are the ones used. What follows the trunk in a method's
 # released code is renamed by the model itself (`renames` of the classes in models.py).
 FORMATS = (
+    # tinyvision/SOLIDER b8779cc, main_solider.py: student and teacher; SOLIDER-REID 8c08e1c, model/make_model.py
+    Format(
+        "SOLIDER pre-training",
+        (r"^backbone\.semantic_embed_w\.0\.", r"^head\.mlp\."),
+        PRETRAINING,
+        carries=BICUBIC | IMAGENET | {"image_size": (256, 128)},
+    ),
+    Format(
+        "SOLIDER",
+        (r"(^|\.)semantic_embed_w\.0\.",),
+        (*NO_BASE, (r"^backbone\.", ""), (r"^fcneck\.", "reduction.")),
+        carries=BILINEAR,
+    ),
     # JDAI-CV/fast-reid c9bc3ce, fastreid/modeling/meta_arch/mgn.py: the first block of layer3 ends the trunk, layer3
     # from its second block on and layer4 begin each branch
     Format(
@@ -264,7 +281,8 @@ FORMATS = (
     Format(
         "DINO",
         (r"^backbone\.", r"^head\.(mlp|last_layer)\."),
-        ((r"^backbone\.", ""), (r"^head\.", "projection.")),
+        PRETRAINING,
+        carries=BICUBIC | IMAGENET,
     ),
     # wangguanan/light-reid 0502d2a, lightreid/models/heads/bn_head.py
     Format(
@@ -386,6 +404,9 @@ BACKBONE = re.compile(r"^(image_model\.)?(base|backbone|resnet_conv|image_encode
 CLASSIFIER = re.compile(r"(^|\.)classifier\w*\.")
 
 
+NECK = re.compile(r"bottleneck(_\d)?\.")  # no part of an embedding that is compared in front of it
+
+
 IMAGENET_HEAD = re.compile(r"^(base\.)?(fc|head|head\.fc|heads\.head|last_linear|classifier\.\d)\.(weight|bias)$")
 
 
@@ -408,7 +429,10 @@ UNUSED = (
         (r"^(encoder_q|base_encoder)\.",),
         r"^(encoder_k|momentum_encoder|predictor|queue|encoder_q\.fc|base_encoder\.head)",
     ),
-    ((r"^backbone\.", r"^head\.(mlp|last_layer)\."), r"^head\."),
+    # masked_embed: bytedance/ibot, models/vision_transformer.py, and hustvl/PersonViT, of masked patches alone
+    ((r"^backbone\.", r"^head\.(mlp|last_layer)\."), r"^(head\.|backbone\.masked_embed$)"),
+    # SOLIDER: a norm behind each stage and a weighting behind the last, which nothing reads (networks/swin.py)
+    ((r"(^|\.)semantic_embed_w\.3\.",), r"(^|\.)(norm[012]|semantic_embed_[wb]\.3)\.(weight|bias)$"),
     ((r"^reid\.backbone\.",), r"^(detector|motion)\."),
     ((r"^image_encoder\.",), r"^(prompt_learner|text_encoder)\."),
     (

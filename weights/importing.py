@@ -23,6 +23,7 @@ from weights.formats import (
     INPUT_STATISTICS,
     LISTED,
     MODEL_PREFIXES,
+    NECK,
     NON_LOCAL_BLOCK,
     Format,
     completed,
@@ -114,7 +115,8 @@ def import_weights(model: nn.Module, source: str | os.PathLike | WeightFile, sta
     _require_same_architecture(path, stored, offered, target, loaded, match, model if start else None)
     missing = [key for key in target if key not in loaded and not BATCH_COUNT.search(key)]
     if not start:
-        _require_all(path, stored, offered, excuses, missing, target)
+        compared = missing if getattr(model, "embed_after", True) else [key for key in missing if not NECK.match(key)]
+        _require_all(path, stored, offered, excuses, compared, target)
     unusable(path, loaded, target)
 
     model.load_state_dict(loaded, strict=False)

@@ -485,6 +485,7 @@ WRAPPERS = (
     "model_state",
     "weights",
     "teacher",  # of DINO; its descendants take it, not the student
+    "student",
 )
 WRAPPERS_EMA = ("ema_state_dict", "model_ema", "state_dict_ema", "ema")
 NOT_WEIGHTS = re.compile(r"optim|sched|scaler|hyper|loss|meter|criterion|center", re.IGNORECASE)

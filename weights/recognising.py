@@ -53,11 +53,14 @@ NON_LOCAL = (0, 2, 3, 0)  # of ResNet-50; ReID-Survey, modeling/baseline.py; fas
 
 # recipe -> names, of the file or in the common vocabulary, that only its network has together; the first that fits.
 METHODS = (
+    ("solider_swin_tiny", (r"^semantic_embed_w\.0\.",)),  # or _small, _base
     ("hacnn", (r"^ha1\.", r"^fc_local\.")),
     ("mlfn", (r"^fc_s\.", r"^feature\.0\.fm_conv1\.")),
     ("mudeep", (r"^block5\.a1$",)),
     ("resnet50mid", (r"^fc_fusion\.",)),
+    ("transreid_ssl_vit_small_ics", (r"^patch_embed\.conv\.1\.IN\.",)),  # or _base_
     ("transreid", (r"^cls_token$", r"^b1\.0\.")),
+    ("transreid_baseline", (r"^cls_token$", r"^projection\.(mlp|last_layer)\.")),  # DINO compares the class token
     ("transreid_baseline", (r"^cls_token$", r"^bottleneck\.")),
     ("mgn", (r"^(b33_head|heads\.7)\.",)),
     ("pcb_rpp", (r"^(local_mask|part_classifier)\.",)),
@@ -101,9 +104,14 @@ def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     method = next((recipe for recipe, needs in METHODS if all_occur(needs, names)), "softmax")
     if method in WHOLE_NETWORKS:
         return {"recipe": method}
-    backbone = _osnet(common) or _vit(common) or _resnet(common) or _lite(form, common) or _other_trunk(common)
+    trunks = (_osnet(common), _vit(common), _resnet(common), _swin(common), _lite(form, common))
+    backbone = next(filter(None, trunks), None) or _other_trunk(common)
     if backbone is None:
         return None
+    if method.startswith("solider"):
+        method = backbone
+    if method.endswith("_ics") and "base" in backbone:
+        method = method.replace("small", "base")
     carried = dict(form.carries) | _statistics(common)
     if method == "softmax":
         found = _softmax(backbone, common)
@@ -162,7 +170,7 @@ def _details(method: str, backbone: str, form: Format, common: dict[str, Tensor]
         hints |= relu | {"stem_ceil": re.fullmatch(form.stem_ceil, backbone) is not None}
     if method == "bot" and "global_pool.p" in common:
         hints["pooling"] = "gem"
-    if method == "bot" and "reduction.weight" in common:
+    if (method == "bot" or method.startswith("solider")) and "reduction.weight" in common:
         steps = [len(t) for name, t in common.items() if re.fullmatch(r"fc\.\d+\.weight", name) and t.dim() == 2]
         hints["options"] = {"reduced": (*steps, len(common["reduction.weight"]))}
     if method in ("agw", "sbs"):
@@ -183,7 +191,7 @@ def _transreid(method: str, common: dict[str, Tensor]) -> dict[str, Any]:
     if jpm != cameras:  # otherwise than in the recipes
         hints["sie_weight"] = (SIE_WEIGHT_CLIP if clip else SIE_WEIGHT) if cameras else 0.0
     stride, size = VIT_GRIDS.get(common["pos_embed"].shape[-2], (0, (0, 0)))
-    if size == (384, 128):
+    if stride and size != ((384, 128) if method == "transreid_ssl_vit_base_ics" else (256, 128)):
         hints["image_size"] = size
     if stride and stride != (12 if jpm else 16):
         hints["options"] = {"stride": stride, "jpm": jpm}
@@ -225,6 +233,13 @@ def _vit(common: dict[str, Tensor]) -> str | None:
     if "norm_pre.weight" in common:
         return {(768, 12): "vit_base_patch16_clip_quickgelu_224"}.get(kind)
     return VITS.get(kind)
+
+
+def _swin(common: dict[str, Tensor]) -> str | None:
+    """SOLIDER's, whose rows are called as their backbones."""
+    size = len(common.get("patch_embed.projection.weight", ())), _count_of(r"^stages\.2\.blocks\.", common)
+    kind = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base"}.get(size)
+    return kind and f"solider_swin_{kind}"
 
 
 def _resnet(common: dict[str, Tensor]) -> str | None:
