@@ -105,7 +105,7 @@ def tricks() -> Iterable[Experiment]:
 # Every head on the same trunk, images, optimiser, schedule and number of epochs; what differs is head, loss and batch.
 TRUNK = ("--backbone mobilenet_v2 --last_stride 1 --image_size 192 64 --optimizer adam --lr 3.5e-4 --base_lr_mult 1 "
          "--weight_decay 5e-4 --schedule multistep --epochs 60 --milestones 30 50 --gamma 0.1 --warmup_epochs 5 "
-         "--warmup_factor 0.01 --fixbase_epochs 0 --eval_every 0 --erase 0.5")  # fmt: skip
+         "--warmup_factor 0.01 --fixbase_epochs 0 --steps 200 --eval_every 0 --erase 0.5")  # fmt: skip
 METHODS = [
     Experiment("methods", f"{what}, MobileNetV2 192x64", flags(f"--recipe {row} {TRUNK} {more}"))
     for what, row, more in (
