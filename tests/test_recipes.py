@@ -110,6 +110,12 @@ def test_bot_trains_id_triplet_and_center():
     assert dict(criterion.named_parameters())["losses.center.centers"].shape == (5, 512)
 
 
+def test_arcface_trains_alone_with_smoothed_labels():
+    """lulujianjie/person-reid-tiny-baseline a13a8a8: LOSS_TYPE 'softmax', LOSS_LABELSMOOTH 'on', s 30, m 0.5."""
+    ((name, weight, loss),) = RECIPES["bot_arcface"].with_(backbone="resnet18").losses(5).terms
+    assert (name, weight, loss.scale, loss.margin, loss.label_smoothing) == ("id", 1.0, 30.0, 0.5, 0.1)
+
+
 def test_terms_and_weights_of_the_parts_methods():
     def terms(name, **fields):
         fields = {"backbone": "resnet18"} | fields

@@ -24,7 +24,8 @@ R50 = "im_r50_softmax_256x128_amsgrad.yaml"
 AIN = "im_osnet_ain_x1_0_softmax_256x128_amsgrad_cosine.yaml"
 BOT = "reid-strong-baseline"
 CURVE_OF = {  # row -> public curve
-    **dict.fromkeys(("bot", "bot_no_center", "bot_ibn", "bot_arcface"), BOT),
+    **dict.fromkeys(("bot", "bot_no_center", "bot_ibn"), BOT),
+    "bot_arcface": "tiny",
     **dict.fromkeys(("softmax", "softmax_triplet", "se_resnet50_fc512", "densenet121", "densenet121_fc512"), R50),
     **dict.fromkeys(("squeezenet1_0_fc512", "mobilenetv2_x1_0", "mobilenetv2_x1_4", "shufflenet"), R50),
     **dict.fromkeys(("nasnsetmobile", "resnet50mid", "mlfn"), R50),
@@ -96,7 +97,6 @@ VIT = {"warmup_epochs": 0, "warmup_iterations": 1000, "schedule": "cosine", "mil
 
 
 @pytest.mark.parametrize(("curve", "fields"), [
-    ("tiny", {"epochs": 200, "milestones": (40, 70, 130)}),
     ("wangguanan", {}),
     ("fast-reid bagtricks market", ITERATIONS),
     ("fast-reid vit market", VIT | {"lr": 0.008}),
@@ -146,7 +146,8 @@ ONCE_128 = {"market": (23, 23), "duke": (21, 21), "cuhk03": (23, 23)}  # TrainSe
 PYRAMID = {"market": (94, 94), "duke": (88, 88), "cuhk03": (96, 96)}  # RandomIdSampler(8), the last batch kept
 IMAGES_64 = {"market": (202, 202), "duke": (258, 258), "cuhk03": (115, 115)}  # fast-reid, engine/defaults.py
 LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
-    **dict.fromkeys(("bot", "bot_no_center", "bot_ibn", "bot_arcface", "agw"), (64, 120, GROUPS_64)),
+    **dict.fromkeys(("bot", "bot_no_center", "bot_ibn", "agw"), (64, 120, GROUPS_64)),
+    "bot_arcface": (64, 200, GROUPS_64),
     **dict.fromkeys(("transreid", "transreid_baseline"), (64, 120, GROUPS_64)),
     **dict.fromkeys((row for row, curve in CURVE_OF.items() if "r50" in curve), (32, 60, SHUFFLED_32)),
     "softmax_triplet": (32, 60, GROUPS_32),
