@@ -205,6 +205,10 @@ class Recipe:
     translate: float = field(0.0, "probability of torchreid's enlarge-by-1/8-and-crop", "images", within=SHARE)
     erase: float = field(0.0, "probability of random erasing", "images", within=SHARE)
     erase_fill: str = field("mean_raw", "what is erased to", "images", choices=FILLS)
+    erase_area: tuple[float, float] = field(
+        (0.02, 0.4), "share of the image that is erased", "images", unit=("LEAST", "MOST"), within=Range(0.0001, 1)
+    )
+    erase_log_aspect: bool = field(False, "draw the shape of what is erased log-uniformly, as timm", "images")
     color_jitter: float = field(0.0, "probability of colour jitter", "images", within=SHARE)
     random_patch: float = field(0.0, "probability of torchreid's random patch", "images", within=SHARE)
 
@@ -250,6 +254,9 @@ class Recipe:
         1.0, "learning rate of biases over that of their layer", "optimisation", within=Range(0, 1_000)
     )
     weight_decay: float = field(5e-4, "L2 penalty", "optimisation", within=Range(0, 10))
+    norm_decay: float | None = field(
+        None, "L2 penalty of norm layers and biases", "optimisation", none="same", within=Range(0, 10)
+    )
     momentum: float = field(0.9, "of SGD", "optimisation", within=FRACTION)
     nesterov: bool = field(False, "SGD with Nesterov momentum", "optimisation")
     clip_grad: float = field(0.0, "largest gradient norm, 0 for no clipping", "optimisation", within=WEIGHT)
@@ -743,8 +750,10 @@ def id_loss(recipe: Recipe, num_pids: int, reduction: str) -> nn.Module:
     if recipe.id_loss == "focal":
         return losses.FocalLoss(recipe.focal_gamma, reduction)
     face = {"arcface": losses.ArcFace, "cosface": losses.CosFace, "circle": losses.CircleSoftmax}[recipe.id_loss]
-    dim = recipe.outline(0).embedding_dim
-    return face(dim, num_pids, recipe.id_scale, recipe.id_margin, recipe.label_smoothing)
+    network = recipe.outline(0)
+    width, numbers = network.embedding_dim // network.id_parts, (recipe.id_scale, recipe.id_margin)
+    faces = [face(width, num_pids, *numbers, recipe.label_smoothing) for _ in range(network.id_parts)]
+    return losses.OfParts(faces) if network.id_parts > 1 else faces[0]
 
 
 def triplet_loss(recipe: Recipe, reduction: str) -> nn.Module:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -552,6 +552,21 @@ class CosineClassifier(nn.Module):
     def with_margin(self, cosine: Tensor, labels: Tensor) -> Tensor:
         """cosine (B, N) -> the same with the margin in the true class."""
         raise NotImplementedError
+
+
+class OfParts(nn.Module):
+    """Mean of margin softmax losses, each of its own part of output.embedding (MGN in JDAI-CV/fast-reid @c9bc3ce)."""
+
+    needs = ("embedding",)
+
+    def __init__(self, parts: Iterable[CosineClassifier]):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, output: Any, labels: Tensor) -> Tensor:
+        embeddings = output.embedding.chunk(len(self.parts), dim=1)
+        each = [part(output._replace(embedding=e), labels) for part, e in zip(self.parts, embeddings, strict=True)]
+        return torch.stack(each).mean()
 
 
 class ArcFace(CosineClassifier):

@@ -49,6 +49,7 @@ class Model(nn.Module):
 
     num_pids: training identities it has classifiers for; 0: none (testing, or an ID loss that holds its own weights).
     embedding_dim: D of `Output.embedding`. feat_dims: widths of `Output.feats`.
+    id_parts: equal parts of the embedding that a margin loss classifies each on its own.
     renames: (their prefix, our prefix) pairs of weight names in released code; a name that neither matches one nor is
         one of ours belongs to the trunk, which released code often keeps at the root: put `base.` in front of it.
     shown: what `feature_map` is, in words for the title of a picture.
@@ -58,6 +59,7 @@ class Model(nn.Module):
     shown: str = "the last map"
     num_pids: int
     embedding_dim: int
+    id_parts: int = 1
     feat_dims: tuple[int, ...]
     base: backbones.Backbone
     answer: Callable[..., Output]  # called with `maps`; a network that has none overrides `forward`
@@ -473,6 +475,7 @@ class MGN(Headed):
     """
 
     shown = "the last maps of the three branches"
+    id_parts = 8
 
     renames = tuple(
         (f"{name}_head.{theirs}", f"heads.{i}.{ours}")

@@ -45,23 +45,29 @@ class Interrupted(Exception):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
 def build_optimizers(model: Model, criterion: Criterion, recipe) -> list[torch.optim.Optimizer]:
     """The main optimiser, then a plain SGD for each loss that asks for one (``sgd_lr``).
 
     The model's trunk gets ``lr * base_lr_mult``, everything else ``lr``; biases, of either, that times
-    ``bias_lr_mult`` (damo-cv/TransReID dec5504, solver/make_optimizer.py: whatever has "bias" in its name).
+    ``bias_lr_mult`` (damo-cv/TransReID dec5504, solver/make_optimizer.py: whatever has "bias" in its name). Biases and
+    norm layers decay by ``norm_decay``, where that is given (fast-reid c9bc3ce, solver/build.py).
     A loss with ``sgd_lr`` (center loss) gets SGD at ``sgd_lr / weight``: its authors divide the gradient by the weight
     before the step (reid-strong-baseline 3da7e6f, engine/trainer.py), which for plain SGD is the same step.
     """
     own = {id(p) for _, _, loss in criterion.terms if getattr(loss, "sgd_lr", None) for p in loss.parameters()}
     trunk = {id(p) for p in model.trunk()}
-    groups: dict[float, list[nn.Parameter]] = {}
+    norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in (*model.named_parameters(), *criterion.named_parameters()):
         if parameter.requires_grad and id(parameter) not in own:
             scale = recipe.base_lr_mult if id(parameter) in trunk else 1.0
             scale *= recipe.bias_lr_mult if "bias" in name else 1.0
-            groups.setdefault(scale, []).append(parameter)
-    groups_of_main = [{"params": p, "lr": recipe.lr * scale} for scale, p in sorted(groups.items())]
+            apart = recipe.norm_decay is not None and ("bias" in name or id(parameter) in norms)
+            groups.setdefault((scale, recipe.norm_decay if apart else recipe.weight_decay), []).append(parameter)
+    groups_of_main = [{"params": p, "lr": recipe.lr * k[0], "weight_decay": k[1]} for k, p in sorted(groups.items())]
     optimizers = [main_optimizer(recipe, groups_of_main)]
     for _, weight, loss in criterion.terms:
         rate = getattr(loss, "sgd_lr", None)

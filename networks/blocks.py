@@ -1,6 +1,7 @@
 """What heads are made of: pooling, BN neck, classifiers, reductions."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +32,24 @@ class AvgMaxPool(nn.Module):
 
 
 class GeM(nn.Module):
-    """Generalised mean (mean x^p)^(1/p), p learned (Radenovic et al., TPAMI 2019, Eq. (3)); p = 1 is the average."""
+    """Generalised mean (mean x^p)^(1/p), p learned or not (Radenovic et al., TPAMI 2019, Eq. (3)); p = 1 averages."""
 
-    def __init__(self, p: float = 3.0, eps: float = 1e-6):
+    def __init__(self, p: float = 3.0, eps: float = 1e-6, learned: bool = True):
         super().__init__()
-        self.p = nn.Parameter(torch.full((1,), p))
+        self.p = nn.Parameter(torch.full((1,), p), requires_grad=learned)
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
-POOLINGS: dict[str, Callable[[], nn.Module]] = {"avg": AvgPool, "max": MaxPool, "avg+max": AvgMaxPool, "gem": GeM}
+POOLINGS: dict[str, Callable[[], nn.Module]] = {
+    "avg": AvgPool,
+    "max": MaxPool,
+    "avg+max": AvgMaxPool,
+    "gem": GeM,
+    "gem_fixed": partial(GeM, learned=False),
+}
 
 
 def bn_neck(dim: int) -> nn.BatchNorm1d:

@@ -137,6 +137,24 @@ def test_terms_and_weights_of_the_parts_methods():
     assert (circle.scale, circle.margin, circle.label_smoothing) == (64.0, 0.35, 0.1)
 
 
+def test_mgn_has_a_circle_margin_on_each_of_its_eight_parts():
+    """fast-reid c9bc3ce, configs/Base-MGN.yml on Base-SBS.yml: CLS_LAYER CircleSoftmax, s 64, m 0.35, in each head."""
+    recipe = RECIPES["mgn"].with_(backbone="resnet18")
+    loss = dict((name, loss) for name, _, loss in recipe.losses(5).terms)["id"]
+    assert [(part.scale, part.margin, tuple(part.weight.shape)) for part in loss.parts] == [(64.0, 0.35, (5, 256))] * 8
+    torch.manual_seed(0)
+    output, labels = models.Output(torch.randn(6, 8 * 256)), torch.arange(6) % 5
+    parts = output.embedding.split(256, dim=1)
+    alone = [part(models.Output(x), labels) for part, x in zip(loss.parts, parts, strict=True)]
+    torch.testing.assert_close(loss(output, labels), sum(alone) / 8)
+
+
+def test_fast_reids_gem_learns_its_exponent_in_sbs_and_not_in_agw():
+    """fast-reid c9bc3ce: POOL_LAYER GeneralizedMeanPoolingP in Base-SBS.yml, GeneralizedMeanPooling in Base-AGW.yml."""
+    learned = {row: RECIPES[row].outline(3).global_pool.p.requires_grad for row in ("sbs", "fastreid_agw", "agw")}
+    assert learned == {"sbs": True, "fastreid_agw": False, "agw": True}
+
+
 def test_half_weighs_the_first_feature_as_much_as_all_others():
     """damo-cv/TransReID at dec5504, loss/make_loss.py, written out."""
     torch.manual_seed(0)

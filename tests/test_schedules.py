@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from config import check_given
 from loading.samplers import pk_batches
 from main import batches_of
 from recipes import RECIPES
@@ -48,8 +47,10 @@ CURVE_OF = {  # row -> public curve
     "pyramid": "Pyramid",
     "agw": "ReID-Survey",
     "agw_rgbir": "XM",
-    "sbs": "fast-reid sbs",
-    "mgn": "fast-reid sbs",
+    **dict.fromkeys(("sbs", "sbs_r50_ibn", "sbs_r101_ibn", "mgn"), "fast-reid sbs"),
+    **dict.fromkeys(("fastreid_bot", "fastreid_bot_r50_ibn", "fastreid_bot_r101_ibn"), "fast-reid bagtricks"),
+    **dict.fromkeys(("fastreid_agw", "fastreid_agw_r50_ibn", "fastreid_agw_r101_ibn"), "fast-reid bagtricks"),
+    "fastreid_vit": "fast-reid vit",
     "transreid": "TransReID",
     "transreid_baseline": "TransReID",
 }
@@ -90,27 +91,6 @@ def test_a_warm_up_in_iterations_moves_within_an_epoch(steps, expected):
     for iteration, rate in expected.items():
         factor = step_factor(recipe, iteration // steps, recipe.epochs, iteration % steps, steps)
         assert recipe.lr * factor == pytest.approx(rate, rel=1e-8), iteration
-
-
-ITERATIONS = {"warmup_epochs": 0, "warmup_iterations": 2000, "warmup_factor": 0.1, "milestones": (40, 90)}
-VIT = {"warmup_epochs": 0, "warmup_iterations": 1000, "schedule": "cosine", "milestones": (), "lr_floor": 0.002}
-
-
-@pytest.mark.parametrize(("curve", "fields"), [
-    ("wangguanan", {}),
-    ("fast-reid bagtricks market", ITERATIONS),
-    ("fast-reid vit market", VIT | {"lr": 0.008}),
-])  # fmt: skip
-def test_public_runs_without_a_row_are_bag_of_tricks_with_other_fields(curve, fields):
-    recipe = RECIPES["bot"].with_(**fields)
-    ours = [recipe.lr * lr_factor(recipe, epoch, recipe.epochs) for epoch in range(recipe.epochs)]
-    assert ours == pytest.approx(rates_of(curve), rel=1e-6)
-
-
-def test_a_warm_up_counts_epochs_or_iterations():
-    with pytest.raises(ValueError, match=r"--warmup_epochs 5 and --warmup_iterations 2000 .* one of them to 0"):
-        check_given(RECIPES["sbs"], {"warmup_epochs": 5})
-    check_given(RECIPES["sbs"], {"warmup_epochs": 5, "warmup_iterations": 0})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -165,8 +145,8 @@ LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
     "aligned_mutual": (128, 300, ONCE_128),
     "aligned_pp": (32, 300, ONCE_32),
     "pyramid": (64, 120, PYRAMID),
-    "sbs": (64, 60, IMAGES_64),
-    "mgn": (64, 60, IMAGES_64),
+    **dict.fromkeys((row for row, curve in CURVE_OF.items() if curve == "fast-reid sbs"), (64, 60, IMAGES_64)),
+    **dict.fromkeys((row for row in CURVE_OF if row.startswith("fastreid")), (64, 120, IMAGES_64)),
 }
 
 

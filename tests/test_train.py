@@ -694,6 +694,15 @@ def test_a_start_counted_in_iterations_ends_within_an_epoch(tmp_path):
     assert [line["lr"] / row.lr for line in run.log] == pytest.approx([0.1 + 0.9 * 0.2, 0.1 + 0.9 * 0.7, 1.0])
 
 
+def test_norm_layers_and_biases_decay_apart():
+    """fast-reid c9bc3ce, solver/build.py: WEIGHT_DECAY_NORM for all of a norm layer, WEIGHT_DECAY_BIAS for biases."""
+    net = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.BatchNorm1d(3))
+    net.trunk = net.parameters
+    (optimizer,) = train.build_optimizers(net, criterion(), recipe(norm_decay=0.5, weight_decay=0.1))
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert [decays[id(p)] for p in net.parameters()] == [0.1, 0.5, 0.5, 0.5, 0.5, 0.5]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("iterations", [7, 8, 9])
 def test_a_run_stopped_about_the_end_of_such_a_start_goes_on_with_the_same_bytes(tmp_path, iterations):
