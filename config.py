@@ -200,6 +200,7 @@ class Recipe:
     std: tuple[float, float, float] = field(
         IMAGENET_STD, "their standard deviation, likewise", "images", unit=("R", "G", "B"), within=Range(0.001, 10)
     )
+    auto_augment: float = field(0.0, "probability of AutoAugment's ImageNet policy", "images", within=SHARE)
     flip: float = field(0.5, "probability of a horizontal flip", "images", within=SHARE)
     pad: int = field(0, "black border before the random crop", "images", unit="PIXELS", within=Range(0, 1_024))
     translate: float = field(0.0, "probability of torchreid's enlarge-by-1/8-and-crop", "images", within=SHARE)

@@ -4,7 +4,7 @@ Every random number is drawn on the CPU for a whole global batch from (seed, epo
 image depends neither on the device, nor on workers, cache or the number of processes.
 
 Order of the transforms, as in reid-strong-baseline 3da7e6f data/transforms/build.py and torchreid f8cd150
-torchreid/data/transforms.py: flip, pad and crop, 2D translation, random patch, colour jitter,
+torchreid/data/transforms.py: AutoAugment, flip, pad and crop, 2D translation, random patch, colour jitter,
 (x / 255 - mean) / std, random erasing.
 """
 
@@ -19,9 +19,11 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
+from loading import policy
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-STREAMS = ("flip", "pad", "translate", "patch", "jitter", "erase", "sampler", "noise", "frames")
+STREAMS = ("flip", "pad", "translate", "patch", "jitter", "erase", "sampler", "noise", "frames", "policy")
 JITTER = (0.2, 0.15)  # brightness, contrast: torchreid f8cd150, torchreid/data/transforms.py
 FILLS = ("mean_raw", "mean", "black", "pixel")
 NOISE_BANK = 1 << 20  # normal numbers kept for erase_fill="pixel"; each image reads a run of them from a random place
@@ -135,6 +137,7 @@ class Draws(NamedTuple):
     patch: np.ndarray | None  # (B, 9) source row (-1: none), source y, x, h, w, target y, x, mirrored, degrees
     jitter: np.ndarray | None  # (B, 4) float64: place of brightness and contrast (-1: left out), then their factors
     erase: np.ndarray | None  # (B, 5) y, x, h, w (h = 0: none), start in the noise bank
+    policy: np.ndarray | None  # (B, 7) as `policy.draw`
 
     def slice(self, start: int, stop: int) -> "Draws":
         """The parameters of images start to stop - 1."""
@@ -149,6 +152,7 @@ class Draws(NamedTuple):
 class Augmentation:
     """What is done to training images, and how often. The defaults are those of Bag of Tricks.
 
+    auto_augment: probability of AutoAugment's ImageNet policy (`policy`), before everything else.
     flip: probability of a horizontal flip. Luo et al. (CVPRW 2019), Sec. 2: 0.5.
     pad: black pixels added on each side before a random crop back to the input size. Same section: 10.
     translate: probability of enlarging by 1.125 and cropping (torchreid Random2DTranslation, its default 0.5).
@@ -168,6 +172,7 @@ class Augmentation:
     erase_attempts: rectangles tried until one fits. reid-strong-baseline: 100; timm: 10.
     """
 
+    auto_augment: float = 0.0
     flip: float = 0.5
     pad: int = 10
     translate: float = 0.0
@@ -183,7 +188,7 @@ class Augmentation:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        for name in ("flip", "translate", "random_patch", "color_jitter", "erase"):
+        for name in ("auto_augment", "flip", "translate", "random_patch", "color_jitter", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability and must lie in [0, 1]: {getattr(self, name)}")
         if self.pad < 0:
@@ -220,6 +225,7 @@ class Augmentation:
             self._draw_patch(rng("patch"), count, image_size, num_images),
             self._draw_jitter(rng("jitter"), count),
             self._draw_erase(rng("erase"), count, image_size),
+            policy.draw(rng("policy").random((count, 8)), self.auto_augment) if self.auto_augment else None,
         )
 
     def _draw_erase(self, rng: np.random.Generator, count: int, image_size: tuple[int, int]) -> np.ndarray | None:
@@ -281,6 +287,8 @@ class Augmentation:
 
         patches: (n, H, W, 3) uint8, the images `draws.patch` takes its patches from, one per row with a patch.
         """
+        if draws.policy is not None:
+            images = policy.apply(images, draws.policy)
         if draws.flip is not None or draws.pad is not None:
             images = flip_pad_crop(images, draws.flip, draws.pad, self.pad)
         if draws.translate is not None:
