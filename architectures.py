@@ -126,7 +126,7 @@ class MuDeep(WholeNetwork):
             raise ValueError(f"MuDeep needs images of at least 16x16, got {image_size[0]}x{image_size[1]}.")
         self.image_size = tuple(image_size)
         self.fc = nn.Sequential(nn.Linear(256 * rows * columns, 4096), nn.BatchNorm1d(4096), nn.ReLU(inplace=True))
-        self.classifier = linear_classifier(4096, num_pids, bias=True, std=4096**-0.5 / 3**0.5)
+        self.classifier = linear_classifier(4096, num_pids, bias=True, std=0)
         self.num_pids = num_pids
         self.embedding_dim = 4096
         self.feat_dims = (4096,)
@@ -296,9 +296,8 @@ class HACNN(WholeNetwork):
             self.add_module(f"local_conv{i}", inception_b(widths[i - 1], widths[i]))
         self.fc_global = nn.Sequential(nn.Linear(channels[-1], dim), nn.BatchNorm1d(dim), nn.ReLU())
         self.fc_local = nn.Sequential(nn.Linear(4 * channels[-1], dim), nn.BatchNorm1d(dim), nn.ReLU())
-        std = (3 * dim) ** -0.5  # that of nn.Linear's own initialisation, which torchreid keeps
-        self.classifier_global = linear_classifier(dim, num_pids, bias=True, std=std)
-        self.classifier_local = linear_classifier(dim, num_pids, bias=True, std=std)
+        self.classifier_global = linear_classifier(dim, num_pids, bias=True, std=0)
+        self.classifier_local = linear_classifier(dim, num_pids, bias=True, std=0)
         self.num_pids = num_pids
         self.embedding_dim = 2 * dim
         self.feat_dims = (dim, dim)

@@ -604,13 +604,15 @@ class CircleSoftmax(CosineClassifier):
     """Circle loss with class labels (Sun et al. 2020, Sec. 3), fast-reid's CircleSoftmax.
 
     True class: a_p (cos - 1 + m), others: a_n (cos - m), with a_p = [1 + m - cos]+ and a_n = [cos + m]+ as constants.
-    Published values: s = 64, m = 0.35 (JDAI-CV/fast-reid @c9bc3ce, configs/Base-SBS.yml), the defaults.
+    Published values: s = 64, m = 0.35 (JDAI-CV/fast-reid @c9bc3ce, configs/Base-SBS.yml), the defaults; its weights
+    begin as N(0, 0.01^2) (modeling/heads/embedding_head.py).
     """
 
     def __init__(
         self, dim: int, num_pids: int, scale: float = 64.0, margin: float = 0.35, label_smoothing: float = 0.0
     ):
         super().__init__(dim, num_pids, scale, margin, label_smoothing)
+        nn.init.normal_(self.weight, std=0.01)
 
     def with_margin(self, cosine: Tensor, labels: Tensor) -> Tensor:
         fixed = cosine.detach()

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from machine.ranges import Blocks, Dropout, Few, OneOrTwo, Width
+from machine.ranges import Blocks, Dropout, Few, OneOrTwo, Spread, Width
 from networks import backbones, resnets
 from networks.blocks import POOLINGS, GeM, bn_neck, conv_reduction, linear_classifier, linear_classifiers, reduction
 
@@ -113,7 +113,7 @@ class Headed(Model):
     """A network of one trunk, `base`, and a head: the arguments that the constructors of most models share.
 
     num_pids: training identities, see `Model`.
-    backbone, pretrained, image_size and `trunk` (last_stride, stem_relu, stem_ceil): see `backbones.create`.
+    backbone, pretrained, image_size, the stem and `trunk` (last_stride): see `backbones.create`.
     """
 
     def __init__(
@@ -123,10 +123,13 @@ class Headed(Model):
         backbone: str = "resnet50",
         pretrained: bool = False,
         image_size: tuple[int, int] | None = None,
+        stem_relu: bool = True,
+        stem_ceil: bool = False,
         **trunk: Any,
     ):
         super().__init__()
         self.num_pids = num_pids
+        trunk |= {"stem_relu": stem_relu, "stem_ceil": stem_ceil}
         self.base = backbones.create(backbone, pretrained=pretrained, image_size=image_size, **trunk)
 
 
@@ -181,18 +184,25 @@ class Softmax(Headed):
 
     `osnet_x0_25` is backbone="osnet_x0_25", fc_dims=(512,); `resnet50_fc512` the same with last_stride=1.
     embedding = feats[0] (B, D): after the reduction, which ends in a ReLU.
+    head_std: of the initial weights of reduction and classifier; 0: as torch draws them.
     """
 
     renames = ()  # torchreid's names, once the trunk is put under base.
 
     def __init__(
-        self, *, last_stride: int | None = None, fc_dims: Sequence[int] = (), pooling: str = "avg", **trunk: Any
+        self,
+        *,
+        last_stride: int | None = None,
+        fc_dims: Sequence[int] = (),
+        pooling: str = "avg",
+        head_std: Spread = 0.01,
+        **trunk: Any,
     ):
         super().__init__(last_stride=last_stride, **trunk)
         self.global_pool = choose("pooling", pooling, POOLINGS)()
         dims = (self.base.out_channels, *(fc_dims or ()))
-        self.fc = reduction(dims)
-        self.classifier = linear_classifier(dims[-1], self.num_pids, bias=True, std=0.01)
+        self.fc = reduction(dims, head_std)
+        self.classifier = linear_classifier(dims[-1], self.num_pids, bias=True, std=head_std)
         self.embedding_dim = dims[-1]
         self.feat_dims = (dims[-1],)
 
@@ -252,7 +262,7 @@ class AlignedReIDPlusPlus(Headed):
         dim = self.base.out_channels
         self.bn = nn.BatchNorm2d(dim)
         self.conv1 = nn.Conv2d(dim, local_dim, 1)
-        self.classifier = linear_classifier(dim, self.num_pids, bias=True, std=0.001)
+        self.classifier = linear_classifier(dim, self.num_pids, bias=True, std=0)
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
@@ -495,10 +505,9 @@ class MGN(Headed):
         reduced_dim: Width = 256,
         pooling: str = "max",
         metric_neck: str = "after",
-        stem_ceil: bool = False,
         **trunk: Any,
     ):
-        super().__init__(stem_ceil=stem_ceil, **trunk)
+        super().__init__(**trunk)
         whole, dim = resnet_stages(self.base, "MGN"), self.base.out_channels
         del self.base  # it is divided among the branches
         first, *others = whole.pop("layer3").children()
@@ -538,7 +547,7 @@ class _MGNHead(nn.Module):
         super().__init__()
         self.global_pool = choose("pooling", pooling, POOLINGS)()
         self.reduction = nn.Conv2d(dim, reduced_dim, 1, bias=False)
-        nn.init.kaiming_normal_(self.reduction.weight, mode="fan_in")
+        resnets.kaiming_fan_out(self.reduction)  # fast-reid's weights_init_kaiming
         self.neck = nn.BatchNorm2d(reduced_dim)
         self.neck.bias.requires_grad_(False)
         self.classifier = linear_classifier(reduced_dim, num_pids, bias=False, std=0.01)
@@ -620,7 +629,8 @@ class BagOfTricks(Headed):
 
     feats = (f_t,) before the neck; embedding = f_i, or f_t with test_neck="before".
     metric_neck="after" makes feats = (f_i,), as fast-reid's SBS has it.
-    neck: "bnneck" (classifier without bias, N(0, 0.001^2)) or "none" (one feature for all, torch's default classifier).
+    neck: "bnneck" (classifier without bias) or "none" (one feature for all, torch's default classifier).
+    head_std: of the initial weights of the classifier behind a neck, 0.01 in fast-reid.
     reduced: widths of linear layers that f_t goes through, all but the last followed by batch norm and ReLU: the heads
         of layumi/Person_reID_baseline_pytorch (model.py at 82ff40f), Cysu/open-reid (reid/models/resnet.py at 0c89e7d),
         MMTracking (mmtrack/models/reid/linear_reid_head.py at 080b999) and of fast-reid with EMBEDDING_DIM.
@@ -643,12 +653,11 @@ class BagOfTricks(Headed):
         neck: str = "bnneck",
         test_neck: str = "after",
         metric_neck: str = "before",
-        stem_relu: bool = True,
-        stem_ceil: bool = False,
         reduced: Sequence[Width] = (),
+        head_std: Spread = 0.001,
         **trunk: Any,
     ):
-        super().__init__(last_stride=last_stride, stem_relu=stem_relu, stem_ceil=stem_ceil, **trunk)
+        super().__init__(last_stride=last_stride, **trunk)
         dims = (self.base.out_channels, *reduced)
         dim = dims[-1]
         self.global_pool = choose("pooling", pooling, POOLINGS)()
@@ -658,9 +667,8 @@ class BagOfTricks(Headed):
         self.embed_after = choose("test_neck", test_neck, {"after": True, "before": False})
         self.feats_after = choose("metric_neck", metric_neck, {"after": True, "before": False})
         self.bottleneck = bn_neck(dim) if has_neck else nn.Identity()
-        # With no neck the released code keeps nn.Linear's own initialisation; its std is 1/sqrt(3 dim).
-        std = 0.001 if has_neck else (3 * dim) ** -0.5
-        self.classifier = linear_classifier(dim, self.num_pids, bias=not has_neck, std=std)
+        # without a neck the released code leaves the classifier as torch draws it
+        self.classifier = linear_classifier(dim, self.num_pids, bias=not has_neck, std=head_std if has_neck else 0)
         self.embedding_dim = dim
         self.feat_dims = (dim,)
 
@@ -693,7 +701,7 @@ class TwoStreamAGW(AGW):
     """AGW for colour and infrared images: a stem (7x7 convolution, batch norm) for each light, all else shared.
 
     `views.infrared` tells the light of each image; without it all are in colour.
-    Both stems start alike. The exponent of the pooling stays 3, as released.
+    Both stems start alike. As released, the exponent of the pooling stays 3 and the neck's weights begin N(1, 0.01^2).
     """
 
     base: Any
@@ -714,6 +722,8 @@ class TwoStreamAGW(AGW):
         )
         if isinstance(self.global_pool, GeM):
             self.global_pool.p.requires_grad_(False)
+        if isinstance(self.bottleneck, nn.BatchNorm1d):
+            nn.init.normal_(self.bottleneck.weight, 1.0, 0.01)
 
     def maps(self, images: Tensor, views: Views | None = None) -> tuple[Tensor, ...]:
         """The last map (B, C, h, w) of images of either light."""

@@ -224,8 +224,9 @@ ZOO = "The zoo does not print this network's schedule; its author names the ResN
 for key, fields, paper, where, values in (
     ("resnet50_fc512", {"backbone": "resnet50", "fc_dims": (512,), "last_stride": 1}, "He et al., CVPR 2016",
      "f8cd150, docs/MODEL_ZOO.md", ((90.8, 75.3), (81.0, 64.0), (69.6, 38.4))),
-    ("se_resnet50_fc512", {"backbone": "se_resnet50", "fc_dims": (512,), "last_stride": 1}, "Hu et al., CVPR 2018",
-     "v0.5.0, MODEL_ZOO.md", ((91.9, 75.9), (81.5, 63.7), (71.1, 39.8))),
+    ("se_resnet50_fc512",
+     {"backbone": "se_resnet50", "fc_dims": (512,), "last_stride": 1, "options": {"head_std": 0.0}},
+     "Hu et al., CVPR 2018", "v0.5.0, MODEL_ZOO.md", ((91.9, 75.9), (81.5, 63.7), (71.1, 39.8))),
     ("densenet121_fc512", {"backbone": "densenet121", "fc_dims": (512,)}, "Huang et al., CVPR 2017",
      "v0.5.0, MODEL_ZOO.md", ((87.8, 68.0), (79.7, 58.8), (67.6, 35.0))),
     ("squeezenet1_0_fc512", {"backbone": "squeezenet1_0", "fc_dims": (512,)}, "Iandola et al., arXiv 2016",
@@ -252,7 +253,7 @@ for key, fields, paper, where, values in (
 # Those of torchreid's first benchmark alone, with its settings.
 for key, paper, fields, runs, differs in (
     ("densenet121", "Huang et al., CVPR 2017", {}, results.DENSENET, "There is no ReLU behind its last batch norm."),
-    ("shufflenet", "Zhang et al., CVPR 2018", {"pretrained": "none"}, results.SHUFFLENET, ""),
+    ("shufflenet", "Zhang et al., CVPR 2018", {"pretrained": "none", "options": {"head_std": 0.0}}, results.SHUFFLENET, ""),
     ("nasnsetmobile", "Zoph et al., CVPR 2018", {}, results.NASNET,  # torchreid's spelling
      "Its dropout in front of the classifier is left out."),
 ):  # fmt: skip
@@ -679,6 +680,7 @@ row(
     source="torchreid v0.0.9, train_vid_model_xent_htri.py",
     variants=results.VIDEO,
     network=models.Softmax,
+    options={"head_std": 0.0},
     sample_method="frames",
     test_frames="evenly",
     seq_len=15,

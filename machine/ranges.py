@@ -96,6 +96,7 @@ Count = Annotated[int, Number(int, Range(1, 2**31))]  # of identities
 Members = Annotated[int, Number(int, Range(2, 8))]  # that learn from each other
 Fraction = Annotated[float, Number(float, FRACTION)]
 Dropout = Fraction
+Spread = Annotated[float, Number(float, Range(0, 10))]  # standard deviation of initial weights
 Share = Annotated[float, Number(float, SHARE)]
 Margin = Annotated[float, Number(float, MARGIN)]
 Angle = Annotated[float, Number(float, ANGLE)]
