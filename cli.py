@@ -505,7 +505,7 @@ NEEDS = {  # flag -> the one without which it does nothing, and which of its val
     **dict.fromkeys(("id_scale", "id_margin"), ("id_loss", "arcface", "cosface", "circle")),
     "focal_gamma": ("id_loss", "focal"),
     **dict.fromkeys(("mining", "hard_factor"), ("triplet_weight",)),
-    **dict.fromkeys(("balance_alpha", "balance_gamma"), ("balance_sigma",)),
+    **dict.fromkeys(("balance_alpha", "balance_gamma", "balance_rule"), ("balance_sigma",)),
     "local_mining": ("local_triplet_weight",),
     "center_lr": ("center_weight",),
     **dict.fromkeys(("circle_margin", "circle_gamma"), ("circle_weight",)),

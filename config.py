@@ -315,7 +315,11 @@ class Recipe:
     focal_gamma: float = field(2.0, "gamma of the focal loss", "losses", within=FOCUS)
     triplet_weight: float = field(0.0, "weight of the triplet loss", "losses", within=WEIGHT)
     mining: str = field(
-        "hard", "hard: batch-hard; weighted: softmax over all pairs, as AGW", "losses", choices=("hard", "weighted")
+        "hard",
+        "hard: batch-hard; weighted: over all pairs, as AGW; weighted_exact: likewise, with weights that do not vanish "
+        "where all negatives are far, as the released ones do",
+        "losses",
+        choices=("hard", "weighted", "weighted_exact"),
     )
     margin: float | None = field(0.3, "of the triplet loss, or soft", "losses", none="soft", within=MARGIN)
     hard_factor: float = field(0.0, "makes hard triplets harder", "losses", within=FRACTION)
@@ -759,8 +763,9 @@ def id_loss(recipe: Recipe, num_pids: int, reduction: str) -> nn.Module:
 
 def triplet_loss(recipe: Recipe, reduction: str) -> nn.Module:
     """The recipe's triplet loss, weighted-regularised or batch-hard with its margin; `reduction` over several feats."""
-    if recipe.mining == "weighted":
-        return losses.WeightedRegularizedTriplet(recipe.triplet_normalize, reduction)
+    if recipe.mining != "hard":
+        exact = recipe.mining == "weighted_exact"
+        return losses.WeightedRegularizedTriplet(recipe.triplet_normalize, reduction, exact)
     return losses.TripletLoss(recipe.margin, recipe.hard_factor, recipe.triplet_normalize, reduction)
 
 

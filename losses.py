@@ -164,21 +164,26 @@ def arc_margin(cosine: Tensor, margin: float) -> Tensor:
     return torch.where(cosine > math.cos(math.pi - margin), phi, cosine - margin * math.sin(math.pi - margin))
 
 
-def weighted_regularized_triplet(feats: Tensor, labels: Tensor) -> Tensor:
+def weighted_regularized_triplet(feats: Tensor, labels: Tensor, exact: bool = False) -> Tensor:
     """Weighted-regularised triplet loss of AGW (Ye et al. 2021): feats (B, D), labels (B,) -> scalar.
 
     log(1 + exp(sum_p w_p d_p - sum_n w_n d_n)) with w_p = softmax(d_p), w_n = softmax(-d_n), mean over anchors.
-    As in mangye16/ReID-Survey, modeling/layer/triplet_loss.py, the anchor is one of its positives, at distance 0.
-    The released code adds 1e-6 to the sum of exp(-d_n) without shifting d_n first, so its weights vanish once all
-    negatives are further than about 15; these are exact at any distance.
+    As in mangye16/ReID-Survey @38f5912, modeling/layer/triplet_loss.py, the anchor is one of its positives, at distance
+    0, and 1e-6 is added to both sums of exponentials, of which that of -d_n is not shifted first: the weights of the
+    negatives vanish once all of them are further than about 15, and so does their pull. `exact`: without the 1e-6, a
+    softmax at any distance. Finite where the released log(1 + exp) overflows, above 88.
     """
     with torch.autocast(feats.device.type, enabled=False):
         feats = full_precision(feats)
         same = same_identity(labels)  # (B, B)
         itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         distances = euclidean_distance(feats, feats).masked_fill(itself, 0)  # (B, B)
-        positive = distances.masked_fill(~same, -math.inf).softmax(-1)
-        negative = (-distances).masked_fill(same, -math.inf).softmax(-1)
+        d_p, d_n = distances.masked_fill(~same, -math.inf), (-distances).masked_fill(same, -math.inf)
+        if exact:
+            positive, negative = d_p.softmax(-1), d_n.softmax(-1)
+        else:
+            e_p, e_n = (d_p - d_p.detach().amax(-1, keepdim=True)).exp(), d_n.exp()
+            positive, negative = e_p / (e_p.sum(-1, keepdim=True) + 1e-6), e_n / (e_n.sum(-1, keepdim=True) + 1e-6)
         return F.softplus(((positive - negative) * distances).sum(-1)).mean()
 
 
@@ -684,19 +689,23 @@ class WeightedRegularizedTriplet(nn.Module):
     """Weighted-regularised triplet loss of AGW (Ye et al. 2021) over output.feats; no margin to choose.
 
     AGW weighs it 1 beside the ID loss; fast-reid's Base-AGW.yml reaches it as a triplet loss of margin 0.
+    exact: see `weighted_regularized_triplet`.
     """
 
     needs = ("feats",)
 
-    def __init__(self, normalize: bool = False, reduction: str = "mean"):
+    def __init__(self, normalize: bool = False, reduction: str = "mean", exact: bool = False):
         super().__init__()
+        self.exact = exact
         self.normalize = normalize
         self.reduction = check_reduction(reduction)
 
     def forward(self, output: Output, labels: Tensor) -> Tensor:
         feats = [full_precision(feat) for feat in output.feats]
         feats = [F.normalize(feat, dim=-1) if self.normalize else feat for feat in feats]
-        return reduced(torch.stack([weighted_regularized_triplet(feat, labels) for feat in feats]), self.reduction)
+        return reduced(
+            torch.stack([weighted_regularized_triplet(feat, labels, self.exact) for feat in feats]), self.reduction
+        )
 
 
 class AlignedTriplet(nn.Module):
