@@ -386,6 +386,13 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
     add("--multi_query", choices=("mean", "max"), help="pool all images of a query's person and camera (gt_bbox)")
     add("--details", action="store_true", help="same-person threshold, TPR at FPR, mAP per pair of cameras")
     add("--protocol", choices=("market1501", "cuhk03", "sysu", "none"), help="(default: the data set's)")
+    add(
+        "--ap",
+        choices=("hits", "trapezoid"),
+        default="hits",
+        help="average precision: of the precisions at hits, or of trapezoids, as AlignedReID, beyond-part-models and "
+        "the Matlab code of Market-1501 measure it (default: hits)",
+    )
     add("--max_rank", type=RANKS, default=50, help="length of the CMC curve (default: 50)")
     add("--memory_gb", type=MEMORY, help="memory for evaluation and re-ranking (default: from what is free)")
 

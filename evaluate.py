@@ -46,10 +46,10 @@ from protocols import INF, NUM_DRAWS, Labels, pair_of_labels
 class Metrics(NamedTuple):
     """Fractions in [0, 1]; the tensors are float64 on the CPU.
 
-    `mAP` is the mean of `ap` (num_valid,): one average precision (mean over hits of the precision at the hit) per
-    query that has a match, in query order. `mINP` is the mean of hits / rank of the last hit (AGW: Ye et al., "Deep
-    Learning for Person Re-identification: A Survey and Outlook", Sec. 4). `cmc` (max_rank,): `cmc[k - 1]` is the share
-    of queries whose first hit has rank <= k.
+    `mAP` is the mean of `ap` (num_valid,): one average precision (by default the mean over hits of the precision at the
+    hit, see `Labels`) per query that has a match, in query order. `mINP` is the mean of hits / rank of the last hit
+    (AGW: Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", Sec. 4). `cmc` (max_rank,):
+    `cmc[k - 1]` is the share of queries whose first hit has rank <= k.
     """
 
     mAP: float
@@ -526,10 +526,15 @@ class Piece:
         num_hits, wrong = self.num_hits[valid].cpu(), self.wrong[valid].cpu()  # (n,), (n, K)
         j = torch.arange(1, wrong.shape[1] + 1)
         # precision at hit j = j / rank_j, rank_j = j + w(d_j); AP = 1/H sum_j j / rank_j; INP = H / rank_H
-        precision = (j.double() / (j + wrong)).masked_fill(j > num_hits[:, None], 0)
+        precision = j.double() / (j + wrong)
+        if self.labels.ap == "trapezoid":  # with the precision one image before: (j - 1) / (rank_j - 1), 1 at the start
+            before = ((j - 1).double() / (j - 1 + wrong)).nan_to_num(1.0)
+            precision = (precision + before) / 2
+        precision = precision.masked_fill(j > num_hits[:, None], 0)
         # a sum in order: its last bit must not depend on K, which is a property of the block
         ap = precision.cumsum(1)[:, -1] / num_hits
-        inp = precision.gather(1, num_hits[:, None] - 1).flatten()
+        last = num_hits[:, None] - 1
+        inp = num_hits.double() / (num_hits + wrong.gather(1, last).flatten())
         return Ranks(self.start + valid.nonzero().flatten().cpu(), first[valid].cpu(), ap, inp)
 
 
@@ -652,10 +657,11 @@ def rank_metrics(
     query_items: Sequence | None = None,
     gallery_items: Sequence | None = None,
     seed: Seed = 0,
+    ap: str = "hits",
 ) -> Metrics:
     """`Metrics` from a distance matrix (Q, G), tensor or numpy, on any device; it is not changed.
 
-    Labels, items and seed: see `Labels`. Queries without a match are skipped; `num_valid` counts the others.
+    Labels, items, seed and ap: see `Labels`. Queries without a match are skipped; `num_valid` counts the others.
     Raises ValueError if no query has a match, a distance is NaN, or shapes disagree.
     """
     labels = Labels(
@@ -667,6 +673,7 @@ def rank_metrics(
         query_items=query_items,
         gallery_items=gallery_items,
         seed=seed,
+        ap=ap,
     )
     distmat = _as_tensor(distmat)
     expected = (labels.shape[0], labels.num_given)
@@ -726,6 +733,7 @@ def evaluate_features(
     query_items: Sequence | None = None,
     gallery_items: Sequence | None = None,
     seed: Seed = 0,
+    ap: str = "hits",
     memory_gb: float | Budget | None = None,
     group=None,
     verbose: bool = False,
@@ -733,7 +741,7 @@ def evaluate_features(
     """`Metrics` from features `query` (Q, D), `gallery` (G, D): those of `rank_metrics(pairwise_distance(...), ...)`
     without ever holding (Q, G).
 
-    Tensors on one device, or numpy arrays (memory-mapped ones are read through, not loaded).
+    Tensors on one device, or numpy arrays (memory-mapped ones are read through, not loaded). seed, ap: see `Labels`.
     rerank, distance: see `distance_blocks`; with `distance` the features may be tuples of tensors.
     memory_gb: GiB beyond the features, see `plan_blocks`; for re-ranking see `rerank.k_reciprocal`.
     group: a process group (`torch.distributed.group.WORLD` under torchrun). Each process, holding all features, ranks
@@ -750,6 +758,7 @@ def evaluate_features(
         query_items=query_items,
         gallery_items=gallery_items,
         seed=seed,
+        ap=ap,
     )
     found, expected = (len(_first(query)), len(_first(gallery))), (labels.shape[0], labels.num_given)
     if found != expected:

@@ -710,6 +710,7 @@ def make_tester(
         workers=args.workers or None,
         flip=args.flip_test,
         protocol=args.protocol,
+        ap=args.ap,
         max_rank=args.max_rank,
         rerank=reranking if args.rerank else None,
         search=args.search_rerank,

@@ -62,6 +62,7 @@ PROTOCOLS = {
 }
 
 
+AP_RULES = ("hits", "trapezoid")  # see `Labels`
 NUM_DRAWS = 10  # num_repeats in torchreid's eval_cuhk03
 CHUNK = 256  # queries whose candidates are looked at together
 
@@ -77,6 +78,8 @@ class Labels:
         itself is removed from what it sees, which protocol "none" needs when queries are part of the gallery; errors
         name images by them.
     seed: of the draws of protocol "cuhk03". They depend on the order of the images, not on blocks or processes.
+    ap: what an average precision is, the mean over hits of the precision at the hit ("hits"), or of that and the one at
+        the image before it ("trapezoid").
     """
 
     @ranges.checked
@@ -91,10 +94,13 @@ class Labels:
         query_items: Sequence | None = None,
         gallery_items: Sequence | None = None,
         seed: ranges.Seed = 0,
+        ap: str = "hits",
     ):
+        if ap not in AP_RULES:
+            raise ValueError(f"the average precision '{ap}' is unknown: expected {' or '.join(AP_RULES)} (--ap)")
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol '{protocol}' is unknown: expected one of {', '.join(PROTOCOLS)} (--protocol)")
-        self.name, self.protocol, self.seed = protocol, PROTOCOLS[protocol], seed
+        self.name, self.protocol, self.seed, self.ap = protocol, PROTOCOLS[protocol], seed, ap
         self.query_pids, self.query_camids = pair_of_labels(query_pids, query_camids, "query")
         self.gallery_pids, self.gallery_camids = pair_of_labels(gallery_pids, gallery_camids, "gallery")
         self.query_items, self.gallery_items = query_items, gallery_items  # as given

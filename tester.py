@@ -42,6 +42,7 @@ class Options:
     workers: int | None = None
     flip: bool = False  # mean of the features of an image and its mirror image
     protocol: str | None = None  # None: the data set's own
+    ap: str = "hits"  # what an average precision is, see `protocols.Labels`
     max_rank: int = 50
     rerank: dict | None = None  # k1, k2, lambda_value
     search: bool = False  # a table of re-ranking parameters
@@ -263,6 +264,7 @@ class Tester:
             self.options.protocol or self.splits[name].protocol,
             query_items=query.paths,
             gallery_items=gallery.paths,
+            ap=self.options.ap,
         )
 
     def __call__(self, model, stop=None) -> dict[str, dict]:
@@ -328,7 +330,7 @@ class Tester:
     def conditions(self, name: str) -> dict:
         """What else decides the numbers of data set `name`: the comparison, every option of the test, the images."""
         recipe, options, splits = self.recipe, self.options, self.splits[name]
-        names = ("flip", "rerank", "search", "expansion", "multi_query", "max_rank", "details", "skip_bad")
+        names = ("flip", "rerank", "search", "expansion", "multi_query", "ap", "max_rank", "details", "skip_bad")
         asked = {key: getattr(options, key) for key in names}
         compared = {key: getattr(recipe, key) for key in ("image_size", "mean", "std", *RESULT_FIELDS)}
         compared["interpolation"] = recipe.test_filter
@@ -407,6 +409,7 @@ class Tester:
             "rank1_interval": told["rank1"],
             "mAP_interval": told["mAP"],
             "cmc": cmc[: self.options.max_rank],
+            "ap": self.options.ap,
         }
 
     def search(self, query: Features, gallery: Features, labels: protocols.Labels) -> list[evaluate.Trial]:
@@ -504,6 +507,8 @@ def table(results: dict[str, dict], trained_on: str, compared: Mapping[str, Besi
         if metrics.get("num_runs", 1) > 1:
             spread = 100 * metrics["rank1_std"]
             notes.append(f"{name}: mean over {metrics['num_runs']} galleries, rank-1 ± {spread:.2f}")
+        if metrics.get("ap", "hits") != "hits":
+            notes.append(f"{name}: AP and mAP with trapezoids between the hits (--ap {metrics['ap']})")
         if metrics["num_valid"] < metrics["num_query"]:
             skipped = metrics["num_query"] - metrics["num_valid"]
             notes.append(f"{name}: {skipped} queries without a match in the gallery are skipped")
@@ -552,7 +557,7 @@ def mean_and_std(runs: list[dict]) -> dict:
     result["cmc"] = torch.tensor([run["cmc"] for run in runs], dtype=torch.float64).mean(0).tolist()
     if all("reranked" in run for run in runs):
         result["reranked"] = mean_and_std([run["reranked"] for run in runs])
-    return result | {"num_runs": len(runs)}
+    return result | {"num_runs": len(runs), "ap": runs[0].get("ap", "hits")}
 
 
 def runs_table(summary: dict[str, dict]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,17 @@ def kept_images(q, qp, gp, qc, gc, protocol, same_item):
     return [g for g in range(len(gp)) if gp[g] != -1 and rules[protocol](g) and not same_item(q, g)]
 
 
-def oracle(d, qp, gp, qc, gc, protocol, max_rank, drawn=None, own=None, same_item=lambda q, g: False):
+def trapezoid(right):
+    """Area under precision over recall, down a sorted list of bools, by trapezoids from (recall 0, precision 1) on."""
+    area, recall, precision = 0.0, 0.0, 1.0
+    for rank in range(1, len(right) + 1):
+        found = sum(right[:rank])
+        area += (found / sum(right) - recall) * (found / rank + precision) / 2
+        recall, precision = found / sum(right), found / rank
+    return area
+
+
+def oracle(d, qp, gp, qc, gc, protocol, max_rank, drawn=None, own=None, same_item=lambda q, g: False, rule="hits"):
     """(per-query AP, INP and list of first ranks, index of valid queries): sorts whole rows, wrong before right."""
     result = []
     for q in range(len(qp)):
@@ -46,6 +57,7 @@ def oracle(d, qp, gp, qc, gc, protocol, max_rank, drawn=None, own=None, same_ite
         if not ranks:
             continue
         ap = sum(j / r for j, r in enumerate(ranks, 1)) / len(ranks)
+        ap = trapezoid([gp[g] == qp[q] for g in order]) if rule == "trapezoid" else ap
         inp = len(ranks) / ranks[-1]
         if protocol == "sysu":
             first = [first_of_identities(d[q], kept, gp, qp[q])]
@@ -93,16 +105,35 @@ def assert_equal_to_oracle(metrics, expected, max_rank):
 # ---------------------------------------------------------------- metrics
 
 
+@pytest.mark.parametrize("rule", protocols.AP_RULES)
 @pytest.mark.parametrize("protocol", ["market1501", "cuhk03", "sysu", "none"])
-def test_metrics_equal_the_oracle_ties_included(protocol):
+def test_metrics_equal_the_oracle_ties_included(protocol, rule):
     for seed in SEEDS:
         d, qp, gp, qc, gc = problem(seed, levels=(2, 7, 1000)[seed % 3])
         labels = protocols.Labels(qp, gp, qc, gc, protocol, seed=seed)
         drawn = None if labels.drawn is None else labels.columns[labels.drawn].numpy()
         own = None if labels.own is None else labels.own.numpy()
-        expected = oracle(d, qp, gp, qc, gc, protocol, 50, drawn, own)
-        metrics = evaluate.rank_metrics(d, qp, gp, qc, gc, max_rank=50, protocol=protocol, seed=seed)
+        expected = oracle(d, qp, gp, qc, gc, protocol, 50, drawn, own, rule=rule)
+        metrics = evaluate.rank_metrics(d, qp, gp, qc, gc, max_rank=50, protocol=protocol, seed=seed, ap=rule)
         assert_equal_to_oracle(metrics, expected, 50)
+
+
+def test_ap_by_trapezoids_is_that_of_the_public_code_and_goes_through_the_streaming_path():
+    """Values of layumi/Person_reID_baseline_pytorch 82ff40f, evaluate_gpu.py, compute_mAP, run on these lists."""
+    rng = random.Random(14)
+    d = [[rng.random() for _ in range(60)] for _ in range(4)]
+    gp = [rng.randrange(5) for _ in range(60)]
+    metrics = evaluate.rank_metrics(torch.tensor(d), [0, 1, 2, 3], gp, [1] * 4, [2] * 60, ap="trapezoid")
+    released = [0.2217570507853839, 0.32257430002770826, 0.23596516480473959, 0.14093809064136095]
+    np.testing.assert_allclose(metrics.ap, released, rtol=1e-12)
+    features = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    given = (features[:4], features[4:], [0, 1, 2, 3], gp, [1] * 4, [2] * 60)
+    streamed = evaluate.evaluate_features(*given, ap="trapezoid", memory_gb=0.001)
+    distances = evaluate.pairwise_distance(*given[:2])
+    torch.testing.assert_close(streamed.ap, evaluate.rank_metrics(distances, *given[2:], ap="trapezoid").ap)
+    assert streamed.mAP < evaluate.evaluate_features(*given).mAP
+    with pytest.raises(ValueError, match="hits or trapezoid"):
+        evaluate.evaluate_features(*given, ap="pascal")
 
 
 def test_hand_worked_example():
