@@ -27,6 +27,7 @@ from config import (
 )
 from machine import ranges, usage
 from machine.ranges import ALPHA, EPOCHS, MEMORY, NEIGHBOURS, RANKS, SEEDS, SHARE, Number, Range
+from networks import backbones
 from recipes import RECIPES, Recipe
 from weights import reading
 
@@ -449,9 +450,10 @@ def named_recipe(name: str) -> Recipe:
     """The recipe of this name; ValueError that proposes near names and lists all."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3)
+        here = backbones.meaning(name)
         raise ValueError(
             f"there is no recipe '{name}'"
-            + (f"; did you mean {' or '.join(near)}?" if near else ".")
+            + (f"; it is {here} here." if here else f"; did you mean {' or '.join(near)}?" if near else ".")
             + f" Recipes: {', '.join(RECIPES)}"
         )
     return RECIPES[name]

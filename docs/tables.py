@@ -171,6 +171,24 @@ def network_table() -> str:
     return grid(("torchreid's key", "comes from"), rows)
 
 
+def name_table() -> str:
+    """Keys of other public factories -> what they are here."""
+    rows = []
+    for name, (library, key) in backbones.ALIASES.items():
+        if name not in architectures.NETWORKS:
+            rows.append(
+                (
+                    f"`{name}`",
+                    f"`--backbone {name}`",
+                    f"{'networks/backbones.py' if library == 'here' else library}: {key}",
+                )
+            )
+    rows += [
+        (f"`{name}`", here, "") for name, here in backbones.ELSEWHERE.items() if name not in architectures.NETWORKS
+    ]
+    return grid(("key elsewhere", "here", "comes from"), rows)
+
+
 def paper_list() -> str:
     """The papers of all recipes."""
     return "\n".join(f"- {paper}" for paper in sorted({r.paper for r in RECIPES.values()}))
@@ -193,7 +211,7 @@ def speed_table() -> str:
 
 PAGES = {  # page -> its sections
     "recipes.md": {"recipes": recipe_table, "variants": variant_table, "differs": difference_list},
-    "networks.md": {"networks": network_table},
+    "networks.md": {"networks": network_table, "names": name_table},
     "results.md": {"accuracy": accuracy_table, "speed": speed_table},
     "datasets.md": {"datasets": dataset_table},
     "papers.md": {"papers": paper_list},

@@ -25,24 +25,70 @@ from networks.osnet import create_osnet
 from networks.resnets import HEADS, IBN, create_resnet_ibn, remove_stride, resnet_ibn_a, resnet_ibn_b
 from networks.swin import SWINS
 
-# Names of other re-ID code bases -> (library, name there). torchreid: torchreid/models/__init__.py at f8cd150;
-# "bot": modeling/baseline.py of the strong baseline at 3da7e6f. Both use the SE networks whose stage strides follow
-# Caffe (layer0.*, in timm "legacy"), not timm's `seresnet50`.
+# Names of other re-ID code bases -> (library, name there). torchreid: torchreid/models/__init__.py at f8cd150, and
+# models/__init__.py of its first releases at af328ff and 016293c; "bot": modeling/baseline.py of the strong baseline at
+# 3da7e6f; core/base.py of wangguanan/light-reid (version_py3.7_bot) at 30db341 and its factory at 97c6b2d. All mean the
+# SE networks of their time, whose stage strides follow Caffe (layer0.*, in timm "legacy"), not timm's newer seresnet50,
+# which is there under its tag, seresnet50.ra2_in1k.
+_CAFFE = {
+    f"se{_}{kind}": ("timm", f"legacy_se{net}")
+    for _ in ("", "_")
+    for kind, net in (
+        ("resnet50", "resnet50"),
+        ("resnet101", "resnet101"),
+        ("resnet152", "resnet152"),
+        ("resnext50", "resnext50_32x4d"),
+        ("resnext50_32x4d", "resnext50_32x4d"),
+        ("resnext101", "resnext101_32x4d"),
+        ("resnext101_32x4d", "resnext101_32x4d"),
+    )
+}
 ALIASES = {
     "inceptionresnetv2": ("timm", "inception_resnet_v2"),
     "inceptionv4": ("timm", "inception_v4"),
     "inception_v3": ("timm", "inception_v3"),  # torchvision's rescales its input inside `forward` for its own weights
+    "mobilenet": ("here", "mobilenetv2_x1_0"),
+    "mobilenetv2": ("here", "mobilenetv2_x1_0"),
+    "nasnet": ("here", "nasnetamobile"),
     "nasnetmobile": ("here", "nasnetamobile"),
     "nasnsetmobile": ("here", "nasnetamobile"),  # spelt so in torchreid
-    "se_resnet50": ("timm", "legacy_seresnet50"),
-    "se_resnet101": ("timm", "legacy_seresnet101"),
-    "se_resnet152": ("timm", "legacy_seresnet152"),
-    "se_resnext50": ("timm", "legacy_seresnext50_32x4d"),
-    "se_resnext50_32x4d": ("timm", "legacy_seresnext50_32x4d"),
-    "se_resnext101": ("timm", "legacy_seresnext101_32x4d"),
-    "se_resnext101_32x4d": ("timm", "legacy_seresnext101_32x4d"),
+    "osnetain": ("here", "osnet_ain_x1_0"),
+    "res50": ("torchvision", "resnet50"),
+    "res50ibna": ("here", "resnet50_ibn_a"),
+    **{f"resnet{depth}ibna": ("here", f"resnet{depth}_ibn_a") for depth in (18, 34, 50, 101, 152)},
+    "resnext101": ("timm", "resnext101_32x4d"),
+    **_CAFFE,
     "senet154": ("timm", "legacy_senet154"),
     "xception": ("timm", "legacy_xception"),
+    **{f"vit_deit_{size}_patch16_224": ("timm", f"deit_{size}_patch16_224") for size in ("tiny", "small", "base")},
+}
+
+# Names of other code bases for what is no backbone, or another network, here -> what it is here.
+ELSEWHERE = {
+    **{key: f"--recipe {key}" for key in ("hacnn", "mlfn", "mudeep", "resnet50mid")},
+    **{f"{key}_fc512": f"--recipe {key}_fc512" for key in ("resnet50", "se_resnet50", "densenet121", "squeezenet1_0")},
+    "resnet50m": "--recipe resnet50mid",
+    "pcb_p6": "--recipe pcb",
+    "pcb_p4": "--recipe pcb --parts 4",
+    "resnet50_nl": "--recipe agw",
+    "squeezenet": "--backbone squeezenet1_0 or squeezenet1_1; torchreid's first release had one of its own, with batch "
+    "norms and bypasses, which is not here",
+    "build_resnet_backbone": "--backbone resnet18 to resnet152, with WITH_IBN resnet50_ibn_a, ..., with WITH_NL "
+    "--recipe agw or sbs, with WITH_SE se_resnet50, ...",
+    "build_resnext_backbone": "--backbone resnext50_32x4d, resnext101_32x4d or resnext101_32x8d",
+    "build_resnest_backbone": "--backbone resnest50d, resnest101e, ...",
+    "build_osnet_backbone": "--backbone osnet_x1_0, osnet_x0_75, osnet_x0_5, osnet_x0_25 or osnet_ibn_x1_0",
+    "build_shufflenetv2_backbone": "--backbone shufflenet_v2_x0_5 to shufflenet_v2_x2_0",
+    "build_mobilenetv2_backbone": "--backbone mobilenetv2_x1_0 or mobilenetv2_x1_4",
+    "build_mobilenetv3_backbone": "--backbone mobilenet_v3_large or mobilenet_v3_small",
+    "build_regnet_backbone": "--backbone regnetx_032, regnety_032, ...",
+    "build_effnet_backbone": "--backbone efficientnet_b0, ...",
+    "build_repvgg_backbone": "--backbone repvgg_a0, ...",
+    "build_vit_backbone": "--recipe transreid or transreid_baseline",
+    "Baseline": "--recipe bot, agw or sbs",
+    "MGN": "--recipe mgn",
+    "MoCo": "nothing: no row trains with a queue of features",
+    "Distiller": "nothing: no row distils from a teacher",
 }
 _IMAGE_SIZE = (256, 128)  # the usual person box, used to probe a network when the caller names no size
 
@@ -121,6 +167,8 @@ def resolve(name: str) -> tuple[str, str]:
         return "here", name
     if name in ALIASES:
         return ALIASES[name]
+    if name in ELSEWHERE:
+        raise ValueError(f"Backbone '{name}' is {ELSEWHERE[name]} here.")
     if name in _torchvision_names():
         return "torchvision", name
     timm = _timm()
@@ -129,6 +177,17 @@ def resolve(name: str) -> tuple[str, str]:
     near = difflib.get_close_matches(name, available(), n=5, cutoff=0.4)
     hint = "" if timm is not None else " Names of timm need it installed: pip install timm."
     raise ValueError(f"Unknown backbone '{name}'. Nearest names: {', '.join(near) or 'none'}.{hint}")
+
+
+def meaning(name: str) -> str | None:
+    """The flags that give the network `name` of other code bases here, or None."""
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
+    timm = _timm()
+    known = (
+        name in HERE or name in ALIASES or name in _torchvision_names() or (timm is not None and timm.is_model(name))
+    )
+    return f"--recipe softmax --backbone {name}" if known else None
 
 
 def _timm() -> Any:

@@ -504,3 +504,68 @@ def test_depthwise_gradients_bypass_bfloat16():
     exact = torch.nn.functional.conv2d(x.float(), net[0].weight, net[0].bias, 2, 1, groups=8)
     assert torch.equal(strided, exact.bfloat16())
     assert "forward" in vars(net[0]) and "forward" not in vars(net[1]) and "forward" not in vars(net[2])
+
+
+# -- names of other factories ----------------------------------------------------------------------------------------
+
+FACTORIES = {  # every key, as their files list them
+    "torchreid v0.0.9, models/__init__.py at af328ff": "resnet50 resnet101 seresnet50 seresnet101 seresnext50 "
+    "seresnext101 resnext101 resnet50m densenet121 squeezenet mobilenet shufflenet xception inceptionv4 nasnet dpn92 "
+    "inceptionresnetv2 mudeep hacnn",
+    "torchreid v0.2.2, models/__init__.py at 016293c": "resnet50 resnet101 seresnet50 seresnet101 seresnext50 "
+    "seresnext101 resnext101 resnet50m densenet121 squeezenet mobilenetv2 shufflenet xception inceptionv4 "
+    "nasnsetmobile inceptionresnetv2 mudeep hacnn",
+    "torchreid v0.5.0, models/__init__.py at e9a2b7c": "resnet50 resnet50_fc512 resnext50_32x4d resnext101_32x4d "
+    "se_resnet50 se_resnet50_fc512 se_resnet101 se_resnext50_32x4d se_resnext101_32x4d densenet121 densenet121_fc512 "
+    "inceptionresnetv2 inceptionv4 xception nasnsetmobile mobilenetv2 shufflenet squeezenet1_0 squeezenet1_0_fc512 "
+    "squeezenet1_1 mudeep resnet50mid hacnn pcb_p6 pcb_p4 mlfn",
+    "torchreid at f8cd150, models/__init__.py": "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d "
+    "resnext101_32x8d resnet50_fc512 se_resnet50 se_resnet50_fc512 se_resnet101 se_resnext50_32x4d se_resnext101_32x4d "
+    "densenet121 densenet169 densenet201 densenet161 densenet121_fc512 inceptionresnetv2 inceptionv4 xception "
+    "resnet50_ibn_a resnet50_ibn_b nasnsetmobile mobilenetv2_x1_0 mobilenetv2_x1_4 shufflenet squeezenet1_0 "
+    "squeezenet1_0_fc512 squeezenet1_1 shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0 "
+    "mudeep resnet50mid hacnn pcb_p6 pcb_p4 mlfn osnet_x1_0 osnet_x0_75 osnet_x0_5 osnet_x0_25 osnet_ibn_x1_0 "
+    "osnet_ain_x1_0 osnet_ain_x0_75 osnet_ain_x0_5 osnet_ain_x0_25",
+    "fast-reid at c9bc3ce, the registries of fastreid/modeling": "build_resnet_backbone build_resnest_backbone "
+    "build_resnext_backbone build_regnet_backbone build_effnet_backbone build_osnet_backbone "
+    "build_shufflenetv2_backbone build_mobilenetv2_backbone build_mobilenetv3_backbone build_repvgg_backbone "
+    "build_vit_backbone Baseline MGN MoCo Distiller",
+    "reid-strong-baseline at 3da7e6f, modeling/baseline.py": "resnet18 resnet34 resnet50 resnet101 resnet152 "
+    "se_resnet50 se_resnet101 se_resnet152 se_resnext50 se_resnext101 senet154 resnet50_ibn_a",
+    "ReID-Survey at 38f5912, modeling/baseline.py": "resnet50 resnet50_nl resnet101 resnet152 se_resnet50",
+    "Tiny at a13a8a8, model/make_model.py": "resnet50",
+    "AlignedReID++ at fca9620, models/__init__.py": "resnet50 resnet101 densenet121 shufflenet inceptionv4",
+    "wangguanan at 30db341, core/base.py": "res50 res50ibna osnetain",
+    "light-reid at 97c6b2d, lightreid/models/backbones/__init__.py": "resnet18ibna resnet34ibna resnet50ibna "
+    "resnet101ibna resnet152ibna vit_deit_tiny_patch16_224 vit_deit_small_patch16_224 vit_deit_base_patch16_224",
+}
+
+
+@pytest.mark.parametrize("source", FACTORIES)
+def test_every_key_of_a_factory_is_a_backbone_or_says_what_it_is_here(source):
+    import cli
+    from recipes import RECIPES
+
+    for key in FACTORIES[source].split():
+        if key in backbones.ELSEWHERE:
+            flags = backbones.ELSEWHERE[key].split()
+            assert flags[0] == "nothing:" or flags[0] == "--backbone" or flags[1].strip(",") in RECIPES
+            with pytest.raises(ValueError, match=f"'{key}' is (--recipe|--backbone|nothing)"):
+                backbones.resolve(key)
+        else:
+            library, name = backbones.resolve(key)
+            assert library in ("here", "torchvision", "timm") and name
+        if key not in RECIPES:
+            with pytest.raises(ValueError, match=f"'{key}'; it is (--|nothing)"):
+                cli.named_recipe(key)
+
+
+def test_se_networks_are_those_of_their_time():
+    """Their stage strides are in the first 1x1, as in Caffe; timm's own newer ones keep them in the 3x3."""
+    for name in ("seresnet50", "se_resnet50"):
+        with torch.device("meta"):
+            net = backbones.create(name)
+        assert net.layer2[0].conv1.stride == (2, 2) and net.layer2[0].conv2.stride == (1, 1)
+    with torch.device("meta"):
+        newer = backbones.create("seresnet50.ra2_in1k")
+    assert newer.layer2[0].conv1.stride == (1, 1)

@@ -44,6 +44,32 @@ VIT_GRIDS = {  # tokens of TransReID's position embedding -> (stride, image size
 }
 
 
+DENSENETS = {  # layers of the blocks; Huang et al., CVPR 2017, table 1
+    (6, 12, 24, 16): "densenet121",
+    (6, 12, 32, 32): "densenet169",
+    (6, 12, 48, 32): "densenet201",
+    (6, 12, 36, 24): "densenet161",
+}
+
+
+# A tensor that no other network has -> the network, or what it is by the first size of that tensor.
+FAMILIES: tuple[tuple[str, str | dict[int, str]], ...] = (
+    ("conv9.conv.weight", {1280: "mobilenetv2_x1_0", 1792: "mobilenetv2_x1_4"}),
+    ("cell_stem_0.conv_1x1.conv.weight", "nasnsetmobile"),
+    ("stage4.3.conv1.weight", "shufflenet"),
+    (
+        "stage2.0.branch2.0.weight",
+        {24: "shufflenet_v2_x0_5", 58: "shufflenet_v2_x1_0", 88: "shufflenet_v2_x1_5", 122: "shufflenet_v2_x2_0"},
+    ),
+    ("features.5.squeeze.weight", "squeezenet1_0"),
+    ("features.6.squeeze.weight", "squeezenet1_1"),  # both pool between their layers, here and there
+    ("block12.rep.1.conv1.weight", "xception"),
+    ("features.21.branch3.1.conv.weight", "inceptionv4"),
+    ("conv2d_7b.conv.weight", "inceptionresnetv2"),
+    ("features.conv1_1.conv.weight", {64: "dpn92"}),
+)
+
+
 SIE_WEIGHT = 3.0  # of camera embeddings; TransReID, config/defaults.py, for persons
 SIE_WEIGHT_CLIP = 1.0  # CLIP-ReID 4c0eb20, configs/person/vit_clipreid.yml
 
@@ -269,16 +295,10 @@ def _lite(form: Format, common: dict[str, Tensor]) -> str | None:
 
 
 def _other_trunk(common: dict[str, Tensor]) -> str | None:
-    """torchreid's others that have a recipe, by a name and, where they come in sizes, a count or a width."""
+    """torchreid's others, by a name that only one family has and, where it comes in sizes, by a count or a width."""
+    for name, sizes in FAMILIES:
+        tensor = common.get(name)
+        if tensor is not None:
+            return sizes.get(tensor.shape[0]) if isinstance(sizes, dict) else sizes
     dense = tuple(_count_of(rf"^features\.denseblock{i}\.denselayer", common) for i in range(1, 5))
-    if dense == (6, 12, 24, 16):  # Huang et al., CVPR 2017, table 1
-        return "densenet121"
-    if "conv9.conv.weight" in common:
-        return {32: "mobilenetv2_x1_0", 44: "mobilenetv2_x1_4"}.get(common["conv1.conv.weight"].shape[0])
-    if "cell_stem_0.conv_1x1.conv.weight" in common:
-        return "nasnsetmobile"
-    if "stage4.3.conv1.weight" in common and "conv1.0.weight" in common:
-        return "shufflenet"
-    if "features.3.squeeze.weight" in common and common["features.0.weight"].shape[0] == 96:
-        return "squeezenet1_0"
-    return None
+    return DENSENETS.get(dense)
