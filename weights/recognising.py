@@ -44,7 +44,7 @@ VIT_GRIDS = {  # tokens of TransReID's position embedding -> (stride, image size
 }
 
 
-DENSENETS = {  # layers of the blocks; Huang et al., CVPR 2017, table 1
+DENSENETS: dict[tuple[int, ...], str] = {  # layers of the blocks; Huang et al., CVPR 2017, table 1
     (6, 12, 24, 16): "densenet121",
     (6, 12, 32, 32): "densenet169",
     (6, 12, 48, 32): "densenet201",
