@@ -394,6 +394,13 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
         help="average precision: of the precisions at hits, or of trapezoids, as AlignedReID, beyond-part-models and "
         "the Matlab code of Market-1501 measure it (default: hits)",
     )
+    add(
+        "--draws",
+        type=RANKS,
+        metavar="N",
+        help="galleries that protocol cuhk03 draws (default: 10; torchreid v0.0.9: 100)",
+    )
+    add("--draws_per_query", action="store_true", help="each query draws its own, as torchreid; not all the same")
     add("--max_rank", type=RANKS, default=50, help="length of the CMC curve (default: 50)")
     add("--memory_gb", type=MEMORY, help="memory for evaluation and re-ranking (default: from what is free)")
 

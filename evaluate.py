@@ -40,7 +40,7 @@ import rerank as reranking
 from machine import ranges
 from machine.memory import GIB, Budget, FeatureRows
 from machine.ranges import ALPHA, Neighbours, Seed, Share
-from protocols import INF, NUM_DRAWS, Labels, pair_of_labels
+from protocols import INF, Labels, pair_of_labels
 
 
 class Metrics(NamedTuple):
@@ -560,6 +560,11 @@ def _first_draw(piece: Piece) -> Tensor:
     pick = (labels.own[:, rows].to(device) * piece.num_hits).long()  # (R, b): which hit, counted by distance
     right = piece.hits.gather(1, pick.T)  # (b, R)
     other = (labels.query_pids[rows, None] != labels.gallery_pids[labels.drawn[0]]).to(device)  # (b, P)
+    if labels.draws_per_query:
+        drawn = (labels.drawn_for(query).to(device) for query in range(piece.start, piece.stop))
+        return torch.stack(
+            [1 + ((block[i, images] <= right[i, :, None]) & other[i]).sum(1) for i, images in enumerate(drawn)]
+        )
     return torch.stack(
         [
             1 + ((block[:, images] <= right[:, r, None]) & other).sum(1)
@@ -599,7 +604,7 @@ class RankCollector(Collector):
 
     def result(self) -> Ranks:
         """`Ranks` of the queries that have a match."""
-        width = NUM_DRAWS if self.labels.protocol.cmc == "draws" else 1
+        width = self.labels.num_draws if self.labels.protocol.cmc == "draws" else 1
         empty = Ranks(torch.empty(0).long(), torch.empty(0, width).long(), *torch.empty(2, 0, dtype=torch.float64))
         return Ranks(*(torch.cat(field) for field in zip(empty, *self.found, strict=True)))
 

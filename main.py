@@ -711,6 +711,8 @@ def make_tester(
         flip=args.flip_test,
         protocol=args.protocol,
         ap=args.ap,
+        draws=args.draws,
+        draws_per_query=args.draws_per_query,
         max_rank=args.max_rank,
         rerank=reranking if args.rerank else None,
         search=args.search_rerank,

@@ -52,8 +52,9 @@ PROTOCOLS = {
     # Zheng et al., ICCV 2015; torchreid metrics/rank.py at f8cd150, eval_market1501
     "market1501": Protocol(True, (), "images", "of the query's person in its camera"),
     # Single gallery shot: CMC over galleries of one drawn image per identity. AP and mINP are of the full gallery,
-    # as in torchreid metrics/rank.py at f8cd150, eval_cuhk03, which draws anew for each query; here the queries share
-    # the draws (a gallery is drawn, then searched), which has the same expectation.
+    # as in torchreid metrics/rank.py at f8cd150, eval_cuhk03; its first release (eval_metrics.py at af328ff) took the
+    # AP of the drawn galleries, which `Ranks.first` gives. Both draw anew for each query; unless that is asked for, the
+    # queries share the draws here (a gallery is drawn, then searched), which has the same expectation.
     "cuhk03": Protocol(True, (), "draws", "of the query's person in its camera"),
     # SYSU-MM01 (Wu et al., ICCV 2017): CMC counts each identity once, AP and mINP count images;
     # mangye16/Cross-Modal-Re-ID-baseline eval_metrics.py at a903f42, eval_sysu
@@ -63,7 +64,7 @@ PROTOCOLS = {
 
 
 AP_RULES = ("hits", "trapezoid")  # see `Labels`
-NUM_DRAWS = 10  # num_repeats in torchreid's eval_cuhk03
+NUM_DRAWS = 10  # num_repeats in torchreid's eval_cuhk03; 100 in its first release
 CHUNK = 256  # queries whose candidates are looked at together
 
 
@@ -77,7 +78,8 @@ class Labels:
     query_items (Q,), gallery_items (G,): what identifies an image, e.g. its path. Where both are given, the query image
         itself is removed from what it sees, which protocol "none" needs when queries are part of the gallery; errors
         name images by them.
-    seed: of the draws of protocol "cuhk03". They depend on the order of the images, not on blocks or processes.
+    seed, num_draws, draws_per_query: of the draws of protocol "cuhk03"; whether each query has its own, as torchreid
+        draws, or all share them. They depend on the order of the images, not on blocks or processes.
     ap: what an average precision is, the mean over hits of the precision at the hit ("hits"), or of that and the one at
         the image before it ("trapezoid").
     """
@@ -95,12 +97,15 @@ class Labels:
         gallery_items: Sequence | None = None,
         seed: ranges.Seed = 0,
         ap: str = "hits",
+        num_draws: ranges.Ranks = NUM_DRAWS,
+        draws_per_query: bool = False,
     ):
         if ap not in AP_RULES:
             raise ValueError(f"the average precision '{ap}' is unknown: expected {' or '.join(AP_RULES)} (--ap)")
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol '{protocol}' is unknown: expected one of {', '.join(PROTOCOLS)} (--protocol)")
         self.name, self.protocol, self.seed, self.ap = protocol, PROTOCOLS[protocol], seed, ap
+        self.num_draws, self.draws_per_query = num_draws, draws_per_query
         self.query_pids, self.query_camids = pair_of_labels(query_pids, query_camids, "query")
         self.gallery_pids, self.gallery_camids = pair_of_labels(gallery_pids, gallery_camids, "gallery")
         self.query_items, self.gallery_items = query_items, gallery_items  # as given
@@ -161,17 +166,29 @@ class Labels:
         self.drawn: Tensor | None = None
         self.own: Tensor | None = None
         if self.protocol.cmc == "draws":
+            _, self.counts = self.gallery_pids.unique(return_counts=True)  # (P,) in the order of self.order
             self.drawn, self.own = self._draw()
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """`drawn` (R, P): gallery index of the image drawn for each identity; `own` (R, Q) in [0, 1): which of its hits
         stands for the query's own identity, of which the query sees only some images."""
         generator = torch.Generator().manual_seed(self.seed)
-        _, counts = self.gallery_pids.unique(return_counts=True)  # (P,) in the order of self.order
-        start = counts.cumsum(0) - counts
-        u = torch.rand(NUM_DRAWS, len(counts), generator=generator, dtype=torch.float64)
-        own = torch.rand(NUM_DRAWS, len(self.query_pids), generator=generator, dtype=torch.float64)
-        return self.order[start + (u * counts).long()], own
+        u = torch.rand(self.num_draws, len(self.counts), generator=generator, dtype=torch.float64)
+        own = torch.rand(self.num_draws, len(self.query_pids), generator=generator, dtype=torch.float64)
+        return self._images(u), own
+
+    def drawn_for(self, query: int) -> Tensor:
+        """(R, P): the images drawn for the query of this number, or those that all queries share."""
+        if not self.draws_per_query:
+            assert self.drawn is not None
+            return self.drawn
+        u = np.random.default_rng((self.seed, query)).random((self.num_draws, len(self.counts)))
+        return self._images(torch.from_numpy(u))
+
+    def _images(self, u: Tensor) -> Tensor:
+        """Gallery indices (R, P) for numbers `u` (R, P) in [0, 1)."""
+        start = self.counts.cumsum(0) - self.counts
+        return self.order[start + (u * self.counts).long()]
 
     @property
     def shape(self) -> tuple[int, int]:

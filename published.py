@@ -416,7 +416,7 @@ PCB_SHARED = Variant(
 # behind each epoch, which with their torch 0.4 makes the first drop one epoch later.
 XENT: dict[str, Any] = {"optimizer": "adam", "milestones": (21, 41), "fixbase_epochs": 0}
 HTRI: dict[str, Any] = XENT | {
-    "milestones": (61, 121), "epochs": 180, "triplet_weight": 1.0, "p": 8, "k": 4, "steps": 93  # of 751 identities
+    "milestones": (61, 121), "epochs": 180, "triplet_weight": 1.0, "p": 8, "k": 4, "epoch_length": "identities"
 }  # fmt: skip
 SHORT_HTRI: dict[str, Any] = HTRI | {"epochs": 60, "milestones": (21, 41)}
 _SCRATCH = {"pretrained": "none"}

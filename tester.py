@@ -43,6 +43,8 @@ class Options:
     flip: bool = False  # mean of the features of an image and its mirror image
     protocol: str | None = None  # None: the data set's own
     ap: str = "hits"  # what an average precision is, see `protocols.Labels`
+    draws: int | None = None  # of protocol cuhk03; None: as many as it has
+    draws_per_query: bool = False  # each query its own, not all the same
     max_rank: int = 50
     rerank: dict | None = None  # k1, k2, lambda_value
     search: bool = False  # a table of re-ranking parameters
@@ -134,6 +136,10 @@ class Tester:
         for name in splits:
             self.check_options(name)
 
+    def protocol(self, name: str) -> str:
+        """Of the test of data set `name`: the one asked for, or its own."""
+        return self.options.protocol or self.splits[name].protocol
+
     def check_options(self, name: str) -> None:
         """ValueError if data set `name` cannot be tested as asked: before anything is trained for it or computed."""
         if self.recipe.test_distance == "local" and (self.options.multi_query or self.options.expansion):
@@ -143,6 +149,12 @@ class Tester:
             )
         if self.options.multi_query and not self.splits[name].multi_query:
             raise ValueError(f"{name} has no multi-query images (Market-1501 keeps them in gt_bbox/)")
+        asked = "draws" if self.options.draws else "draws_per_query" if self.options.draws_per_query else ""
+        if asked and protocols.PROTOCOLS[self.protocol(name)].cmc != "draws":
+            raise ValueError(
+                f"--{asked} is of protocol cuhk03, and {name} is tested by protocol {self.protocol(name)}: give "
+                "--protocol cuhk03 with it, or leave it out"
+            )
         count = len(gallery_images(self.splits[name]))
         if self.options.expansion and self.options.expansion[0] > count:
             raise ValueError(
@@ -261,10 +273,12 @@ class Tester:
             gallery.pids,
             query.camids,
             gallery.camids,
-            self.options.protocol or self.splits[name].protocol,
+            self.protocol(name),
             query_items=query.paths,
             gallery_items=gallery.paths,
             ap=self.options.ap,
+            num_draws=self.options.draws or protocols.NUM_DRAWS,
+            draws_per_query=self.options.draws_per_query,
         )
 
     def __call__(self, model, stop=None) -> dict[str, dict]:
@@ -329,12 +343,14 @@ class Tester:
 
     def conditions(self, name: str) -> dict:
         """What else decides the numbers of data set `name`: the comparison, every option of the test, the images."""
-        recipe, options, splits = self.recipe, self.options, self.splits[name]
+        recipe, options = self.recipe, self.options
         names = ("flip", "rerank", "search", "expansion", "multi_query", "ap", "max_rank", "details", "skip_bad")
         asked = {key: getattr(options, key) for key in names}
         compared = {key: getattr(recipe, key) for key in ("image_size", "mean", "std", *RESULT_FIELDS)}
         compared["interpolation"] = recipe.test_filter
-        protocol = options.protocol or splits.protocol
+        protocol = self.protocol(name)
+        if protocols.PROTOCOLS[protocol].cmc == "draws":
+            asked |= {"draws": options.draws or protocols.NUM_DRAWS, "draws_per_query": options.draws_per_query}
         return {"recipe": recipe.name, "protocol": protocol, **compared, "options": asked, "data": self.data[name]}
 
     @functools.cached_property
@@ -399,8 +415,10 @@ class Tester:
         intervals = evaluate.confidence_intervals(ranks)
         told = {key: None if math.isnan(ends[0]) else list(ends) for key, ends in intervals.items()}
         cmc = found.cmc.tolist()
+        drawn = {} if labels.drawn is None else {"mAP_drawn": float((1 / ranks.first.double()).mean())}
         return {
             "mAP": float(found.mAP),
+            **drawn,  # of galleries of one image per identity, where the AP is 1 / rank
             "mINP": float(found.mINP),
             **{f"rank{r}": cmc[r - 1] for r in RANKS},
             "num_query": len(query.samples),
@@ -509,6 +527,10 @@ def table(results: dict[str, dict], trained_on: str, compared: Mapping[str, Besi
             notes.append(f"{name}: mean over {metrics['num_runs']} galleries, rank-1 ± {spread:.2f}")
         if metrics.get("ap", "hits") != "hits":
             notes.append(f"{name}: AP and mAP with trapezoids between the hits (--ap {metrics['ap']})")
+        if "mAP_drawn" in metrics:
+            notes.append(
+                f"{name}: mAP over the drawn galleries {100 * metrics['mAP_drawn']:.2f}, as torchreid v0.0.9 has it"
+            )
         if metrics["num_valid"] < metrics["num_query"]:
             skipped = metrics["num_query"] - metrics["num_valid"]
             notes.append(f"{name}: {skipped} queries without a match in the gallery are skipped")
@@ -548,8 +570,9 @@ NUMBERS = ("mAP", "mINP", *(f"rank{r}" for r in RANKS))
 def mean_and_std(runs: list[dict]) -> dict:
     """Metrics of several runs or trials as one: the mean of each number, and ``<number>_std`` over them, None of a
     single one; likewise of the re-ranked ones where all have them."""
-    result = {key: sum(run[key] for run in runs) / len(runs) for key in NUMBERS}
-    for key in NUMBERS:
+    numbers = (*NUMBERS, *({"mAP_drawn"} & runs[0].keys()))
+    result = {key: sum(run[key] for run in runs) / len(runs) for key in numbers}
+    for key in numbers:
         values = torch.tensor([run[key] for run in runs], dtype=torch.float64)
         result[f"{key}_std"] = float(values.std()) if len(runs) > 1 else None
     for key in ("num_query", "num_gallery", "num_valid"):

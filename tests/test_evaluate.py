@@ -928,3 +928,45 @@ def test_gpu_gives_the_numbers_of_the_cpu():
         cpu = evaluate.evaluate_features(query, gallery, *labels, protocol=protocol)
         gpu = evaluate.evaluate_features(query.cuda(), gallery.cuda(), *labels, protocol=protocol)
         assert cpu.ap.tolist() == gpu.ap.tolist() and cpu.cmc.tolist() == gpu.cmc.tolist()
+
+
+# -- CUHK03's draws ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_query", [True, False])
+def test_draws_have_the_means_of_the_public_code(per_query):
+    """KaiyangZhou/deep-person-reid, run on these distances and labels with 20,000 draws: eval_cuhk03 of its first
+    release (eval_metrics.py at af328ff, whose AP is of the drawn galleries) and of today's (metrics/rank.py at
+    f8cd150, whose AP is of the whole one)."""
+    distances = torch.from_numpy(np.random.RandomState(0).rand(6, 24).round(3))
+    labels = protocols.Labels(
+        np.arange(6) // 2,
+        np.arange(24) // 4,
+        [0, 1, 0, 1, 0, 2],
+        [0, 1, 1, 2] * 6,
+        "cuhk03",
+        num_draws=4_000,
+        draws_per_query=per_query,
+    )
+    ranks = evaluate.rank_blocks([(0, 6, distances)], labels)
+    found = evaluate.summarize(ranks, 5)
+    assert found.cmc.tolist() == pytest.approx([0.1895, 0.4586, 0.6815, 0.8240, 0.8960], abs=0.012)
+    assert float((1 / ranks.first.double()).mean()) == pytest.approx(0.4651, abs=0.008)
+    assert found.mAP == pytest.approx(0.226901485, abs=1e-8)
+
+
+def test_draws_per_query_are_independent_and_the_same_in_any_blocks():
+    rng = np.random.RandomState(1)
+    distances = torch.from_numpy(rng.rand(8, 60))
+    sides = np.zeros(8, int), np.arange(60) // 6, np.zeros(8, int), np.ones(60, int)
+    labels = protocols.Labels(*sides, "cuhk03", draws_per_query=True)
+    drawn = [labels.drawn_for(query).tolist() for query in range(8)]
+    assert all(len(rows) == 10 for rows in drawn) and len({str(rows) for rows in drawn}) == 8
+    assert {tuple(labels.gallery_pids[images].tolist()) for images in drawn[3]} == {tuple(range(10))}
+    whole = evaluate.rank_blocks([(0, 8, distances)], labels)
+    parts = evaluate.rank_blocks([(0, 3, distances[:3]), (3, 8, distances[3:])], labels)
+    assert torch.equal(whole.first, parts.first)
+    shared = protocols.Labels(*sides, "cuhk03")
+    assert torch.equal(shared.drawn_for(0), shared.drawn_for(5))
+    another = protocols.Labels(*sides, "cuhk03", draws_per_query=True, seed=1)
+    assert another.drawn_for(0).tolist() != drawn[0]

@@ -361,6 +361,19 @@ def test_the_budget_reaches_everything(tmp_path):
     assert little["reranked"]["mAP"] == pytest.approx(plenty["reranked"]["mAP"])
 
 
+def test_draws_are_of_the_protocol_that_draws(tmp_path):
+    splits = shaded(tmp_path, "market1501")
+    with pytest.raises(ValueError, match="--draws is of protocol cuhk03, and market is tested by protocol market1501"):
+        evaluated(splits, draws=100)
+    with pytest.raises(ValueError, match="--draws_per_query is of protocol cuhk03"):
+        evaluated(splits, draws_per_query=True)
+    drawn = evaluated(splits, draws=100, draws_per_query=True, protocol="cuhk03")
+    found = drawn(Pixels())["market"]
+    assert 0 < found["mAP_drawn"] <= 1 and drawn.conditions("market")["options"]["draws"] == 100
+    assert "mAP over the drawn galleries" in tester.table({"market": found}, "market", {})
+    assert "draws" not in evaluated(splits).conditions("market")["options"]
+
+
 def test_images_without_labels(tmp_path):
     splits = shaded(tmp_path, "none")
     plain = evaluated(splits)
