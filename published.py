@@ -29,7 +29,10 @@ class Reranked(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A result somebody else printed and where it stands; the mean of `runs` trainings. None: not printed."""
+    """A result somebody else printed and where it stands; the mean of `runs` trainings. None: not printed.
+
+    ap: how its average precision was measured, as --ap has it.
+    """
 
     rank1: float
     mAP: float
@@ -38,6 +41,7 @@ class Published(NamedTuple):
     rank10: float | None = None
     reranked: tuple[Reranked, ...] = ()
     runs: int = 1
+    ap: str = "hits"
 
 
 class Variant(NamedTuple):
@@ -91,10 +95,12 @@ def rows_of(text: str) -> list[tuple[str, list[float | None]]]:
     return found
 
 
-def with_reranked(source: str, rank1: float, mAP: float, again1: float | None, again: float | None) -> Published:
+def with_reranked(
+    source: str, rank1: float, mAP: float, again1: float | None, again: float | None, ap: str = "hits"
+) -> Published:
     """A result and, where there is one, the same re-ranked with k1 20, k2 6, lambda 0.3."""
     reranked = () if again1 is None or again is None else (Reranked(again1, again),)
-    return Published(rank1, mAP, source, reranked=reranked)
+    return Published(rank1, mAP, source, reranked=reranked, ap=ap)
 
 
 def under(name: str, tables: Mapping[str, Mapping[str, Published]]) -> dict[str, Published]:
@@ -213,6 +219,8 @@ PCB = (
 
 # ============ AlignedReID ============
 
+SKLEARN = "trapezoid"  # average_precision_score of scikit-learn 0.18.1, which huanghoujing's metric.py asks for
+
 # Trained on Market-1501 for 300 epochs, the rate falling after 150. GL, LL, IDL, ML: global, local, identification and
 # mutual loss; TWGD, TWLD, TWGALD: tested with global, local, both distances; M1, M2: the networks of a pair; NF:
 # features normalised, before the loss and in the test. All: hard samples of the local loss by the local distance.
@@ -321,7 +329,7 @@ def _aligned(mutual: bool) -> Iterable[Variant]:
                for m, text in ((75, _ALIGNED_75), (100, _ALIGNED_100))]  # fmt: skip
     tables.append(({}, {f"cuhk03+duke+market2{on}": text for on, text in _ALIGNED_COMBINED.items()}, combined))
     for length, texts, source in tables:
-        found = {on: {name: with_reranked(f"{source}, {name}", *numbers) for name, numbers in rows_of(text)}
+        found = {on: {name: with_reranked(f"{source}, {name}", *numbers, ap=SKLEARN) for name, numbers in rows_of(text)}
                  for on, text in texts.items()}  # fmt: skip
         for name in dict.fromkeys(name for table in found.values() for name in table):
             if ("ML" in name.split(" + ")[:-1]) == mutual:
@@ -384,7 +392,7 @@ ALIGNED_PLUS, ALIGNED_PLUS_VARIANTS = rows_own(_plus())
 
 _PARTS = "beyond-part-models 1686e88 README"
 PCB_INDEPENDENT = {
-    on: with_reranked(f"{_PARTS}, independent 1x1", *numbers)
+    on: with_reranked(f"{_PARTS}, independent 1x1", *numbers, ap=SKLEARN)
     for on, numbers in rows_of(
         """
         market | 92.87 78.54 93.94 90.17
@@ -397,7 +405,7 @@ PCB_SHARED = Variant(
     "shared 1x1",
     {"shared_reduction": True},
     {
-        on: with_reranked(f"{_PARTS}, shared 1x1", *numbers)
+        on: with_reranked(f"{_PARTS}, shared 1x1", *numbers, ap=SKLEARN)
         for on, numbers in rows_of(
             """
             market | 90.86 73.25 92.58 88.02

@@ -367,6 +367,7 @@ class Tester:
     def told(self, name: str) -> dict[str, Any]:
         """The flags of the test of set `name` that are not at their defaults, and images that are not the published."""
         options, splits, entry = self.options, self.splits[name], datasets.DATASETS.get(name)
+        ap = getattr(options, "ap", "hits")
         one_trial = entry is not None and entry.num_trials > 1 and not splits.trials  # of a mean over several
         not_whole = any(not line.startswith("train") for line in splits.differences())
         asked = {
@@ -374,6 +375,7 @@ class Tester:
             "query_expansion": options.expansion,
             "multi_query": options.multi_query,
             "protocol": options.protocol if options.protocol != splits.protocol else None,
+            "ap": ap if ap != "hits" else None,
             f"{name}_trial": one_trial and "one",
             "test images": f"{len(splits.query):,} + {len(splits.gallery):,}" if not_whole else "",
             "left_out": sum(map(len, self.left_out.get(name, {}).values())) + len(splits.left_out),
@@ -663,7 +665,7 @@ def beside(row: Recipe, run: Recipe, trained_on: Iterable[str], name: str, told:
         known = {*ABOUT, *option_defaults(row)}
         fields = {key: value for key, value in variant.given.items() if key in known}
         theirs = {key: plain(value) for key, value in variant.given.items() if key not in known}
-        theirs |= deciding(with_values(row, fields))
+        theirs |= deciding(with_values(row, fields)) | ({} if result.ap == "hits" else {"ap": result.ap})
         differing = [key for key in given | theirs if given.get(key) != theirs.get(key)]
         if not differing and not variant.beyond:
             exact.append(result)

@@ -129,7 +129,8 @@ def variant_table() -> str:
     rows = []
     for name, recipe in RECIPES.items():
         for variant in (Variant("", {}, recipe.published), *recipe.variants):
-            command = " ".join(["--recipe", name, *words(variant.given)])
+            ap = {each.ap for each in variant.published.values()} - {"hits"}
+            command = " ".join(["--recipe", name, *words(variant.given), *(f"--ap {each}" for each in ap)])
             lacking = f" (and {variant.beyond})" if variant.beyond else ""
             for on, result in variant.published.items():
                 if variant.given or lacking or result.rank5 or result.reranked or result.runs > 1:
