@@ -775,9 +775,9 @@ row(
 )
 
 # What all rows of fast-reid have in common; its configurations say the rest.
+FAST_SHAPES = "Images are erased with torchvision's shapes, height / width up to 3.3 for 1 / 0.3, 10 attempts for 100. "
 FAST_REID = (
-    "Label smoothing there gives the true class no share of epsilon (751 identities: 0.9 for 0.90013). Images are "
-    "erased with torchvision's shapes, height / width up to 3.3 for 1 / 0.3 and 10 attempts for 100. "
+    f"Label smoothing there gives the true class no share of epsilon (751 identities: 0.9 for 0.90013). {FAST_SHAPES}"
 )
 ZOO = "fast-reid c9bc3ce, MODEL_ZOO.md"
 
@@ -1066,7 +1066,7 @@ row(
     title="Bag of Tricks on ViT-B/16 as in fast-reid",
     source="fast-reid, configs/Market1501/bagtricks_vit.yml",
     published={},
-    differs=FAST_REID + "It clips the gradient of each parameter at norm 5, here nothing is clipped.",
+    differs=FAST_SHAPES + "It clips the gradient of each parameter at norm 5, here nothing is clipped.",
     test_neck="after",
     test_interpolation="same",
     erase_fill="mean",
