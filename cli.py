@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import shlex
 import textwrap
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -349,6 +350,10 @@ def add_training(parser: Parser, recipe: Recipe) -> None:
     add("--resume", type=yes_no_path, default=True, **SWITCH | {"metavar": "yes|no|FILE"},
         help="go on from last.pt in the output folder if there is one; FILE: else from this one, anybody's, after "
         "the epochs that it has behind it (default: yes)")  # fmt: skip
+    add("--keep_best", action="store_true",
+        help="with --validation_ids: the weights of the best mAP on the people held out, as model_best.pt")  # fmt: skip
+    add("--print_freq", type=Number(int, Range(0, 1_000_000)), default=0, metavar="N",
+        help="a line of text every N iterations, 0 for none (default: 0)")  # fmt: skip
     add("--accumulate", type=Number(int, Range(1, 1_024)), default=1, metavar="N",
         help="train in N parts of a batch: less memory, the same gradients, but batch normalisation sees one part at a "
         "time (default: 1)")  # fmt: skip
@@ -382,6 +387,14 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
     add("--rerank_k2", type=NEIGHBOURS, default=6, help="(default: 6)")
     add("--rerank_lambda", type=Number(float, SHARE), default=0.3, help="(default: 0.3)")
     add("--search_rerank", action="store_true", help="a table and a picture over k1, k2 and lambda of re-ranking")
+    searched: dict[str, Any] = {
+        "nargs": "+",
+        "metavar": "X",
+        "help": "values that it tries (default: the grid of tester.py)",
+    }
+    add("--search_k1", type=NEIGHBOURS, **searched)
+    add("--search_k2", type=NEIGHBOURS, **searched)
+    add("--search_lambda", type=Number(float, SHARE), **searched)
     add("--query_expansion", action=InTurn, numbers=(NEIGHBOURS, ALPHA), metavar=("K", "ALPHA"),
         help="alpha query expansion, e.g. 5 3")  # fmt: skip
     add("--multi_query", choices=("mean", "max"), help="pool all images of a query's person and camera (gt_bbox)")
@@ -488,7 +501,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
     args = parser.parse_args(argv)
     if args.weights is not None:
         args.weights = reading.only_file(args.weights)
-    args.recipe_given = name is not None
+    args.recipe_given, args.command = name is not None, f"main.py {shlex.join(argv)}"
     flags = {flag: action.dest for action in parser._actions for flag in action.option_strings}
     words = {word.split("=")[0] for word in argv}
     args.said = {flags[flag] for flag in words & flags.keys()}
@@ -512,7 +525,7 @@ NEEDS = {  # flag -> the one without which it does nothing, and which of its val
     "sie_cameras": ("weights",),
     "k": ("p",),
     "alternate": ("balance_sigma",),
-    "momentum": ("optimizer", "sgd"),
+    "momentum": ("optimizer", "sgd", "rmsprop"),
     "nesterov": ("optimizer", "sgd"),
     "milestones": ("schedule", "multistep", "cosine", "exponential"),
     "gamma": ("schedule", "multistep", "exponential"),
@@ -520,12 +533,16 @@ NEEDS = {  # flag -> the one without which it does nothing, and which of its val
     **dict.fromkeys(("id_loss", "label_smoothing"), ("id_weight",)),
     **dict.fromkeys(("id_scale", "id_margin"), ("id_loss", "arcface", "cosface", "circle")),
     "focal_gamma": ("id_loss", "focal"),
-    **dict.fromkeys(("mining", "hard_factor"), ("triplet_weight",)),
+    **dict.fromkeys(("mining", "margin", "hard_factor"), ("triplet_weight",)),
     **dict.fromkeys(("balance_alpha", "balance_gamma", "balance_rule"), ("balance_sigma",)),
-    "local_mining": ("local_triplet_weight",),
+    **dict.fromkeys(("local_mining", "local_margin"), ("local_triplet_weight",)),
     "center_lr": ("center_weight",),
     **dict.fromkeys(("circle_margin", "circle_gamma"), ("circle_weight",)),
     "erase_fill": ("erase",),
+    "erase_value": ("erase_fill", "value"),
+    "start_eval": ("eval_every",),
+    "keep_best": ("validation_ids",),
+    **dict.fromkeys(("search_k1", "search_k2", "search_lambda"), ("search_rerank",)),
     "local_weight": ("test_distance", "both"),
 }
 
@@ -549,7 +566,8 @@ READ = {  # topic of the help, or flag -> the modes that read it; what is not he
     "gallery_path": ("visualize", "extract"),
     **dict.fromkeys(("num_queries", "order", "only", "show_junk", "batches", "tracklets"), ("train", "visualize")),
     **dict.fromkeys(
-        ("flip", "pad", "translate", "erase", "erase_fill", "color_jitter", "random_patch"), ("train", "visualize")
+        ("flip", "pad", "translate", "erase", "erase_fill", "erase_value", "color_jitter", "random_patch"),
+        ("train", "visualize"),
     ),
     **dict.fromkeys(("infrared", "seq_len", "temporal_pooling", "test_frames"), MODES),
 }

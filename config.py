@@ -210,6 +210,9 @@ class Recipe:
         (0.02, 0.4), "share of the image that is erased", "images", unit=("LEAST", "MOST"), within=Range(0.0001, 1)
     )
     erase_log_aspect: bool = field(False, "draw the shape of what is erased log-uniformly, as timm", "images")
+    erase_value: tuple[float, float, float] = field(
+        (0.0, 0.0, 0.0), "colour of --erase_fill value, of 0 to 1", "images", unit=("R", "G", "B"), within=SHARE
+    )
     color_jitter: float = field(0.0, "probability of colour jitter", "images", within=SHARE)
     random_patch: float = field(0.0, "probability of torchreid's random patch", "images", within=SHARE)
 
@@ -297,6 +300,7 @@ class Recipe:
     eval_every: int = field(
         0, "epochs between evaluations, 0 for only the last", "optimisation", within=Range(0, 100_000)
     )
+    start_eval: int = field(0, "epoch of the first of them", "optimisation", within=Range(0, 100_000))
 
     # a term is there where its weight is not zero
     reduction: str = field(
@@ -325,6 +329,7 @@ class Recipe:
     hard_factor: float = field(0.0, "makes hard triplets harder", "losses", within=FRACTION)
     triplet_normalize: bool = field(False, "L2-normalise features in the triplet loss", "losses")
     local_triplet_weight: float = field(0.0, "weight of AlignedReID's triplet loss on parts", "losses", within=WEIGHT)
+    local_margin: float | None = field(0.3, "its margin, or soft", "losses", none="soft", within=Range(0, 1_000))
     local_mining: str = field(
         "global", "the distance that finds its hard samples", "losses", choices=("global", "local")
     )
@@ -347,6 +352,7 @@ class Recipe:
     ring_weight: float = field(0.0, "weight of the ring loss", "losses", within=WEIGHT)
     mutual_kl_weight: float = field(0.0, "weight of the members' classification mutual loss", "losses", within=WEIGHT)
     mutual_distance_weight: float = field(0.0, "weight of the members' distance mutual loss", "losses", within=WEIGHT)
+    mutual_local_weight: float = field(0.0, "weight of the same on AlignedReID's parts", "losses", within=WEIGHT)
 
     metric: str = field(
         "euclidean", "what embeddings are compared with", "testing", choices=("euclidean", "cosine"), result=True
@@ -359,6 +365,9 @@ class Recipe:
         result=True,
     )
     local_weight: float = field(1.0, "weight of the local distance in the sum", "testing", within=WEIGHT, result=True)
+    test_member: int = field(
+        1, "which of the --members answers; 0: all, side by side", "testing", within=Range(0, 8), result=True
+    )
 
     def settings(self) -> dict[str, Any]:
         """Every field that decides weights, as plain values."""
@@ -373,6 +382,8 @@ class Recipe:
         `num_cameras` counts the cameras of the training set, for networks that learn an embedding of each.
         Networks whose ID loss holds its own weights get no classifiers.
         """
+        if self.test_member > self.members:
+            raise ValueError(f"--test_member {self.test_member} is none of the {self.members} of --members")
         names = arguments(self.network)
         given = self.arguments_of(self.network) | {"pretrained": pretrained}
         given["num_pids"] = num_pids if self.reads_logits else 0
@@ -380,7 +391,9 @@ class Recipe:
             given["num_cameras"] = num_cameras if self.sie_weight else 0
         make = partial(self.network, **given)
         try:  # a constructor knows what is wrong with an option, but not whose it is
-            model: models.Model = make() if self.members == 1 else models.Mutual([make() for _ in range(self.members)])
+            model: models.Model = make()
+            if self.members > 1:
+                model = models.Mutual([model, *(make() for _ in range(self.members - 1))], self.test_member)
         except ValueError as error:
             raise ValueError(f"recipe {self.name} ({self.place}): {error}") from error
         if not isinstance(model, models.Model):
@@ -818,7 +831,7 @@ def combined(recipe: Recipe, num_pids: int) -> losses.Criterion:
         if r.triplet_weight:
             terms |= over_outputs("triplet", r.triplet_weight, partial(triplet_loss, r), r.reduction)
     if r.local_triplet_weight:
-        local = losses.AlignedTriplet(r.margin, r.triplet_normalize, r.normalize_parts, r.local_mining)
+        local = losses.AlignedTriplet(r.local_margin, r.triplet_normalize, r.normalize_parts, r.local_mining)
         terms["local"] = (r.local_triplet_weight, local)
     if r.center_weight:
         dim = r.feature_width(num_pids)
@@ -832,6 +845,9 @@ def combined(recipe: Recipe, num_pids: int) -> losses.Criterion:
     if r.mutual_distance_weight:
         distance = losses.MutualDistance(r.members, r.triplet_normalize)
         terms["mutual_distance"] = (r.mutual_distance_weight, distance)
+    if r.mutual_local_weight:
+        local_distance = losses.MutualLocalDistance(r.members, r.normalize_parts)
+        terms["mutual_local"] = (r.mutual_local_weight, local_distance)
     own = own_terms(r, num_pids)
     if own.keys() & terms.keys():
         raise ValueError(f"recipe {r.name} names a term of its own {', '.join(own.keys() & terms.keys())}: it has one")

@@ -803,6 +803,11 @@ class MutualKL(nn.Module):
         return mutual(split_members(output.logits, self.members, "logits"), mutual_kl)
 
 
+def drawn_together(matrices: Sequence[Tensor], members: int) -> Tensor:
+    """Mean squared difference of distance matrices (B, B) of each network from those of the others, `mutual`."""
+    return mutual(split_members(matrices, members, "feats"), lambda own, other: (own - other.detach()).square().mean())
+
+
 class MutualDistance(nn.Module):
     """Metric mutual loss of AlignedReID (Zhang et al. 2017): the distance matrices in the batch are drawn together.
 
@@ -822,9 +827,28 @@ class MutualDistance(nn.Module):
         feats = [full_precision(feat) for feat in output.feats]
         feats = [F.normalize(feat, dim=-1) if self.normalize else feat for feat in feats]
         matrices = [euclidean_distance(feat, feat) for feat in feats]  # (B, B) each
-        return mutual(
-            split_members(matrices, self.members, "feats"), lambda own, other: (own - other.detach()).square().mean()
-        )
+        return drawn_together(matrices, self.members)
+
+
+class MutualLocalDistance(nn.Module):
+    """`MutualDistance` on AlignedReID's local distances (2e2d454, script/experiment/train_ml.py:528-537).
+
+    output.parts hold those of the first network, then those of the next, along S. There the term is computed only with
+    hard samples found by the local distance, which has the matrices at hand.
+    """
+
+    needs = ("parts",)
+
+    def __init__(self, members: int = 2, normalize_parts: bool = False):
+        super().__init__()
+        self.members = check_members(members)
+        self.normalize_parts = normalize_parts
+
+    def forward(self, output: Output, labels: Tensor) -> Tensor:
+        assert output.parts is not None  # `needs`, which Criterion checks
+        parts = output.parts.chunk(self.members, dim=1)
+        matrices = [aligned_distance(each, each, self.normalize_parts) for each in parts]  # (B, B) each
+        return drawn_together(matrices, self.members)
 
 
 BALANCE_RULES = ("released", "paper")

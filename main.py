@@ -55,6 +55,7 @@ import checkpoints
 import loaders
 import losses
 import models
+import rerank
 import tester
 import train
 import video
@@ -244,7 +245,7 @@ def begun_after(args) -> int:
 @functools.lru_cache(1)
 def epochs_of(path: Path) -> int | None:
     """How many epochs a weight file has behind it."""
-    return reading.read(path).epochs
+    return reading.read(reading.only_file(path)).epochs
 
 
 def build_network(recipe: Recipe, num_pids: int, cameras: int, run: Run, seed: int) -> models.Model:
@@ -466,8 +467,14 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
         found, trains, tests = load_data(args)
     check_before_training(args, found, trains, tests)
     run = make_run(args, recipe, trains)
-    with lock.held(run.output) if processes.is_main() else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
+        keep = None
+        if processes.is_main():
+            held.enter_context(lock.held(run.output))
+            keep = held.enter_context(files.printed_to(run.output / "log.txt", args.command))
         parts = ready(args, recipe, given, run, found, trains, tests)
+        if keep:
+            keep()  # nothing refused it: this is the run of the folder
         log = train.fit(*parts[:3], recipe, parts.folder, parts.tested, parts.conditions)
         results = log[-1].get("metrics", {})
         if processes.is_main():
@@ -495,7 +502,7 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
     sets = {name: found[name] for name in tests}
     tested = make_tester(args, recipe, run, sets, cameras, True, bool(args.num_queries))
     description = description_of(args, recipe, given, run, data)
-    free = frozenset({"overrides", "eval_every", "epochs"})  # the settings say more than the overrides
+    free = frozenset({"overrides", "eval_every", "start_eval", "epochs"})  # the settings say more than the overrides
     folder = checkpoints.Folder(run.output, description, bool(args.resume), free, tested.digest())
     dry = argparse.Namespace(**(vars(args) | {"skip_bad_images": False}))
     loader = training_data(dry, recipe, run, data, cache="none")  # raises what would be raised, and decodes nothing
@@ -516,6 +523,8 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
         scaler=torch.amp.GradScaler(run.device.type, enabled=run.amp == "fp16"),
         chunks=args.accumulate,
         forward=compiled(model, run.device) if args.compile else None,
+        print_freq=args.print_freq,
+        best_on=tuple(name for name in tests if name.endswith("_val")) if args.keep_best else (),
     )
     trained, told = processes.from_main(train.look_back(folder, recipe) if processes.is_main() else None)
     if not told and processes.is_main():
@@ -543,6 +552,10 @@ def finish(args, recipe: Recipe, given: dict, run: Run, parts: Parts, log: list[
         origin = parts.folder.description
         theirs = compared_with(recipe, parts.tested, results, origin)
         print("\n" + tester.table(results, "+".join(origin["trained_on"]), theirs))
+    if line := train.best(log, parts.conditions.best_on) if args.keep_best else None:
+        print(
+            f"\n{'best':<14}{run.output / 'model_best.pt'}: epoch {line['epoch']}, the highest mAP on people held out"
+        )
     print(f"\n{'weights':<14}{weights}\n{'results':<14}{run.output / 'metrics.json'}")
     for path in pictures:
         print(f"{'pictures':<14}{path}")
@@ -716,6 +729,7 @@ def make_tester(
         max_rank=args.max_rank,
         rerank=reranking if args.rerank else None,
         search=args.search_rerank,
+        grid=grid_of(args) if args.search_rerank else None,
         expansion=tuple(args.query_expansion) if args.query_expansion else None,
         multi_query=args.multi_query,
         details=args.details,
@@ -733,6 +747,12 @@ def make_tester(
         camera_label=functools.partial(datasets.camera_label, cameras) if cameras else None,
         group=processes.group() if share else None,
     )
+
+
+def grid_of(args) -> rerank.Grid:
+    """What --search_rerank tries."""
+    given = {"k1s": args.search_k1, "k2s": args.search_k2, "lambdas": args.search_lambda}
+    return tester.GRID._replace(**{name: tuple(sorted(set(values))) for name, values in given.items() if values})
 
 
 def make_run(args, recipe: Recipe, trains: list[str]) -> Run:

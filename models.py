@@ -280,19 +280,21 @@ class Mutual(Model):
     """Several networks that learn from each other (Zhang et al., Deep Mutual Learning, CVPR 2018), as in AlignedReID.
 
     While training, logits and feats are those of the first network, then those of the next, and parts are joined along
-    S, (B, members * S, d). In eval mode the first network answers alone, as the paper tests.
+    S, (B, members * S, d). In eval mode network `answers` (from 1) answers alone, as the paper tests; with 0 all do,
+    embeddings (B, members * D) and parts (B, S, members * d) side by side.
     """
 
     renames = ()
 
-    def __init__(self, members: Iterable[Model]):
+    def __init__(self, members: Iterable[Model], answers: int = 1):
         super().__init__()
         members = list(members)
+        self.answers = answers
         self.members: Any = nn.ModuleList(members)
         if len(members) < 2:
             raise ValueError(f"Mutual learning needs at least two networks, got {len(members)}.")
         self.num_pids, self.shown = members[0].num_pids, members[0].shown
-        self.embedding_dim = members[0].embedding_dim
+        self.embedding_dim = members[0].embedding_dim * (1 if answers else len(members))
         self.feat_dims = tuple(dim for member in members for dim in member.feat_dims)
 
     def trunk(self) -> Iterator[nn.Parameter]:
@@ -304,8 +306,8 @@ class Mutual(Model):
         return [p for member in self.members for p in member.layers(group)]
 
     def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
-        """Of the network that answers in a test."""
-        return self.members[0].feature_map(images, views)
+        """Of the network that answers in a test, or the first of all."""
+        return self.members[max(self.answers, 1) - 1].feature_map(images, views)
 
     def begin_stage(self, stage: int) -> None:
         """Told to every member."""
@@ -313,9 +315,12 @@ class Mutual(Model):
             member.begin_stage(stage)
 
     def forward(self, images: Tensor, views: Views | None = None) -> Output:
-        if not self.training:
-            return self.members[0](images, views)
+        if not self.training and self.answers:
+            return self.members[self.answers - 1](images, views)
         outputs = [member(images, views) for member in self.members]
+        if not self.training:
+            joined = None if outputs[0].parts is None else torch.cat([o.parts for o in outputs], dim=2)
+            return Output(torch.cat([o.embedding for o in outputs], dim=1), (), (), joined)
         parts = None if outputs[0].parts is None else torch.cat([o.parts for o in outputs], dim=1)
         logits, feats = (tuple(x for o in outputs for x in getattr(o, field)) for field in ("logits", "feats"))
         return Output(outputs[0].embedding, logits, feats, parts)

@@ -22,7 +22,6 @@ import datasets
 import evaluate
 import loaders
 import protocols
-import rerank
 import video
 import visualize
 from config import ABOUT, RESULT_FIELDS, Recipe, option_defaults, plain, with_values
@@ -30,8 +29,9 @@ from details import PAIRS_TO_TELL, CameraPairCollector, RankedLists, Ranking, Ve
 from machine import fingerprint, processes
 from machine.memory import Budget
 from published import Published, Reranked, Variant, between
+from rerank import Grid
 
-GRID = rerank.Grid((5, 10, 15, 20, 25, 30, 35, 40, 45, 50), (1, 3, 6, 9, 12), (0.1, 0.2, 0.3, 0.5))  # of the search
+GRID = Grid((5, 10, 15, 20, 25, 30, 35, 40, 45, 50), (1, 3, 6, 9, 12), (0.1, 0.2, 0.3, 0.5))  # of the search
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Options:
     max_rank: int = 50
     rerank: dict | None = None  # k1, k2, lambda_value
     search: bool = False  # a table of re-ranking parameters
+    grid: Grid | None = None  # that it tries; None: `GRID`
     expansion: tuple[int, float] | None = None  # alpha query expansion: k, alpha
     multi_query: str | None = None  # mean or max over all images of the query's person and camera
     details: bool = False  # verification rates and camera pairs
@@ -344,7 +345,7 @@ class Tester:
     def conditions(self, name: str) -> dict:
         """What else decides the numbers of data set `name`: the comparison, every option of the test, the images."""
         recipe, options = self.recipe, self.options
-        names = ("flip", "rerank", "search", "expansion", "multi_query", "ap", "max_rank", "details", "skip_bad")
+        names = ("flip", "rerank", "search", "grid", "expansion", "multi_query", "ap", "max_rank", "details", "skip_bad")
         asked = {key: getattr(options, key) for key in names}
         compared = {key: getattr(recipe, key) for key in ("image_size", "mean", "std", *RESULT_FIELDS)}
         compared["interpolation"] = recipe.test_filter
@@ -433,9 +434,9 @@ class Tester:
         }
 
     def search(self, query: Features, gallery: Features, labels: protocols.Labels) -> list[evaluate.Trial]:
-        """mAP and rank-1 after re-ranking for every combination of `GRID`."""
+        """mAP and rank-1 after re-ranking for every combination of the grid."""
         compared = query.compared(self.recipe), gallery.compared(self.recipe)
-        return evaluate.search(*compared, labels, GRID, self.comparison())
+        return evaluate.search(*compared, labels, self.options.grid or GRID, self.comparison())
 
     def nearest(self, query: Features, gallery: Features, top_k: int) -> list[Ranking]:
         """The `top_k` nearest gallery images of each query, of which nobody knows who is on them."""

@@ -14,7 +14,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -79,17 +79,19 @@ def build_optimizers(model: Model, criterion: Criterion, recipe) -> list[torch.o
     return optimizers
 
 
-OPTIMIZERS = ("adam", "adamw", "amsgrad", "sgd")
+OPTIMIZERS = ("adam", "adamw", "amsgrad", "rmsprop", "sgd")
 
 
 def main_optimizer(recipe, groups: list[dict]) -> torch.optim.Optimizer:
-    """``adam``, ``amsgrad`` and ``sgd`` add weight decay to the gradient, as the published recipes do; ``adamw`` does
-    not. All run fused."""
+    """All but ``adamw`` add weight decay to the gradient, as the published recipes do. All that can run fused;
+    ``rmsprop`` with torchreid's alpha of 0.99 (f8cd150, torchreid/optim/optimizer.py)."""
     decay = recipe.weight_decay
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             groups, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=decay, fused=True
         )
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, alpha=0.99, momentum=recipe.momentum, weight_decay=decay)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
     if recipe.optimizer in ("adam", "amsgrad"):
@@ -191,6 +193,8 @@ class Conditions:
     clip_grad: float = 0.0  # largest gradient norm; 0: no clipping
     chunks: int = 1  # parts of a batch whose graphs are not held at the same time, see `in_chunks`
     forward: nn.Module | None = None  # called in place of the model: its compiled form
+    print_freq: int = 0  # iterations between lines of text, 0 for none; each waits for the device
+    best_on: tuple[str, ...] = ()  # test sets whose mean mAP finds the weights to keep as model_best.pt
 
 
 class Span(NamedTuple):
@@ -239,6 +243,9 @@ def train_one_epoch(
         for means, at in glance.arrived():
             bar.set_postfix({name: f"{mean:.3f}" for name, mean in means.items()})
             check_finite(means, span.epoch, at)
+        if how.print_freq and count % how.print_freq == 0:
+            said = "  ".join(f"{name} {mean:.4f}" for name, mean in means_of(sums, count).items())
+            print(f"{span.label}  iteration {count}/{span.num_steps}  {said}", flush=True)
         if stop is not None and processes.any_of(stop.is_set()) and count < span.num_steps:
             raise Interrupted(partial={"step": count, "sums": sums})
     means = means_of(sums, count)
@@ -513,7 +520,8 @@ class Training:
     def due(self, epoch: int) -> bool:
         """Whether `epoch` (from 0) is followed by an evaluation."""
         every = self.recipe.eval_every
-        return epoch + 1 == self.epochs or bool(every and (epoch + 1) % every == 0)
+        begun = epoch + 1 >= self.recipe.start_eval
+        return epoch + 1 == self.epochs or bool(every and begun and (epoch + 1) % every == 0)
 
     def begin(self, epoch: int) -> None:
         """Open layers for `epoch`."""
@@ -613,6 +621,8 @@ class Training:
             writer.write(path, self.weights)
         processes.same_everywhere(self.model)  # running statistics
         self.log[-1] |= {"metrics": evaluate(self.model, stop), "tested": self.folder.tested}
+        if self.how.best_on and best(self.log, self.how.best_on) is self.log[-1]:
+            writer.write(self.folder.path / "model_best.pt", self.weights)
         writer.keep(self.folder, self.everything)
 
     def weight_files(self) -> tuple[Path, Path]:
@@ -634,6 +644,12 @@ class Training:
         state |= {name: part.state_dict() for name, part in self.parts.items() if hasattr(part, "state_dict")}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         return state | {"epochs": self.recipe.epochs}
+
+
+def best(log: list[dict], on: Sequence[str]) -> dict | None:
+    """The line of the log with the highest mean mAP over the test sets `on`, the first of several; None without one."""
+    told = [line for line in log if set(on) <= line.get("metrics", {}).keys()]
+    return max(told, key=lambda line: sum(line["metrics"][name]["mAP"] for name in on), default=None)
 
 
 def epoch_line(line: dict, epochs: int) -> str:

@@ -25,7 +25,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 STREAMS = ("flip", "pad", "translate", "patch", "jitter", "erase", "sampler", "noise", "frames", "policy")
 JITTER = (0.2, 0.15)  # brightness, contrast: torchreid f8cd150, torchreid/data/transforms.py
-FILLS = ("mean_raw", "mean", "black", "pixel")
+FILLS = ("mean_raw", "mean", "black", "pixel", "value")
 NOISE_BANK = 1 << 20  # normal numbers kept for erase_fill="pixel"; each image reads a run of them from a random place
 
 
@@ -165,7 +165,7 @@ class Augmentation:
         "mean_raw": `mean` written into the normalised image, as reid-strong-baseline and torchreid do;
         "mean": `mean` written before normalising, hence 0 (fast-reid); "black": black before normalising;
         "pixel": a normal number for each value of the normalised image (timm's "pixel", TransReID);
-        three numbers: that colour in [0, 1] before normalising.
+        "value": the colour `erase_value` in [0, 1], before normalising.
     erase_area: bounds of the share of the image that is erased. Zhong et al.: 0.02, 0.4.
     erase_aspect: bounds of height / width. Zhong et al.: 0.3, 1 / 0.3.
     erase_log_aspect: draw the aspect log-uniformly (timm) instead of uniformly (all re-ID code).
@@ -179,7 +179,8 @@ class Augmentation:
     random_patch: float = 0.0
     color_jitter: float = 0.0
     erase: float = 0.5
-    erase_fill: str | tuple[float, float, float] = "mean_raw"
+    erase_fill: str = "mean_raw"
+    erase_value: tuple[float, float, float] = (0.0, 0.0, 0.0)
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
     erase_log_aspect: bool = False
@@ -193,8 +194,7 @@ class Augmentation:
                 raise ValueError(f"{name} is a probability and must lie in [0, 1]: {getattr(self, name)}")
         if self.pad < 0:
             raise ValueError(f"pad must not be negative: {self.pad}")
-        if isinstance(self.erase_fill, str):
-            check_one_of("erase_fill", self.erase_fill, FILLS)
+        check_one_of("erase_fill", self.erase_fill, FILLS)
         for name, high in (("erase_area", 1), ("erase_aspect", math.inf)):
             low, top = getattr(self, name)
             if not 0 < low <= top <= high:
@@ -308,8 +308,7 @@ class Augmentation:
             return None
         if self.erase_fill == "mean_raw":
             return tuple(self.mean)
-        named = {"mean": self.mean, "black": (0.0, 0.0, 0.0)}
-        colour = named[self.erase_fill] if isinstance(self.erase_fill, str) else self.erase_fill
+        colour = {"mean": self.mean, "black": (0.0, 0.0, 0.0), "value": self.erase_value}[self.erase_fill]
         return tuple((c - m) / s for c, m, s in zip(colour, self.mean, self.std, strict=True))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
 import secrets
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,6 +76,39 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """`text` as the whole of the file at `path`, in one step."""
     with replace(path, "w", needed=len(text)) as file:
         file.write(text)
+
+
+class Both(io.TextIOBase):
+    """A stream that writes to two."""
+
+    def __init__(self, first: IO, second: Any):
+        self.streams = first, second
+
+    def write(self, text: str) -> int:
+        for stream in self.streams:
+            stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self.streams:
+            stream.flush()
+
+
+@contextlib.contextmanager
+def printed_to(path: Path, title: str) -> Iterator[Callable[[], None]]:
+    """Hands out a function: once it is called, all that is printed inside, before and after, is added to `path` under
+    `title` and the time; and printed all the same."""
+    with contextlib.ExitStack() as opened:
+        both = Both(sys.stdout, io.StringIO(f"\n==== {time.strftime('%Y-%m-%d %H:%M:%S')}  {title}\n"))
+        both.streams[1].seek(0, io.SEEK_END)
+
+        def keep() -> None:
+            file = opened.enter_context(open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1))
+            file.write(both.streams[1].getvalue())
+            both.streams = both.streams[0], file
+
+        opened.enter_context(contextlib.redirect_stdout(both))
+        yield keep
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

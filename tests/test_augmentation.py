@@ -229,7 +229,7 @@ FILL_VALUES = {  # in the normalised image
     "mean_raw": MEAN,
     "mean": (0.0, 0.0, 0.0),
     "black": tuple(-m / s for m, s in zip(MEAN, STD, strict=True)),
-    (1.0, 0.5, 0.0): tuple((c - m) / s for c, m, s in zip((1.0, 0.5, 0.0), MEAN, STD, strict=True)),
+    "value": tuple((c - m) / s for c, m, s in zip((1.0, 0.5, 0.0), MEAN, STD, strict=True)),
 }
 
 
@@ -238,7 +238,7 @@ FILL_VALUES = {  # in the normalised image
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_erasing_fills_exactly_the_rectangle(put, fill, memory_format):
     images = torch.randn(20, 3, *SIZE).contiguous(memory_format=memory_format)
-    transform = augmentation.Augmentation(erase=0.6, erase_fill=fill)
+    transform = augmentation.Augmentation(erase=0.6, erase_fill=fill, erase_value=(1.0, 0.5, 0.0))
     draws = transform.draw(20, SIZE, 1, 0, 0, 0).erase
     expected = images.clone()
     for image, (y, x, h, w, _) in zip(expected, draws.tolist(), strict=True):

@@ -315,7 +315,7 @@ def test_an_option_with_the_name_of_a_flag_is_an_error_that_names_the_row(monkey
     ("--root data", "--root is here --market_path DIR"),
     ("--data=market.yaml", "--data is here --market_path DIR"),
     ("--config-file bot.yml", "--config_file is here --recipe NAME"),
-    ("--evaluate", "--evaluate is here --mode test"),
+    ("--evaluate --start-eval 3 --print-freq 5", "--evaluate is here --mode test"),
     ("--vis-ranked-res", "--vis_ranked_res is here --mode visualize"),
     ("--load-weights x.pth", "--load_weights is here --weights FILE in a test, --pretrained FILE"),
     ("--gpu-devices 0", "--gpu_devices is here --device cuda:N"),
@@ -370,6 +370,8 @@ def test_a_size_of_shuffled_batches_is_taken_as_its_own_message_says(capsys):
     ("--focal_gamma 3", "--focal_gamma does nothing, since --id_loss is softmax: give --id_loss focal with it"),
     ("--optimizer adam --momentum 0.5", "--momentum does nothing, since --optimizer is adam"),
     ("--center_lr 0.1", "--center_lr does nothing, since --center_weight is 0.0: give --center_weight with it"),
+    ("--keep_best", "--keep_best does nothing, since --validation_ids is 0: give --validation_ids with it"),
+    ("--erase_value 0 0 1", "--erase_value does nothing, since --erase_fill is mean_raw: give --erase_fill value"),
     ("--weights a --pretrained b", "--weights and --pretrained both name what a training starts from"),
 ])  # fmt: skip
 def test_a_flag_that_would_do_nothing_is_an_error_in_one_line(words, message, capsys, tmp_path, monkeypatch):

@@ -274,6 +274,13 @@ def test_mutual_keeps_the_members_apart():
     assert tested.parts.shape == (4, 3, 128)
     with pytest.raises(ValueError, match="at least two"):
         models.Mutual([model.members[0]])
+    first, second = (member(images) for member in model.members)
+    torch.testing.assert_close(models.Mutual(model.members, 2).eval()(images).embedding, second.embedding)
+    both = models.Mutual(model.members, 0).eval()
+    tested = both(images)
+    torch.testing.assert_close(tested.embedding, torch.cat((first.embedding, second.embedding), 1))
+    torch.testing.assert_close(tested.parts, torch.cat((first.parts, second.parts), 2))
+    assert tested.embedding.shape[1] == both.embedding_dim
 
 
 def test_pcb_cuts_equal_stripes_and_normalises_each():

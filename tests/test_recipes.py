@@ -129,6 +129,8 @@ def test_terms_and_weights_of_the_parts_methods():
     assert pyramid.id_loss.reduction == pyramid.triplet_loss.reduction == "sum" and pyramid.triplet_loss.margin == 1.4
     assert list(terms("aligned")) == ["triplet", "local"] and terms("aligned")["local"][1].mine == "local"
     assert list(terms("aligned_mutual")) == ["id", "triplet", "local", "mutual_kl", "mutual_distance"]
+    own = terms("aligned_mutual", mutual_local_weight=0.5, margin=0.2, local_margin=0.4)
+    assert (own["triplet"][1].margin, own["local"][1].margin, own["mutual_local"][0]) == (0.2, 0.4, 0.5)
     half = terms("transreid", backbone="vit_tiny_patch16_224")
     assert {name: weight for name, (weight, _) in half.items()} == {
         "id": 0.5, "id_parts": 0.5, "triplet": 0.5, "triplet_parts": 0.5

@@ -390,3 +390,51 @@ def test_seeds_have_default_folders_of_their_own(data, tmp_path, monkeypatch):
     test = ("--mode", "test", "--recipe", "demo", "--market_path", data, "--threads", "1")
     assert run(*test, "--seed", "1") == 0 == run(*test, "--seed", "7")  # which draws nothing here
     assert {len(list(each.glob("metrics_*.json"))) for each in Path("runs").iterdir()} == {1}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is told on the way, and what is kept
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_evaluations_begin_late_lines_come_every_few_iterations_and_the_best_on_people_held_out_is_kept(
+    data, tmp_path, capsys
+):
+    words = ("--market_path", data, "--output_path", tmp_path, *TINY, "--epochs", "4", "--eval-every", "1")
+    words = (*words, "--start-eval", "2", "--print-freq", "2", "--validation_ids", "3", "--keep_best", "--lr", "0.01")
+    assert run(*words) == 0
+    told = capsys.readouterr().out
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert ["metrics" in line for line in log] == [False, True, True, True]
+    best = max(log[1:], key=lambda line: line["metrics"]["market_val"]["mAP"])["epoch"]
+    assert checkpoints.load(tmp_path / "model_best.pt")["epoch"] == best
+    assert f"model_best.pt: epoch {best}, the highest mAP on people held out" in told
+    assert re.findall(r"^epoch (\d)/4  iteration 2/3  loss \d", told, re.MULTILINE) == list("1234")
+    text = (tmp_path / "log.txt").read_text()
+    assert text.startswith("\n==== ") and "--keep_best" in text.splitlines()[1]
+    assert all(line in text for line in told[told.index("Recipe demo") :].splitlines())
+    assert run(*words) == 0 and (tmp_path / "log.txt").read_text().startswith(text)
+
+
+def test_the_search_tries_what_its_flags_say(folder, data):
+    words = ("--mode", "test", "--market_path", data, "--output_path", folder, "--threads", "1", "--search_rerank")
+    assert run(*words, "--search_k1", "4", "3", "--search_k2", "1", "--search_lambda", "0.3", "0.5") == 0
+    tried = {
+        (each["k1"], each["k2"], each["lambda_value"]) for each in results(folder / "metrics_model.json")["search"]
+    }
+    assert tried == {(k1, 1, part) for k1 in (3, 4) for part in (0.3, 0.5)}
+
+
+def test_either_member_of_a_mutual_pair_and_both_are_tested(data, tmp_path, capsys):
+    words = ("--market_path", data, "--output_path", tmp_path, *TINY, "--members", "2", "--reduction", "sum")
+    assert run(*words, "--epochs", "1", "--optimizer", "rmsprop", "--mutual_kl_weight", "1") == 0
+    test = ("--mode", "test", "--market_path", data, "--weights", tmp_path / "model.pt", "--threads", "1")
+    found = {}
+    for member in ("1", "2", "0"):
+        assert run(*test, "--output_path", tmp_path / member, "--test_member", member) == 0
+        found[member] = results(tmp_path / member / "metrics_model.json")
+        assert found[member]["measured"]["test_member"] == int(member)
+    assert found["1"]["mAP"] == results(tmp_path / "metrics.json")["mAP"]
+    assert len({each["mAP"] for each in found.values()}) == 3
+    assert run(*test, "--output_path", tmp_path, "--test_member", "3") == 1
+    assert "--test_member 3 is none of the 2 of --members" in capsys.readouterr().err

@@ -132,6 +132,7 @@ def test_optimisers_step_as_torchs_plain_ones(name):
         "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01),
         "amsgrad": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01, amsgrad=True),
         "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.01),
+        "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.1, alpha=0.99, weight_decay=0.01, momentum=0.9),
         "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01, momentum=0.9, nesterov=True),
     }[name]
     ours, theirs = (nn.Parameter(torch.ones(5)) for _ in range(2))
