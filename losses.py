@@ -839,9 +839,10 @@ class MutualLocalDistance(nn.Module):
 
     needs = ("parts",)
 
-    def __init__(self, members: int = 2, normalize_parts: bool = False):
+    @ranges.checked
+    def __init__(self, members: Members = 2, normalize_parts: bool = False):
         super().__init__()
-        self.members = check_members(members)
+        self.members = members
         self.normalize_parts = normalize_parts
 
     def forward(self, output: Output, labels: Tensor) -> Tensor:
