@@ -60,12 +60,14 @@ class Stage(NamedTuple):
     A group is "new", all that no pretrained weights fill, or a module of the network, such as "classifier": see
     `models.Model.layers`.
     What is frozen keeps its BatchNorm in eval mode. `restart`: the learning rate schedule starts again with the stage;
-    otherwise it runs on over all stages (torchreid's ``fixbase_epoch``, PCB+RPP).
+    otherwise it runs on over all stages (torchreid's ``fixbase_epoch``, PCB+RPP). `lr`: the rate all through the stage,
+    in place of the schedule's.
     """
 
     epochs: int
     trainable: tuple[str, ...] = ()
     restart: bool = False
+    lr: float = 0.0
 
 
 class Term(NamedTuple):
@@ -276,6 +278,9 @@ class Recipe:
         "what trains then: new, all that no pretrained weights fill, or modules of the network",
         "optimisation",
     )
+    fixbase_lr: float = field(
+        0.0, "learning rate of these epochs; 0: as --lr and the schedule say", "optimisation", within=WEIGHT
+    )
     stages: tuple[Stage, ...] = ()  # staged training; empty: `fixbase_epochs`, then everything
     schedule: str = field("multistep", "how the learning rate falls", "optimisation", choices=train.SCHEDULES)
     milestones: tuple[int, ...] = field(
@@ -295,6 +300,9 @@ class Recipe:
     )
     first_epoch: int = field(
         0, "number of the first epoch in warm-up, cosine and exponential fall", "optimisation", within=Range(0, 1)
+    )
+    warmup_method: str = field(
+        "linear", "of the warm-up: a rise to --lr, or constant", "optimisation", choices=("linear", "constant")
     )
     warmup_factor: float = field(0.01, "where the warm-up starts, over --lr", "optimisation", within=SHARE)
     eval_every: int = field(
@@ -461,7 +469,7 @@ class Recipe:
         if self.stages:
             return scaled(self.stages, self.epochs)
         frozen = min(self.fixbase_epochs, self.epochs)
-        first = (Stage(frozen, self.open_layers),) if frozen else ()
+        first = (Stage(frozen, self.open_layers, lr=self.fixbase_lr),) if frozen else ()
         return (*first, Stage(self.epochs - frozen))
 
 

@@ -687,7 +687,7 @@ def deciding(recipe: Recipe) -> dict[str, Any]:
     found = recipe.settings() | {name: plain(getattr(recipe, name)) for name in RESULT_FIELDS}
     found |= {name: plain(value) for name, value in option_defaults(recipe).items()}
     named = recipe.pretrained in ("imagenet", "none")
-    del found["options"], found["eval_every"]
+    del found["options"], found["eval_every"], found["start_eval"]
     return found | {"pretrained": recipe.pretrained if named else "FILE"}
 
 

@@ -120,7 +120,8 @@ def step_factor(recipe, epoch: int, epochs: int, step: int, steps: int) -> float
 
     With t = epoch + `first_epoch`:
     warm-up      linear from `warmup_factor` f: f (1 - a) + a with a = t / warmup_epochs (reid-strong-baseline 3da7e6f,
-                 solver/lr_scheduler.py), or a = iterations done / warmup_iterations (fast-reid c9bc3ce)
+                 solver/lr_scheduler.py), or a = iterations done / warmup_iterations (fast-reid c9bc3ce); with
+                 `warmup_method` constant it is f all through, as in both
     multistep    times `gamma` after each epoch count in `milestones`
     cosine       0.5 (1 + cos(pi d)), down to `lr_floor` instead of 0, and
     exponential  `gamma` ** d (triplet loss, Hermans et al., sec. 4.2), both behind the warm-up, with
@@ -132,7 +133,8 @@ def step_factor(recipe, epoch: int, epochs: int, step: int, steps: int) -> float
     a = t / recipe.warmup_epochs if recipe.warmup_epochs else 1.0
     if recipe.warmup_iterations:
         a, late = (epoch * steps + step) / recipe.warmup_iterations, math.ceil(recipe.warmup_iterations / steps)
-    warm = recipe.warmup_factor * (1 - a) + a if a < 1 else 1.0
+    risen = a if recipe.warmup_method == "linear" else float(a >= 1)
+    warm = recipe.warmup_factor * (1 - risen) + risen if a < 1 else 1.0
     if recipe.schedule == "multistep":
         return warm * recipe.gamma ** sum(epoch - max(0, late - 1) >= m for m in recipe.milestones)
     if recipe.schedule == "constant" or (recipe.schedule in SCHEDULES and a < 1):
@@ -505,10 +507,8 @@ class Training:
 
     def changed_length(self, before: int, other: bool) -> str:
         """What another number of epochs than `before` means for the rates; `other`: those that are done differ."""
-        first, last = (
-            self.recipe.lr * lr_factor(self.recipe, *stage_of(self.stages, epoch)[1])
-            for epoch in (self.start, self.epochs - 1)
-        )
+        found = [self.recipe.lr * factor for _, factor in rates(self.recipe, self.epochs)]
+        first, last = found[self.start], found[-1]
         now = f"epochs {self.start + 1} to {self.epochs} begin with lr {first:.2e} and end with {last:.2e}"
         if not other:
             return f"{self.recipe.epochs} epochs instead of {before}: the rates so far are the same, {now}."
@@ -551,12 +551,13 @@ class Training:
 
     def paced(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of `epoch` from iteration `first` on, each at its learning rate."""
-        counted, steps = stage_of(self.stages, epoch)[1], self.loader.steps(epoch)
+        (index, counted), steps = stage_of(self.stages, epoch), self.loader.steps(epoch)
+        fixed = self.stages[index].lr / self.recipe.lr
         for step, batch in enumerate(self.loader.epoch(epoch, start=first), start=first):
             left = self.recipe.fixbase_iterations - epoch * steps - step
             if left == 0 or (left > 0 and step == first):
                 self.pause(left > 0)
-            factor = step_factor(self.recipe, *counted, step, steps)
+            factor = fixed or step_factor(self.recipe, *counted, step, steps)
             for group in self.optimizers[0].param_groups:
                 group["lr"] = group["base_lr"] * factor
             yield batch
@@ -566,7 +567,8 @@ class Training:
         self.begin(epoch)
         began, first = time.perf_counter(), self.partial["step"] if self.partial else 0
         steps = self.loader.steps(epoch)
-        factor = lr_factor(self.recipe, *stage_of(self.stages, epoch)[1], steps)
+        index, counted = stage_of(self.stages, epoch)
+        factor = self.stages[index].lr / self.recipe.lr or lr_factor(self.recipe, *counted, steps)
         try:
             means = train_one_epoch(
                 self.network,
@@ -712,7 +714,7 @@ def rates(recipe, epochs: int) -> list[tuple[tuple[str, ...], float]]:
     stages, found = recipe.plan(), []
     for epoch in range(epochs):
         index, counted = stage_of(stages, epoch)
-        found.append((stages[index].trainable, lr_factor(recipe, *counted)))
+        found.append((stages[index].trainable, stages[index].lr / recipe.lr or lr_factor(recipe, *counted)))
     return found
 
 

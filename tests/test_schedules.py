@@ -58,6 +58,16 @@ WITHOUT_CODE = {"demo", "hacnn"}  # ours; an issue that names half and three qua
 FAST_REID = {"market": 202, "duke": 258}  # iterations of an epoch, images // 64
 
 
+def test_a_constant_warm_up_stays_at_its_factor_and_ends_where_the_linear_one_does():
+    """reid-strong-baseline 3da7e6f, solver/lr_scheduler.py: warmup_method constant, factor warmup_factor."""
+    row = RECIPES["bot"].with_(warmup_method="constant", warmup_factor=0.01, warmup_epochs=10)
+    linear = row.with_(warmup_method="linear")
+    found = [lr_factor(row, epoch, 120) for epoch in range(120)]
+    assert set(found[:10]) == {0.01} and found[10:] == [lr_factor(linear, epoch, 120) for epoch in range(10, 120)]
+    by_step = row.with_(warmup_epochs=0, warmup_iterations=30, milestones=())
+    assert [step_factor(by_step, step // 20, 60, step % 20, 20) for step in (0, 29, 30, 31)] == [0.01, 0.01, 1.0, 1.0]
+
+
 def rates_of(name: str) -> list[float]:
     """The public rate of each epoch."""
     return [rate for rate, count in CURVES[name]["rates"] for _ in range(count)]

@@ -113,6 +113,16 @@ def test_backbone_gets_its_own_rate_and_frozen_parameters_no_optimiser():
     assert all(group["base_lr"] == group["lr"] for group in optimizer.param_groups)
 
 
+def test_the_frozen_start_may_have_a_rate_of_its_own(tmp_path):
+    """torchreid v0.x's fixbase_lr: constant, whatever the schedule and the warm-up say of these epochs."""
+    row = recipe(epochs=4, fixbase_epochs=2, fixbase_lr=0.02, lr=0.1, warmup_epochs=3, warmup_factor=0.1)
+    assert [line["lr"] for line in fit(tmp_path, row=row).log[:2]] == pytest.approx([0.02, 0.02])
+    plain = row.with_(fixbase_lr=0.0)
+    assert [line["lr"] for line in fit(tmp_path / "plain", row=plain).log[2:]] == pytest.approx(
+        [0.1 * train.lr_factor(row, epoch, 4) for epoch in (2, 3)]
+    )
+
+
 def test_biases_may_have_a_rate_of_their_own():
     net = Net()
     [optimizer] = train.build_optimizers(net, losses.Criterion(id=(1, losses.IDLoss())), recipe(
