@@ -506,6 +506,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
     words = {word.split("=")[0] for word in argv}
     args.said = {flags[flag] for flag in words & flags.keys()}
     check_needs(args.said - FIELDS.keys(), lambda name: getattr(args, name))
+    for epoch in {"resume_test_epoch", "resume_visualize_epoch"} & args.said if args.weights else ():
+        raise ValueError(f"--{epoch} means a file of the output folder, and --weights {args.weights} another: give one")
     args.unread = sorted(words & set(unread(parser, args.mode)))
     if args.mode == "train":
         starts = {"--resume": args.resume if isinstance(args.resume, Path) else None, "--weights": args.weights}
@@ -565,7 +567,8 @@ READ = {  # topic of the help, or flag -> the modes that read it; what is not he
     "resume_test_epoch": ("test",),
     **dict.fromkeys(("resume_visualize_epoch", "vis", "query_image"), ("visualize",)),
     "gallery_path": ("visualize", "extract"),
-    **dict.fromkeys(("num_queries", "order", "only", "show_junk", "batches", "tracklets"), ("train", "visualize")),
+    **dict.fromkeys(("num_queries", "top_k", "order", "only", "show_junk"), ("train", "visualize")),
+    **dict.fromkeys(("batches", "tracklets", "use_all_images"), ("train", "visualize")),
     **dict.fromkeys(
         ("flip", "pad", "translate", "erase", "erase_fill", "erase_value", "color_jitter", "random_patch"),
         ("train", "visualize"),

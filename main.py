@@ -813,6 +813,8 @@ def mode_visualize(args, recipe: Recipe) -> None:
     given = overrides(args)
     if args.query_image is not None:
         return rank_folder(args, recipe, given)
+    if args.gallery_path is not None:
+        raise ValueError("--gallery_path is ranked for one image here: give --query_image FILE too, or leave it out")
     found, trains, tests = load_data(args)
     recipe = customised(recipe, given)
     run = make_run(args, recipe, trains)
@@ -992,7 +994,7 @@ def message_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror and text.startswith("[Errno"):
         return f"{error.filename}: {error.strerror}"
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    ours = Path(__file__).parent in Path(raised_in).parents and "site-packages" not in raised_in
+    ours = Path(__file__).resolve().parent in Path(raised_in).resolve().parents and "site-packages" not in raised_in
     return text if ours else f"{type(error).__name__}: {text}\n(--debug shows where it comes from)"
 
 

@@ -1,5 +1,6 @@
 """The command line: help on one screen before torch is there, flags as they are declared, errors in one line."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -292,6 +293,12 @@ def test_a_broken_file_of_ones_own_is_one_line(tmp_path, file, old, new, message
     assert done.returncode == 1 and done.stdout == "" and re.fullmatch(f"error: {message}\n", done.stderr), done.stderr
 
 
+def test_an_error_of_ours_is_one_line_wherever_the_program_is_called_from(tmp_path):
+    words = (sys.executable, os.path.relpath(ROOT / "main.py", tmp_path), "--market_path", "nothing")
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and re.fullmatch(r"\nerror: market: Market-1501 not found: .*\n", done.stderr)
+
+
 def test_an_option_with_the_name_of_a_flag_is_an_error_that_names_the_row(monkeypatch):
     class Weighted:
         def __init__(self, *, seed=0):
@@ -370,6 +377,8 @@ def test_a_size_of_shuffled_batches_is_taken_as_its_own_message_says(capsys):
     ("--focal_gamma 3", "--focal_gamma does nothing, since --id_loss is softmax: give --id_loss focal with it"),
     ("--optimizer adam --momentum 0.5", "--momentum does nothing, since --optimizer is adam"),
     ("--center_lr 0.1", "--center_lr does nothing, since --center_weight is 0.0: give --center_weight with it"),
+    ("--mode visualize --gallery_path .", "--gallery_path is ranked for one image here: give --query_image FILE too"),
+    ("--mode test --weights a.pt --resume_test_epoch 3", "--resume_test_epoch means a file of the output folder"),
     ("--keep_best", "--keep_best does nothing, since --validation_ids is 0: give --validation_ids with it"),
     ("--erase_value 0 0 1", "--erase_value does nothing, since --erase_fill is mean_raw: give --erase_fill value"),
     ("--weights a --pretrained b", "--weights and --pretrained both name what a training starts from"),
