@@ -125,7 +125,7 @@ HABITS = {  # flags of other suites -> what does it here; every one of these is 
     **dict.fromkeys(("base_lr", "lr0", "learning_rate"), "--lr X"),
     **dict.fromkeys(("wd", "weight_decay_bias"), "--weight_decay X"),
     **dict.fromkeys(("warmup", "warm_epoch", "warmup_epoch"), "--warmup_epochs N --warmup_factor X"),
-    **dict.fromkeys(("open_layers", "always_fixbase"), "--fixbase_epochs N"),
+    **dict.fromkeys(("fixbase_epoch", "always_fixbase"), "--fixbase_epochs N"),
     **dict.fromkeys(("staged_lr", "new_layers"), "--base_lr_mult X"),
     **dict.fromkeys(("height", "width", "imgsz", "img_size", "resize_h_w"), "--image_size H W"),
     **dict.fromkeys(("train_batch_size", "b", "batch", "batchsize", "ims_per_batch"),
@@ -506,8 +506,6 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
     words = {word.split("=")[0] for word in argv}
     args.said = {flags[flag] for flag in words & flags.keys()}
     check_needs(args.said - FIELDS.keys(), lambda name: getattr(args, name))
-    for epoch in {"resume_test_epoch", "resume_visualize_epoch"} & args.said if args.weights else ():
-        raise ValueError(f"--{epoch} means a file of the output folder, and --weights {args.weights} another: give one")
     args.unread = sorted(words & set(unread(parser, args.mode)))
     if args.mode == "train":
         starts = {"--resume": args.resume if isinstance(args.resume, Path) else None, "--weights": args.weights}
