@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from machine.ranges import Blocks, Dropout, Few, OneOrTwo, Spread, Width
+from machine.ranges import Blocks, Dropout, Few, OneOrTwo, Spread, Width, WidthOrNone
 from networks import backbones, resnets
 from networks.blocks import POOLINGS, GeM, bn_neck, conv_reduction, linear_classifier, linear_classifiers, reduction
+from networks.clip_resnet import AttentionPool
 
 if TYPE_CHECKING:
     from loading.views import Views
@@ -629,7 +630,23 @@ class Pyramid(Headed):
 # -- Luo, Gu, Liao, Lai, Jiang. Bag of Tricks and a Strong Baseline for Deep Person Re-Identification. CVPRW 2019. ----
 
 
-class BagOfTricks(Headed):
+class Attended(Headed):
+    """A trunk and, with attention_dim, CLIP's attention over its map: a second feature (B, attention_dim).
+
+    With backbone clip_resnet50 the network of CLIP-ReID (Syliz517/CLIP-ReID at eb1898b, model/make_model_clipreid.py).
+    """
+
+    def __init__(self, *, attention_dim: WidthOrNone = 0, **trunk: Any):
+        super().__init__(**trunk)
+        built = (self.base.out_channels, attention_dim, self.base.map_size)
+        self.attention = AttentionPool(*built) if attention_dim else None
+
+    def trunk(self) -> Iterator[nn.Parameter]:
+        """With the attention, which CLIP has trained."""
+        return itertools.chain(super().trunk(), () if self.attention is None else self.attention.parameters())
+
+
+class BagOfTricks(Attended):
     """Last stride 1 and the BNNeck: the triplet loss reads f_t, the ID loss f_i = BN(f_t) (section 3.5).
 
     feats = (f_t,) before the neck; embedding = f_i, or f_t with test_neck="before".
@@ -673,14 +690,26 @@ class BagOfTricks(Headed):
         self.feats_after = choose("metric_neck", metric_neck, {"after": True, "before": False})
         self.bottleneck = bn_neck(dim) if has_neck else nn.Identity()
         # without a neck the released code leaves the classifier as torch draws it
-        self.classifier = linear_classifier(dim, self.num_pids, bias=not has_neck, std=head_std if has_neck else 0)
-        self.embedding_dim = dim
+        std = head_std if has_neck else 0
+        self.classifier = linear_classifier(dim, self.num_pids, bias=not has_neck, std=std)
         self.feat_dims = (dim,)
+        if self.attention is not None:
+            second = self.attention.dim
+            self.bottleneck_1 = bn_neck(second) if has_neck else nn.Identity()
+            self.classifier_1 = linear_classifier(second, self.num_pids, bias=not has_neck, std=std)
+            self.feat_dims = (dim, second)
+        self.embedding_dim = sum(self.feat_dims)
 
     def answer(self, feature_map: Tensor) -> Output:
         f_t = self.reduction(self.fc(self.global_pool(feature_map)))  # (B, D)
         f_i = self.bottleneck(f_t)  # (B, D)
-        return Output(f_i if self.embed_after else f_t, logits_of(self, f_i), (f_i if self.feats_after else f_t,))
+        if self.attention is None:
+            return Output(f_i if self.embed_after else f_t, logits_of(self, f_i), (f_i if self.feats_after else f_t,))
+        before = (f_t, self.attention(feature_map))
+        after = (f_i, self.bottleneck_1(before[1]))
+        embedding = torch.cat(after if self.embed_after else before, dim=1)
+        logits = logits_of_each(self, after, (self.classifier, self.classifier_1))
+        return Output(embedding, logits, after if self.feats_after else before)
 
 
 # -- Ye, Shen, Lin, Xiang, Shao, Hoi. Deep Learning for Person Re-Identification: A Survey and Outlook. TPAMI 2021. ----
@@ -836,7 +865,6 @@ class TransReID(SIETransformer):
     test_neck: "before" (released configuration) or "after" the batch norms. feats: before them, one logit each.
     """
 
-    renames = (("bottleneck_proj.", "bottleneck_1."), ("classifier_proj.", "classifier_1."))  # CLIP-ReID
     shown = "the patches as the last block reads them"
     groups, shift, parts = 2, 5, 4  # of JPM: shuffle groups, shift, groups of patches (config/defaults.py)
 
@@ -845,7 +873,7 @@ class TransReID(SIETransformer):
         *,
         jpm: bool = True,
         test_neck: str = "before",
-        projection_dim: Width | None = None,
+        projection_dim: WidthOrNone = 0,
         conv_stem: bool = False,
         **trunk: Any,
     ):
@@ -857,7 +885,7 @@ class TransReID(SIETransformer):
         if jpm and projection_dim:
             raise ValueError("a projection belongs to the network without the jigsaw branch: set jpm to no")
         dim = self.base.embed_dim
-        self.jpm, self.sie_on_class = jpm, projection_dim is not None
+        self.jpm, self.sie_on_class = jpm, projection_dim > 0
         if jpm:  # the last block is split into a global and a shared local one; the trunk keeps the others
             last = nn.Sequential(self.base.blocks[-1], self.base.norm)
             self.b1, self.b2 = last, copy.deepcopy(last)

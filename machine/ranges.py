@@ -89,6 +89,7 @@ RANKS = Number(int, Range(1, 1_000_000))
 MEMORY = Number(float, Range(0, 100_000, above=True))  # GiB
 
 Width = Annotated[int, Number(int, Range(1, 65_536))]  # of features
+WidthOrNone = Annotated[int, Number(int, Range(0, 65_536))]  # 0: no such feature
 Few = Annotated[int, Number(int, Range(1, 64))]  # parts, groups, strides
 OneOrTwo = Annotated[int, Number(int, Range(1, 2))]  # the stride of a stage
 Blocks = Annotated[int, Number(int, Range(0, 64))]  # of a stage

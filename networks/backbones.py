@@ -1,8 +1,8 @@
 """Backbones by name: images (B, 3, H, W) in, a feature map (B, C, h, w) out.
 
 `create` takes any classification network of torchvision or timm and removes its head; weight names stay those of the
-published ImageNet files. What neither library has is written in this folder (`resnets`, `osnet`, `mobile`, `swin`),
-with the layout of the released weights.
+published ImageNet files. What neither library has is written in this folder (`resnets`, `osnet`, `mobile`, `swin`,
+`clip_resnet`), with the layout of the released weights.
 """
 
 import difflib
@@ -20,6 +20,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 
+from networks.clip_resnet import ClipResNet
 from networks.mobile import MobileNetV2, NASNetMobile, ShuffleNet
 from networks.osnet import create_osnet
 from networks.resnets import HEADS, IBN, create_resnet_ibn, remove_stride, resnet_ibn_a, resnet_ibn_b
@@ -97,6 +98,7 @@ class Backbone(nn.Module):
     """Any network (B, 3, H, W) -> (B, out_channels, h, w): a name for the type checker, since theirs differ."""
 
     out_channels: int
+    map_size: tuple[int, int]  # (h, w) at the `image_size` that it was created for
 
 
 def create(
@@ -136,13 +138,13 @@ def create(
         net.relu = net.relu if stem_relu else nn.Identity()
         net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True) if stem_ceil else net.maxpool
     made = name, last_stride, stem_ceil, image_size or _IMAGE_SIZE
-    if made not in _CHANNELS:
-        _CHANNELS[made] = _out_channels(net, name, image_size or _IMAGE_SIZE)
-    net.out_channels = _CHANNELS[made]
+    if made not in _MAPS:
+        _MAPS[made] = tuple(_map_shape(net, name, image_size or _IMAGE_SIZE))
+    net.out_channels, net.map_size = _MAPS[made][0], _MAPS[made][1:]
     return cast(Backbone, net)
 
 
-_CHANNELS: dict[tuple, int] = {}  # found already: half a second for a network of many small layers
+_MAPS: dict[tuple, tuple[int, ...]] = {}  # found already: half a second for a network of many small layers
 LAST_STAGES = {"mobilenet_v2": "features.14", "mobilenetv2_x": "conv7", "tf_efficientnet": "blocks.5", "": "layer4"}
 
 
@@ -370,8 +372,8 @@ def _no_weights(name: str, file: str, error: Exception | str) -> str:
     )
 
 
-def _out_channels(net: nn.Module, name: str, image_size: tuple[int, int]) -> int:
-    """Channels of the map, found by a forward pass on the meta device: no arithmetic, no memory."""
+def _map_shape(net: nn.Module, name: str, image_size: tuple[int, int]) -> torch.Size:
+    """(C, h, w) of the map, found by a forward pass on the meta device: no arithmetic, no memory."""
     state = {k: torch.empty_like(v, device="meta") for k, v in (*net.named_parameters(), *net.named_buffers())}
     images = torch.empty(1, 3, *image_size, device="meta")
     training = net.training
@@ -387,7 +389,7 @@ def _out_channels(net: nn.Module, name: str, image_size: tuple[int, int]) -> int
     if not isinstance(out, torch.Tensor) or out.dim() != 4:
         shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(f"Backbone '{name}' gives {shape}, expected a feature map (B, C, h, w).")
-    return out.shape[1]
+    return out.shape[1:]
 
 
 _IBN: dict[str, Any] = {"norms": (("out", "out"), (None, None), (None, None)), "stem": "instance"}
@@ -420,6 +422,7 @@ HERE: dict[str, tuple[Callable[[], nn.Module], str | None, str | None]] = {
         f"osnet_ain_{key}": (functools.partial(create_osnet, w, **_AIN), f"osnet_ain_{key}_imagenet.pth", None)
         for key, w in (("x1_0", 1.0), ("x0_75", 0.75), ("x0_5", 0.5), ("x0_25", 0.25))
     },
+    "clip_resnet50": (ClipResNet, None, None),
     "shufflenet": (ShuffleNet, "shufflenet_imagenet.pth", None),
     "mobilenetv2_x1_0": (functools.partial(MobileNetV2, 1.0), "mobilenetv2_x1_0_imagenet.pth", None),
     "mobilenetv2_x1_4": (functools.partial(MobileNetV2, 1.4), "mobilenetv2_x1_4_imagenet.pth", None),

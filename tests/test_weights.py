@@ -564,6 +564,23 @@ def test_a_wheel_whose_weights_unpack_to_many_times_its_size_is_refused(tmp_path
         reading.read(tmp_path / "a.whl")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_torchscript_archive_is_read_without_its_code(tmp_path):
+    """As openai/CLIP distributes its networks: the tensors are read as of any pickle, the code is not opened."""
+    net = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 1), blocks=nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())))
+    torch.jit.trace(net.eval(), torch.zeros(1, 3, 2, 2)).save(tmp_path / "net.pt")
+    file = reading.read(tmp_path / "net.pt")
+    assert "TorchScript" in file.container and file.tensors.keys() == net.state_dict().keys()
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in file.tensors.items())
+    for entry in ("net/code/more.py", "net/data/more"):  # the code may be compressed, though not without measure
+        bomb = tmp_path / entry.replace("/", "_")
+        bomb.write_bytes((tmp_path / "net.pt").read_bytes())
+        with zipfile.ZipFile(bomb, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(entry, bytes(50_000_000))
+        with pytest.raises(ValueError, match="unpacks to 50"):
+            reading.read(bomb)
+
+
 def test_archives_ask_to_be_unpacked(tmp_path):
     (tmp_path / "readme").write_text("x")
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:

@@ -30,6 +30,7 @@ class Format(NamedTuple):
     no_stem_relu: str = ""  # which backbones of this format were trained without the ReLU after the stem (a pattern)
     stem_ceil: str = ""  # which pool the stem without padding (a pattern)
     carries: Mapping[str, Any] = MappingProxyType({})  # fields of a recipe that its released code tests with
+    start: str = ""  # of a network that no embedding was trained of: flags of a training that starts from it
 
 
 PLAIN_OR_IBN = r"resnet\d+(_ibn_a)?"
@@ -106,6 +107,33 @@ def _efficientnet_lite(stages: tuple[int, ...]) -> tuple[Rule, ...]:
 
     ends = ((r"^_conv_", "conv_"), (r"^_bn0\.", "bn1."), (r"^_bn1\.", "bn2."), (r"^_fc\.", "fc."))
     return (r"^_blocks\.(\d+)\._(\w+)\.", layer), *ends
+
+
+TOWER = r"^(?:image_encoder|visual)\."  # of images; that of texts, with the same names, stands beside it
+CLIP_NECKS = ((r"^(bottleneck|classifier)_proj\.", r"\1_1."),)
+CLIP_VIT = (
+    *CLIP_NECKS,
+    (r"^cv_embed$", "sie_embed"),
+    (rf"{TOWER}proj$", "projection.weight"),
+    (rf"{TOWER}class_embedding$", "cls_token"),
+    (rf"{TOWER}positional_embedding$", "pos_embed"),
+    (rf"{TOWER}conv1\.", "patch_embed.proj."),
+    (rf"{TOWER}ln_pre\.", "norm_pre."),
+    (rf"{TOWER}ln_post\.", "norm."),
+    (rf"{TOWER}transformer\.resblocks\.", "blocks."),
+    (r"(^blocks\.\d+)\.ln_", r"\1.norm"),
+    (r"(^blocks\..*\.attn)\.in_proj_", r"\1.qkv."),
+    (r"(^blocks\..*\.attn)\.out_proj\.", r"\1.proj."),
+    (r"(^blocks\..*\.mlp)\.c_fc\.", r"\1.fc1."),
+    (r"(^blocks\..*\.mlp)\.c_proj\.", r"\1.fc2."),
+)
+CLIP_RESNET = (
+    *CLIP_NECKS,
+    (rf"{TOWER}attnpool\.positional_embedding$", "attention.pos_embed"),
+    (rf"{TOWER}attnpool\.", "attention."),
+    (TOWER, ""),
+)
+CLIP_STATISTICS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 
 
 FAST_REID = (  # of every head of fast-reid
@@ -294,27 +322,33 @@ FORMATS = (
             (r"^backbone\.", ""),
         ),
     ),
-    # openai/CLIP, clip/model.py; Syliz517/CLIP-ReID 4c0eb20, model/clip/model.py, make_model_clipreid.py
+    # Syliz517/CLIP-ReID eb1898b, model/clip/model.py, make_model_clipreid.py, configs/person: ViT-B/16 and ResNet-50
     Format(
         "CLIP-ReID",
-        (r"^(image_encoder|visual)\.class_embedding$",),
-        (
-            (r"^cv_embed$", "sie_embed"),
-            (r"^(image_encoder|visual)\.proj$", "projection.weight"),
-            (r"^(image_encoder|visual)\.", ""),
-            (r"^class_embedding$", "cls_token"),
-            (r"^positional_embedding$", "pos_embed"),
-            (r"^conv1\.", "patch_embed.proj."),
-            (r"^ln_pre\.", "norm_pre."),
-            (r"^ln_post\.", "norm."),
-            (r"^transformer\.resblocks\.", "blocks."),
-            (r"(^blocks\.\d+)\.ln_", r"\1.norm"),
-            (r"\.attn\.in_proj_", ".attn.qkv."),
-            (r"\.attn\.out_proj\.", ".attn.proj."),
-            (r"\.mlp\.c_fc\.", ".mlp.fc1."),
-            (r"\.mlp\.c_proj\.", ".mlp.fc2."),
-        ),
-        carries=BILINEAR | {"test_neck": "before"},
+        (r"^image_encoder\.class_embedding$",),
+        CLIP_VIT,
+        carries=BILINEAR | {"test_neck": "before", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    ),
+    Format(
+        "CLIP-ReID",
+        (r"^image_encoder\.attnpool\.",),
+        CLIP_RESNET,
+        carries=BILINEAR | IMAGENET_STATISTICS | {"test_neck": "before"},
+    ),
+    # openai/CLIP, clip/model.py; clip/clip.py, _transform
+    Format(
+        "CLIP",
+        (r"^visual\.class_embedding$",),
+        CLIP_VIT,
+        carries=CLIP_STATISTICS,
+        start="--recipe transreid_baseline --backbone vit_base_patch16_clip_quickgelu_224 --projection_dim 512",
+    ),
+    Format(
+        "CLIP",
+        (r"^visual\.attnpool\.",),
+        CLIP_RESNET,
+        carries=CLIP_STATISTICS,
+        start="--recipe bot --backbone clip_resnet50 --attention_dim 1024 --test_neck before",
     ),
     # damo-cv/TransReID dec5504, model/make_model.py
     Format("TransReID", (r"^base\.cls_token$", r"^bottleneck\."), NO_BASE, carries=BILINEAR),
@@ -391,7 +425,7 @@ FORMATS = (
 )
 
 
-LISTED = [f.name for f in FORMATS if f.needs]
+LISTED = list(dict.fromkeys(f.name for f in FORMATS if f.needs))
 
 
 # where in a model of this suite a name of the common vocabulary may sit
@@ -434,7 +468,12 @@ UNUSED = (
     # SOLIDER: a norm behind each stage and a weighting behind the last, which nothing reads (networks/swin.py)
     ((r"(^|\.)semantic_embed_w\.3\.",), r"(^|\.)(norm[012]|semantic_embed_[wb]\.3)\.(weight|bias)$"),
     ((r"^reid\.backbone\.",), r"^(detector|motion)\."),
-    ((r"^image_encoder\.",), r"^(prompt_learner|text_encoder)\."),
+    (  # they read texts, in training alone
+        (r"^image_encoder\.",),
+        r"^(prompt_learner\.(cls_ctx|token_prefix|token_suffix)"
+        r"|text_encoder\.(positional_embedding|text_projection|ln_final\.\w+|transformer\.resblocks\..*))$",
+    ),
+    ((r"^image_encoder\.attnpool\.",), r"^cv_embed$"),  # made where SIE is asked for, and added to no ResNet's input
     (
         (r"^visual\.",),
         r"^(transformer|token_embedding|ln_final)\.|"

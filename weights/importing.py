@@ -319,6 +319,9 @@ def advice(stored: dict[str, Tensor]) -> str:
     flags = " ".join(_flags({name: value for name, value in guess.items() if name not in CARRIED}))
     if flags:
         return f"It looks like {flags}: leave other flags of the network out, or take another file."
+    start = format_of(list(stored)).start
+    if start:
+        return f"Its network was trained for no re-ID: start a training from it by --pretrained, with {start}."
     form, choose = format_of(list(stored)), "name the network with --recipe and --backbone, or take another file."
     if form.needs:
         return f"Its names are those of {form.name}, its backbone is none that is recognised: {choose}"
@@ -392,9 +395,9 @@ def _backbone(tensors: dict[str, Tensor]) -> list[str]:
 
 
 def _model_grid(model: nn.Module, key: str) -> tuple[int, int] | None:
-    """Rows and columns of the patches that the embedding `key` is for, from the size of images declared to timm."""
+    """Rows and columns of the patches (of timm) or places (of CLIP) that the embedding `key` is for."""
     owner = model.get_submodule(key.rpartition(".")[0])
-    return getattr(getattr(owner, "patch_embed", None), "grid_size", None)
+    return getattr(getattr(owner, "patch_embed", owner), "grid_size", None)
 
 
 def _resize_position_embedding(path: Path, source: Tensor, target: Tensor, grid: tuple[int, int]) -> tuple[Tensor, str]:

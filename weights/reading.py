@@ -419,19 +419,23 @@ def _no_storage(storage: _Storage) -> bytearray:
 def open_archive(file: IO[bytes]) -> zipfile.ZipFile:
     """The zip archive that `file` is from its first byte on; ValueError if it is none, or declares more than it holds.
 
-    torch.save stores its entries as they are; what is compressed can unpack to a thousand times its size. The pickle of
+    torch.save stores its entries as they are; what is compressed can unpack to a thousand times its size. (TorchScript
+    compresses its code, which nobody here reads.) The pickle of
     the structure is looked through as `check_opcodes` does.
     """
     file.seek(0)
     if file.read(4) != ZIP_MAGIC:
         raise ValueError("no zip archive, which torch.save has written since version 1.6")
     archive = zipfile.ZipFile(file)
-    if _root(archive) is None:
+    root, size = _root(archive), os.fstat(file.fileno()).st_size
+    if root is None:
         return archive
-    declared, size = sum(entry.file_size for entry in archive.infolist()), os.fstat(file.fileno()).st_size
-    if declared > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+    packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    declared, code = (sum(entry.file_size for entry in entries) for entries in (archive.infolist(), packed))
+    foreign = [entry for entry in packed if not entry.filename.startswith(f"{root}code/")]
+    if foreign or declared - code > size or code > 2 * size + 2**20:
         raise ValueError(f"an archive that unpacks to {size_text(declared)}, where torch.save compresses nothing")
-    check_opcodes(io.BytesIO(archive.read(f"{_root(archive)}data.pkl")))
+    check_opcodes(io.BytesIO(archive.read(f"{root}data.pkl")))
     return archive
 
 
@@ -596,6 +600,8 @@ class _Search:
         if _is_module(value):
             title = f"pickled {type(value).__module__}.{type(value).__qualname__}"
             return dict(self.module_tensors(value, "", ())), (*trail, title)
+        if _is_script(value):
+            return dict(self.flatten(value.state, "")), (*trail, "TorchScript, its code not read")
         if isinstance(value, Inert):
             return self.unwrap(value.entries or (value.state if isinstance(value.state, dict) else {}), trail)
         if isinstance(value, (list, tuple)):
@@ -637,8 +643,15 @@ class _Search:
                 yield prefix + name, value
             elif _is_module(value) and not NOT_WEIGHTS.search(name):
                 yield from self.module_tensors(value, f"{prefix}{name}.", ())
+            elif _is_script(value):
+                yield from self.flatten(value.state, f"{prefix}{name}.")
             elif isinstance(value, dict) and not NOT_WEIGHTS.search(name):
                 yield from self.flatten(value, f"{prefix}{name}.")
+
+
+def _is_script(value: Any) -> bool:
+    """Whether `value` is a module of a TorchScript archive: its attributes, without its code."""
+    return isinstance(value, Inert) and isinstance(value.state, dict) and type(value).__module__.startswith("__torch__")
 
 
 def _is_module(value: Any) -> bool:

@@ -125,12 +125,14 @@ def recognise(source: str | os.PathLike | WeightFile) -> dict[str, Any] | None:
 def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     """`recognise` for tensors that are already read: a state dict of any of the `FORMATS`."""
     form = format_of(list(tensors))
+    if form.start:
+        return None
     common = {renamed(name, form.rules): tensor for name, tensor in tensors.items()}
     names = tensors.keys() | common.keys()
     method = next((recipe for recipe, needs in METHODS if all_occur(needs, names)), "softmax")
     if method in WHOLE_NETWORKS:
         return {"recipe": method}
-    trunks = (_osnet(common), _vit(common), _resnet(common), _swin(common), _lite(form, common))
+    trunks = (_osnet(common), _vit(common), _clip_resnet(common), _resnet(common), _swin(common), _lite(form, common))
     backbone = next(filter(None, trunks), None) or _other_trunk(common)
     if backbone is None:
         return None
@@ -154,8 +156,14 @@ def input_statistics(source: str | os.PathLike | WeightFile) -> dict[str, tuple[
     Of a checkpoint of ours as its run has set them. Raises as `read` does.
     """
     file = read(source)
-    settings = file.ours.get("settings") if file.ours is not None else recognise(file)
-    known = settings if isinstance(settings, dict) else {}
+    if file.ours is None:
+        tensors = stripped(file.tensors)
+        form = format_of(list(tensors))
+        common = {renamed(name, form.rules): tensor for name, tensor in tensors.items()}
+        known = dict(form.carries) | _statistics(common)
+    else:
+        settings = file.ours.get("settings")
+        known = settings if isinstance(settings, dict) else {}
     found = {name: tuple(known[name]) for name in ("mean", "std") if isinstance(known.get(name), (list, tuple))}
     sound = all(
         len(values) == 3 and all(isinstance(x, float) and 0 <= x <= 1 for x in values) for values in found.values()
@@ -199,6 +207,11 @@ def _details(method: str, backbone: str, form: Format, common: dict[str, Tensor]
     if (method == "bot" or method.startswith("solider")) and "reduction.weight" in common:
         steps = [len(t) for name, t in common.items() if re.fullmatch(r"fc\.\d+\.weight", name) and t.dim() == 2]
         hints["options"] = {"reduced": (*steps, len(common["reduction.weight"]))}
+    if "attention.c_proj.weight" in common:
+        hints["options"] = hints.get("options", {}) | {"attention_dim": len(common["attention.c_proj.weight"])}
+        sizes = {1 + size[0] * size[1] // 16**2: size for size in ((256, 128), (384, 128), (384, 192))}
+        size = sizes.get(common["attention.pos_embed"].shape[-2])
+        hints |= {"image_size": size} if size else {}
     if method in ("agw", "sbs"):
         counts = tuple(_count_of(rf"^NL_{i}\.", common) for i in range(1, 5))
         hints |= {"options": {"non_local": counts}} if counts != NON_LOCAL else {}
@@ -268,8 +281,14 @@ def _swin(common: dict[str, Tensor]) -> str | None:
     return kind and f"solider_swin_{kind}"
 
 
+def _clip_resnet(common: dict[str, Tensor]) -> str | None:
+    blocks = tuple(_count_of(rf"^layer{i}\.", common) for i in range(1, 5))
+    shapes = [tuple(common[name].shape) for name in ("conv3.weight", "attention.c_proj.weight") if name in common]
+    return "clip_resnet50" if blocks == (3, 4, 6, 3) and shapes == [(64, 32, 3, 3), (1024, 2048)] else None
+
+
 def _resnet(common: dict[str, Tensor]) -> str | None:
-    if "conv1.weight" not in common and "layer0.conv1.weight" not in common:
+    if ("conv1.weight" not in common and "layer0.conv1.weight" not in common) or "conv3.weight" in common:
         return None
     blocks = tuple(_count_of(rf"^layer{i}\.", common) for i in range(1, 5))
     depth = RESNET_DEPTHS.get((blocks, "layer1.0.conv3.weight" in common))
