@@ -307,8 +307,8 @@ def test_a_file_without_a_neck_needs_a_test_in_front_of_it(tmp_path):
 def small_solider(monkeypatch):
     """SOLIDER with a trunk of the released names, of which no tensor is large."""
     make = partial(swin.Swin, 8, (1, 1, 2, 1), (1, 2, 4, 8))
-    monkeypatch.setitem(backbones.HERE, "solider_swin_tiny", (make, None, None))
-    return architectures.SOLIDER
+    monkeypatch.setitem(backbones.HERE, "test_swin", (make, None, None))
+    return partial(architectures.SOLIDER, backbone="test_swin")
 
 
 @pytest.mark.parametrize("kind", ["fine-tuned", "pre-training", "teacher"])
@@ -317,7 +317,7 @@ def test_solider_is_read_whole_and_tested(tmp_path, small_solider, kind):
     state = solider_names(source.state_dict())
     saved = {"fine-tuned": bare, "pre-training": lambda x: saved_by_dino(dino_names(x)), "teacher": dino_names}
     torch.save(saved[kind](state), tmp_path / "w.pth")
-    found = loaded(tmp_path / "w.pth", "--recipe", "solider_swin_tiny")
+    found = loaded(tmp_path / "w.pth", "--recipe", "solider_swin_tiny", "--backbone", "test_swin")
     expected = source.state_dict()
     for key, value in found.model.state_dict().items():
         assert torch.equal(value, expected[key]) or (kind != "fine-tuned" and key.startswith("bottleneck.")), key

@@ -50,9 +50,9 @@ def test_rolled_windows_keep_the_ends_of_the_map_apart():
 
 @pytest.fixture
 def solider(monkeypatch):
-    monkeypatch.setitem(backbones.HERE, "solider_swin_tiny", (SMALL, None, None))
+    monkeypatch.setitem(backbones.HERE, "test_swin", (SMALL, None, None))
     torch.manual_seed(0)
-    return architectures.SOLIDER(num_pids=5)
+    return architectures.SOLIDER(num_pids=5, backbone="test_swin")
 
 
 def test_what_is_learned_and_what_is_compared(solider):
@@ -77,7 +77,7 @@ def test_what_is_learned_and_what_is_compared(solider):
 
 def test_the_semantic_weight_is_an_option_of_the_row(solider):
     recipe = recipes.RECIPES["solider_swin_tiny"]
-    other = recipe.with_(options={"semantic_weight": 1.0}).model(5)
+    other = recipe.with_(backbone="test_swin", options={"semantic_weight": 1.0}).model(5)
     other.load_state_dict(solider.state_dict())
     embeddings = [model.eval()(images(64, 32)).embedding for model in (solider, other)]
     assert not torch.allclose(*embeddings, atol=1e-4)
