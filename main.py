@@ -219,10 +219,19 @@ def description_of(args, recipe: Recipe, given: dict, run: Run, data: datasets.T
     }
 
 
-def as_trained(start: str) -> dict[str, tuple[float, ...]]:
-    """`mean` and `std` of the weight file --pretrained `start`, where it tells them, and says so."""
-    file = reading.existing_file(start, "--pretrained weight")
-    found = recognising.input_statistics(file)
+def as_trained(recipe: Recipe, given: dict) -> dict[str, tuple[float, ...]]:
+    """`mean` and `std` of the weight file that `recipe` starts from, where it tells them, and says so.
+
+    A row that names its authors' file has the statistics that they go on with. FileNotFoundError if it is not given.
+    """
+    own = named_recipe(recipe.name).pretrained
+    if own not in ("imagenet", "none") and "pretrained" not in given and not Path(own).exists():
+        raise FileNotFoundError(
+            f"recipe {recipe.name} starts from its authors' file {own} (docs/recipes.md says whose): name your copy "
+            "with --pretrained FILE, or start from random weights with --pretrained none"
+        )
+    file = reading.existing_file(recipe.pretrained, "--pretrained weight")
+    found = recognising.input_statistics(file) if own in ("imagenet", "none") else {}
     if found:
         words = ", ".join(f"{name} {' '.join(f'{x:g}' for x in values)}" for name, values in found.items())
         print(f"{file}: images are normalised with {words}, as its own were, unless --mean and --std say otherwise")
@@ -451,12 +460,7 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     check_test_distance(recipe)
     check_trunk(recipe, given)
     if recipe.pretrained not in ("imagenet", "none"):
-        if "pretrained" not in given and not Path(recipe.pretrained).exists():
-            raise FileNotFoundError(
-                f"recipe {recipe.name} starts from its authors' file {recipe.pretrained} (docs/recipes.md says whose): "
-                "name your copy with --pretrained FILE, or start from random weights with --pretrained none"
-            )
-        given = as_trained(recipe.pretrained) | given | {"pretrained": str(reading.only_file(recipe.pretrained))}
+        given = as_trained(recipe, given) | given | {"pretrained": str(reading.only_file(recipe.pretrained))}
         recipe = customised(recipe, given)
     if (begun := begun_after(args)) >= recipe.epochs:
         raise ValueError(

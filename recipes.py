@@ -970,7 +970,7 @@ TRANSREID_SSL = row(
         "msmt17": Published(84.8, 66.3, "TransReID-SSL fc39e88 README, line 70, reproduced"),
     },
     differs="Starts from its weights of LUPerson: --pretrained FILE, a checkpoint with student and teacher or the bare "
-    "network. Biases warm up with twice the rate of weights throughout, in the code they begin at the same. On MSMT17 "
+    "network. Biases have twice the rate of weights throughout, in the code both begin and end at the same. On MSMT17 "
     "the code trains on the validation part too (--msmt17_use_val).",
     options={"stride": 16, "jpm": False},
     backbone="vit_small_patch16_224",
@@ -978,6 +978,7 @@ TRANSREID_SSL = row(
     sie_weight=0.0,
     lr=4e-4,
     warmup_epochs=20,
+    first_epoch=0,
     reduction="mean",
 )
 

@@ -32,6 +32,9 @@ SMALL = {
     "resnet101": "resnet18",
     "resnet50_ibn_a": "resnet18",
     "vit_base_patch16_224": "vit_tiny_patch16_224",
+    "vit_small_patch16_224": "vit_tiny_patch16_224",
+    "solider_swin_small": "solider_swin_tiny",
+    "solider_swin_base": "solider_swin_tiny",
     "osnet_x1_0": "osnet_x0_25",
     "osnet_x0_75": "osnet_x0_25",
     "osnet_ain_x1_0": "osnet_ain_x0_25",
@@ -82,6 +85,7 @@ NEW = {
     architectures.MuDeep: ("classifier.",),
     architectures.HACNN: ("classifier_global.", "classifier_local."),
     architectures.MLFN: ("classifier.",),
+    architectures.SOLIDER: BOT,
 }
 # The last map of the trunk at the size above: (C, h, w).
 MAPS = {
@@ -89,7 +93,9 @@ MAPS = {
     "resnet50mid": (3 * 2048, 2, 1), "hacnn": (384, 5, 2), "mlfn": (2048, 1, 1), "pcb": (512, 6, 2),
     "pcb_rpp": (512, 6, 2), "aligned": (512, 2, 1), "aligned_mutual": (512, 2, 1), "aligned_pp": (512, 2, 1),
     "pyramid": (512, 6, 2), "agw": (512, 4, 2), "agw_rgbir": (512, 4, 2), "sbs": (512, 4, 2),
-    "mgn": (3 * 512, 4, 2), "transreid": (192, 5, 2), "transreid_baseline": (192, 4, 2), "demo": (128, 4, 2),
+    "mgn": (3 * 512, 4, 2), "transreid": (192, 5, 2), "transreid_baseline": (192, 4, 2),
+    "solider_swin_tiny": (768, 2, 1), "demo": (128, 4, 2),
+    **{row: (192, 4, 2) for row in RECIPES if row.startswith(("transreid_ssl", "personvit"))},
 }  # fmt: skip
 
 
@@ -208,7 +214,8 @@ def test_a_model_shows_the_maps_that_its_embedding_is_made_of(name, monkeypatch)
 # A row of each network that has maps of its own, and the size at which its grid has rows and columns to tell apart.
 PLACES = {"bot": (128, 64), "mudeep": (64, 32), "resnet50mid": (256, 128), "hacnn": (160, 64), "mlfn": (128, 64),
           "pcb": (192, 64), "aligned_mutual": (256, 128), "agw_rgbir": (128, 64), "mgn": (192, 64),
-          "transreid": (128, 64), "transreid_baseline": (128, 64), "nasnsetmobile": (128, 64)}  # fmt: skip
+          "transreid": (128, 64), "transreid_baseline": (128, 64), "solider_swin_tiny": (256, 128),
+          "transreid_ssl_vit_small_ics": (128, 64), "nasnsetmobile": (128, 64)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PLACES)

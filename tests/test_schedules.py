@@ -53,6 +53,12 @@ CURVE_OF = {  # row -> public curve
     "fastreid_vit": "fast-reid vit",
     "transreid": "TransReID",
     "transreid_baseline": "TransReID",
+    **dict.fromkeys(("transreid_ssl_vit_small", "transreid_ssl_vit_small_ics"), "TransReID-SSL"),
+    **dict.fromkeys(("transreid_ssl_vit_base_ics", "personvit_vit_small"), "TransReID-SSL"),
+    "personvit_vit_base": "PersonViT base",
+    "solider_swin_tiny": "SOLIDER",
+    "solider_swin_small": "SOLIDER base",
+    "solider_swin_base": "SOLIDER base",
 }
 WITHOUT_CODE = {"demo", "hacnn"}  # ours; an issue that names half and three quarters of 300 epochs
 FAST_REID = {"market": 202, "duke": 258}  # iterations of an epoch, images // 64
@@ -138,7 +144,9 @@ IMAGES_64 = {"market": (202, 202), "duke": (258, 258), "cuhk03": (115, 115)}  # 
 LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
     **dict.fromkeys(("bot", "bot_no_center", "bot_ibn", "agw"), (64, 120, GROUPS_64)),
     "bot_arcface": (64, 200, GROUPS_64),
+    # datasets/sampler.py of TransReID, TransReID-SSL, PersonViT and SOLIDER-REID is BoT's
     **dict.fromkeys(("transreid", "transreid_baseline"), (64, 120, GROUPS_64)),
+    **dict.fromkeys((row for row in RECIPES if "_vit_" in row or "_swin_" in row), (64, 120, GROUPS_64)),
     **dict.fromkeys((row for row, curve in CURVE_OF.items() if "r50" in curve), (32, 60, SHUFFLED_32)),
     "softmax_triplet": (32, 60, GROUPS_32),
     "mudeep": (32, 180, ONCE_32),
