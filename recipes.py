@@ -253,7 +253,8 @@ for key, fields, paper, where, values in (
 # Those of torchreid's first benchmark alone, with its settings.
 for key, paper, fields, runs, differs in (
     ("densenet121", "Huang et al., CVPR 2017", {}, results.DENSENET, "There is no ReLU behind its last batch norm."),
-    ("shufflenet", "Zhang et al., CVPR 2018", {"pretrained": "none", "options": {"head_std": 0.0}}, results.SHUFFLENET, ""),
+    ("shufflenet", "Zhang et al., CVPR 2018", {"pretrained": "none", "options": {"head_std": 0.0}}, results.SHUFFLENET,
+     ""),
     ("nasnsetmobile", "Zoph et al., CVPR 2018", {}, results.NASNET,  # torchreid's spelling
      "Its dropout in front of the classifier is left out."),
 ):  # fmt: skip

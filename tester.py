@@ -345,8 +345,8 @@ class Tester:
     def conditions(self, name: str) -> dict:
         """What else decides the numbers of data set `name`: the comparison, every option of the test, the images."""
         recipe, options = self.recipe, self.options
-        names = ("flip", "rerank", "search", "grid", "expansion", "multi_query", "ap", "max_rank", "details", "skip_bad")
-        asked = {key: getattr(options, key) for key in names}
+        names = ("flip", "rerank", "search", "grid", "expansion", "multi_query", "ap", "max_rank", "details")
+        asked = {key: getattr(options, key) for key in (*names, "skip_bad")}
         compared = {key: getattr(recipe, key) for key in ("image_size", "mean", "std", *RESULT_FIELDS)}
         compared["interpolation"] = recipe.test_filter
         protocol = self.protocol(name)
