@@ -287,9 +287,13 @@ def load_for_test(
     """
     file = reading.read(args.weights or checkpoints.of_run(run.output, epoch))
     if file.ours is not None:
+        state = checkpoints.described(file.ours, file.path)
+        if args.recipe_given and recipe.name != state["recipe"]:
+            raise ValueError(
+                f"{file.path} is of recipe {state['recipe']}, not of --recipe {recipe.name}: leave that out"
+            )
         if args.sie_cameras:
             raise ValueError(f"{file.path} says itself which camera each embedding belongs to: leave out --sie_cameras")
-        state = checkpoints.described(file.ours, file.path)
         check_held_out(file.path, state, args)
         loaded = network_of_ours(file.path, state, given)
     else:
@@ -500,6 +504,8 @@ class Parts(NamedTuple):
 
 def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list[str], tests: list[str]) -> Parts:
     """Everything a training needs, the images of its tests looked at and its own decoded if there is any left of it."""
+    if args.cache_path:
+        files.check_folder(args.cache_path, "--cache_path")
     data = datasets.combine([found[name] for name in trains], args.use_all_images)
     cameras = data.numbering if recipe.uses_cameras else {}
     print_settings(recipe, given, run, data.num_pids, len(data.samples))
@@ -979,7 +985,7 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, tester.Stopped):
         print("\nStopped.", file=sys.stderr)
         return 130
-    except (OSError, ValueError, RuntimeError, ImportError, MemoryError, FloatingPointError) as error:
+    except Exception as error:
         if args is not None and args.debug:
             raise
         print(f"\n{processes.label()}error: {message_of(error)}", file=sys.stderr)
@@ -999,7 +1005,8 @@ def message_of(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
     ours = Path(__file__).resolve().parent in Path(raised_in).resolve().parents and "site-packages" not in raised_in
-    return text if ours else f"{type(error).__name__}: {text}\n(--debug shows where it comes from)"
+    ours = ours and isinstance(error, (OSError, ValueError, RuntimeError, ImportError, FloatingPointError))
+    return text if ours else f"{type(error).__name__}: {' '.join(text.split())} (--debug shows where it comes from)"
 
 
 if __name__ == "__main__":

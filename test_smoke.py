@@ -470,7 +470,7 @@ def test_out_of_memory_says_what_to_make_smaller(capsys, data, tmp_path, monkeyp
     message = fails(
         capsys, "--mode", "train", "--recipe", "demo", "--market_path", data, "--output_path", tmp_path, *TINY
     )
-    assert "--p" in message and "--image_size" in message
+    assert "--p" in message and "--image_size" in message and "\n" not in message.strip()
 
 
 def test_batch_size_that_contradicts_p_and_k(capsys, data, tmp_path):

@@ -531,7 +531,7 @@ class Training:
         open_layers(self.model, self.stages[index].trainable, self.frozen_by_model)
         if index != self.stage:
             self.network, self.stage = self.model, index  # the old one lets go of the parameters first
-            self.network = processes.parallel(self.how.forward or self.model)
+            self.network = processes.parallel(self.model if self.how.forward is None else self.how.forward)
 
     def pause(self, now: bool) -> None:
         """Let nothing but `open_layers` and losses move from here on, not even statistics of batch norms; or let all.

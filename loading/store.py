@@ -361,6 +361,7 @@ class ImageStore:
         return data
 
     def _write_disk(self, path: Path, fingerprint: str) -> None:
+        files.check_folder(path.parent, "--cache_path")
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < self.num_bytes:

@@ -303,6 +303,21 @@ def test_two_tests_never_write_one_file(folder, data, tmp_path):
     assert len({(each["weights_sha256"], each["options"]["flip"], each["weights"]) for each in measured}) == 4
 
 
+def test_a_test_under_another_recipe_is_refused(folder, data, capfd):
+    test = ("--mode", "test", "--market_path", data, "--output_path", folder, "--threads", "1")
+    assert run(*test, "--recipe", "pcb") == 1
+    assert "is of recipe demo, not of --recipe pcb" in capfd.readouterr().err
+    assert not list(folder.glob("metrics_*.json"))
+
+
+def test_any_exception_is_one_line(folder, data, monkeypatch, capfd):
+    monkeypatch.setattr(main.tester.Tester, "one", lambda *_, **__: {}["a key\nthat nobody has"])
+    assert run("--mode", "test", "--market_path", data, "--output_path", folder, "--threads", "1") == 1
+    told = capfd.readouterr().err.strip()
+    assert told.startswith("error: KeyError: ") and told.endswith("(--debug shows where it comes from)")
+    assert "\n" not in told
+
+
 def test_lost_files_of_a_finished_run_come_back(folder, data):
     kept = weights(folder)
     (folder / "metrics.json").write_text("{")
@@ -336,6 +351,10 @@ LATE = {
         "GiB are free: give a smaller --image_size or batch",
     ),
     "parts of a batch": (lambda d, t: ("--accumulate", "5"), "--accumulate"),
+    "a file for a folder of the cache": (
+        lambda d, t: ("--cache", "disk", "--cache_path", d / "readme.txt" / "x"),
+        "a part of its path is a file",
+    ),
     "a file for a folder": (lambda d, t: ("--output_path", d / "readme.txt" / "x"), "--output_path"),
 }
 

@@ -670,6 +670,27 @@ def test_compiled_network_trains_alike():
     torch.testing.assert_close(model[1].running_mean, twin[1].running_mean)
 
 
+def test_a_compiled_network_that_has_no_length_is_a_network_all_the_same(tmp_path):
+    """torch 2.14 answers bool(torch.compile(model)) with a TypeError about len()."""
+
+    class Compiled(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def __len__(self):
+            raise TypeError("Net does not support len()")
+
+        def forward(self, *batch):
+            return self.model(*batch)
+
+    net, row = Net(), recipe(epochs=1)
+    folder = checkpoints.Folder(tmp_path, {})
+    training = train.Training(net, criterion(), Batches(), row, folder, train.Conditions(forward=Compiled(net)))
+    training.begin(0)
+    assert type(training.network) is Compiled
+
+
 def test_compiling_without_a_compiler_says_so(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="--compile needs a C\\+\\+ compiler"):
