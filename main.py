@@ -285,6 +285,8 @@ def load_for_test(
 
     found: data sets by name, one of which --sie_cameras may name.
     """
+    if args.weights and epoch is not None:
+        raise ValueError(f"--weights {args.weights} and epoch {epoch} of a run name two weight files: give one of them")
     file = reading.read(args.weights or checkpoints.of_run(run.output, epoch))
     if file.ours is not None:
         state = checkpoints.described(file.ours, file.path)

@@ -39,13 +39,11 @@ class UnreadableImages(RuntimeError):
     """Files that Pillow cannot decode; the message names the first five and counts the rest."""
 
     def __init__(self, bad: Sequence[tuple[str, str]], total: int):
-        lines = [f"  {files.printable(path)}: {reason}" for path, reason in bad[:5]]
-        if len(bad) > 5:
-            lines.append(f"  and {len(bad) - 5:,} more")
+        named = ", ".join(f"{files.printable(path)} ({reason})" for path, reason in bad[:5])
+        more = f" and {len(bad) - 5:,} more" if len(bad) > 5 else ""
         super().__init__(
-            f"{len(bad):,} of {total:,} images cannot be read:\n"
-            + "\n".join(lines)
-            + "\nReplace them, or leave them out with --skip_bad_images."
+            f"{len(bad):,} of {total:,} images cannot be read: {named}{more}. "
+            "Replace them, or leave them out with --skip_bad_images."
         )
         self.paths = tuple(path for path, _ in bad)
 

@@ -307,6 +307,8 @@ def test_a_test_under_another_recipe_is_refused(folder, data, capfd):
     test = ("--mode", "test", "--market_path", data, "--output_path", folder, "--threads", "1")
     assert run(*test, "--recipe", "pcb") == 1
     assert "is of recipe demo, not of --recipe pcb" in capfd.readouterr().err
+    assert run(*test, "--weights", folder / "model.pt", "--resume_test_epoch", "1") == 1
+    assert "name two weight files" in capfd.readouterr().err
     assert not list(folder.glob("metrics_*.json"))
 
 
