@@ -1,6 +1,8 @@
 """Small data sets with repeated splits: the rule of each, and that the splits are made once and reused."""
 
 import json
+import struct
+import sys
 
 import numpy as np
 import pytest
@@ -180,6 +182,19 @@ def test_grid_partitions_that_do_not_fit(tmp_path):
         load_splits("grid", tmp_path)
     (root / "features_and_partitions.mat").write_text("not MATLAB")
     with error(ValueError, "cannot be read as a MATLAB file"):
+        load_splits("grid", tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_mat_file_that_ends_its_reader_is_a_message(tmp_path):
+    """An element of numbers whose type says that it is an array: scipy 1.17 looks up a type that is not there."""
+    root = tree(tmp_path, *GRID) / "underground_reid"
+    savemat(root / "features_and_partitions.mat", {"trainIdxAll": np.zeros(2)})
+    content = (root / "features_and_partitions.mat").read_bytes()
+    numbers = struct.pack("<II", 9, 16)  # type and size of two doubles
+    assert content.count(numbers) == 1
+    (root / "features_and_partitions.mat").write_bytes(content.replace(numbers, struct.pack("<II", 14, 16)))
+    with error(ValueError, "cannot be read as a MATLAB file (its reader ended with -"):
         load_splits("grid", tmp_path)
 
 
