@@ -55,13 +55,14 @@ import checkpoints
 import loaders
 import losses
 import models
+import rebuild
 import rerank
 import tester
 import train
 import video
 import visualize
-from cli import check_needs, customised, dataset_options, named_recipe, overrides, parse
-from config import FIELDS, applies, check_test_distance, check_trunk, plain, value_in
+from cli import check_needs, customised, dataset_options, overrides, parse
+from config import FIELDS, check_test_distance, check_trunk, plain, value_in
 from loading import samplers
 from machine import files, fingerprint, lock, memory, processes
 from machine.device import pick_amp, pick_device
@@ -70,7 +71,7 @@ from machine.version import VERSION, commit
 from networks import mobile
 from parsers.base import images_below
 from recipes import RECIPES, Recipe
-from weights import formats, importing, reading, recognising
+from weights import importing, reading, recognising
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What a run needs
@@ -266,21 +267,9 @@ def build_network(recipe: Recipe, num_pids: int, cameras: int, run: Run, seed: i
     return run.place(model)
 
 
-class Loaded(NamedTuple):
-    """A network for testing, and what its weight file says of it."""
-
-    model: models.Model  # in eval mode, where the run computes
-    recipe: Recipe
-    trained_on: str
-    said: str  # for the user: what was read, and how
-    cameras: dict[str, list[int]] = {}  # `TrainingSet.numbering`; empty where the file does not name them
-    epoch: int | None = None
-    origin: dict[str, Any] = {}  # what a checkpoint of ours says of its training set
-
-
 def load_for_test(
     args, recipe: Recipe, given: dict, run: Run, epoch: int | None, found: dict[str, datasets.Splits] | None = None
-) -> Loaded:
+) -> rebuild.Loaded:
     """The network of --weights, or of the output folder's newest weights or those after `epoch`; prints nothing.
 
     found: data sets by name, one of which --sie_cameras may name.
@@ -297,19 +286,11 @@ def load_for_test(
         if args.sie_cameras:
             raise ValueError(f"{file.path} says itself which camera each embedding belongs to: leave out --sie_cameras")
         check_held_out(file.path, state, args)
-        loaded = network_of_ours(file.path, state, given)
+        loaded = rebuild.network_of_ours(file.path, state, given)
     else:
-        numbering = cameras_of(args.sie_cameras, found or {}) if args.sie_cameras else {}
-        loaded = network_of_anybody(file, recipe if args.recipe_given else None, given, numbering)
+        numbering = rebuild.cameras_of(args.sie_cameras, found or {}) if args.sie_cameras else {}
+        loaded = rebuild.network_of_anybody(file, recipe if args.recipe_given else None, given, numbering)
     return loaded._replace(model=run.place(loaded.model).eval())
-
-
-def cameras_of(name: str, found: dict[str, datasets.Splits]) -> dict[str, list[int]]:
-    """{name: camera numbers of that data set, in ascending order}, as released code numbers a set's embeddings."""
-    if name not in found:
-        raise ValueError(f"--sie_cameras {name} is none of the data sets of this run ({', '.join(found) or 'none'})")
-    splits = found[name]
-    return {name: sorted({sample.camid for sample in (*splits.train, *splits.query, *splits.gallery)})}
 
 
 def check_held_out(path: Path, state: dict, args) -> None:
@@ -320,63 +301,6 @@ def check_held_out(path: Path, state: dict, args) -> None:
             f"{path} was trained with --validation_ids {held['validation_ids']} --seed {held['seed']}: it has seen "
             "people whom these flags would hold out; give the same flags as in training"
         )
-
-
-def network_of_ours(path: Path, state: dict, given: dict) -> Loaded:
-    """The network of a checkpoint of this suite, with the options it was trained with and those `given` now."""
-    stored = {name: tuple(value) if isinstance(value, list) else value for name, value in state["overrides"].items()}
-    cameras = state["cameras"]
-    try:
-        recipe = customised(named_recipe(state["recipe"]), stored | given)
-        model = recipe.model(state["num_pids"], num_cameras=sum(map(len, cameras.values())))
-    except (AttributeError, TypeError, ValueError) as error:  # of another version, or damaged
-        raise ValueError(
-            f"{path} cannot be rebuilt with its recipe and options: {reading.first_line(error)}"
-        ) from error
-    checkpoints.load_into(model, state["model"], path)
-    trained_on, epoch = "+".join(state["trained_on"]), state["epoch"]
-    said = f"{path}: recipe {recipe.name}, epoch {epoch}, trained on {trained_on}"
-    origin = {key: state[key] for key in ("trained_on", "data", "use_all_images") if key in state}
-    return Loaded(model, recipe, trained_on, said, cameras, epoch, origin)
-
-
-def network_of_anybody(
-    file: reading.WeightFile, recipe: Recipe | None, given: dict, numbering: dict[str, list[int]]
-) -> Loaded:
-    """The network of a foreign file: `recipe`'s, or the one that the names and shapes of its tensors show.
-
-    numbering: the cameras that its camera embeddings belong to, by data set; empty where nobody says.
-    """
-    hints = recognising.recognise(file) or {}
-    if recipe is not None:
-        hints = {name: value for name, value in hints.items() if name in recognising.CARRIED}
-    elif not hints:
-        advice = importing.advice(formats.stripped(file.tensors))
-        raise ValueError(f"{file.path} does not say which network it belongs to. {advice}")
-    else:
-        recipe = named_recipe(hints.pop("recipe"))
-    cameras = recognising.num_cameras(file)
-    if cameras and applies(recipe, "sie_weight"):
-        hints = {"sie_weight": recipe.sie_weight or recognising.SIE_WEIGHT} | hints  # unless it is recognised as CLIP's
-    recipe = recipe.with_(options=recipe.options | hints.pop("options", {}))
-    recipe = customised(recipe, {name: value for name, value in hints.items() if applies(recipe, name)} | given)
-    backbone = f", backbone {recipe.backbone}" if applies(recipe, "backbone") else ""
-    said = [f"{file.path}: recipe {recipe.name}{backbone}"]
-    cameras = cameras if recipe.uses_cameras else 0
-    if numbering:
-        ((name, camids),) = numbering.items()
-        if cameras != len(camids):
-            raise ValueError(
-                f"--sie_cameras {name}: {file.path} has {cameras or 'no'} camera embeddings, {name} has {len(camids)} "
-                f"cameras ({', '.join(map(str, camids))}); leave the flag out to use their mean"
-            )
-        said.append(f"{file.path}: its camera embeddings are those of cameras {', '.join(map(str, camids))} of {name}")
-    elif cameras:
-        mean = f"the mean of its {cameras} camera embeddings is used, since it does not say whose they are"
-        said.append(f"{file.path}: {mean} (--sie_cameras)")
-    model = recipe.model(0, num_cameras=cameras)
-    report = importing.import_weights(model, file)
-    return Loaded(model, recipe, file.path.stem, "\n".join([*said, str(report)]), numbering)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -903,7 +827,7 @@ def mode_extract(args, recipe: Recipe) -> None:
 
 def embedded_folder(
     args, recipe: Recipe, given: dict, first: Sequence[datasets.Sample] = ()
-) -> tuple[Loaded, Run, tester.Features]:
+) -> tuple[rebuild.Loaded, Run, tester.Features]:
     """The network, and the features of the images `first` and of all under --gallery_path.
 
     In the order of their cost: the folders, the weights, every image, and only then what the network computes.
