@@ -225,7 +225,7 @@ def as_trained(recipe: Recipe, given: dict) -> dict[str, tuple[float, ...]]:
 
     A row that names its authors' file has the statistics that they go on with. FileNotFoundError if it is not given.
     """
-    own = named_recipe(recipe.name).pretrained
+    own = RECIPES[recipe.name].pretrained
     if own not in ("imagenet", "none") and "pretrained" not in given and not Path(own).exists():
         raise FileNotFoundError(
             f"recipe {recipe.name} starts from its authors' file {own} (docs/recipes.md says whose): name your copy "
