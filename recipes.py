@@ -979,7 +979,7 @@ TRANSREID_SSL = row(
     sie_weight=0.0,
     lr=4e-4,
     warmup_epochs=20,
-    first_epoch=0,
+    first_epoch=0,  # its scheduler is stepped as an epoch ends, there as one begins
     reduction="mean",
 )
 

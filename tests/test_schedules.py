@@ -24,10 +24,12 @@ AIN = "im_osnet_ain_x1_0_softmax_256x128_amsgrad_cosine.yaml"
 BOT = "reid-strong-baseline"
 CURVE_OF = {  # row -> public curve
     **dict.fromkeys(("bot", "bot_no_center", "bot_ibn"), BOT),
-    "bot_arcface": "tiny",
-    **dict.fromkeys(("softmax", "softmax_triplet", "se_resnet50_fc512", "densenet121", "densenet121_fc512"), R50),
-    **dict.fromkeys(("squeezenet1_0_fc512", "mobilenetv2_x1_0", "mobilenetv2_x1_4", "shufflenet"), R50),
-    **dict.fromkeys(("nasnsetmobile", "resnet50mid", "mlfn"), R50),
+    **dict.fromkeys(("bot_arcface", "tiny"), "tiny"),
+    "wangguanan": "wangguanan",
+    **dict.fromkeys(("softmax", "softmax_triplet", "se_resnet50_fc512", "densenet121_fc512"), R50),
+    **dict.fromkeys(("squeezenet1_0_fc512", "mobilenetv2_x1_0", "mobilenetv2_x1_4"), R50),
+    **dict.fromkeys(("resnet50mid", "mlfn"), R50),
+    **dict.fromkeys(("densenet121", "shufflenet", "nasnsetmobile"), "torchreid v0.2.2 xent"),
     **dict.fromkeys(("softmax_fc512", "resnet50_fc512"), "im_r50fc512_softmax_256x128_amsgrad.yaml"),
     "mudeep": "torchreid v0.0.9 xent+htri",
     "resnet50_video": "torchreid v0.0.9 video",
@@ -56,22 +58,12 @@ CURVE_OF = {  # row -> public curve
     **dict.fromkeys(("transreid_ssl_vit_small", "transreid_ssl_vit_small_ics"), "TransReID-SSL"),
     **dict.fromkeys(("transreid_ssl_vit_base_ics", "personvit_vit_small"), "TransReID-SSL"),
     "personvit_vit_base": "PersonViT base",
-    "solider_swin_tiny": "SOLIDER",
-    "solider_swin_small": "SOLIDER base",
-    "solider_swin_base": "SOLIDER base",
+    "solider_swin_tiny": "SOLIDER tiny",
+    **dict.fromkeys(("solider_swin_small", "solider_swin_base"), "SOLIDER"),
+    "jsia": "JSIA",
 }
 WITHOUT_CODE = {"demo", "hacnn"}  # ours; an issue that names half and three quarters of 300 epochs
 FAST_REID = {"market": 202, "duke": 258}  # iterations of an epoch, images // 64
-
-
-def test_a_constant_warm_up_stays_at_its_factor_and_ends_where_the_linear_one_does():
-    """reid-strong-baseline 3da7e6f, solver/lr_scheduler.py: warmup_method constant, factor warmup_factor."""
-    row = RECIPES["bot"].with_(warmup_method="constant", warmup_factor=0.01, warmup_epochs=10)
-    linear = row.with_(warmup_method="linear")
-    found = [lr_factor(row, epoch, 120) for epoch in range(120)]
-    assert set(found[:10]) == {0.01} and found[10:] == [lr_factor(linear, epoch, 120) for epoch in range(10, 120)]
-    by_step = row.with_(warmup_epochs=0, warmup_iterations=30, milestones=())
-    assert [step_factor(by_step, step // 20, 60, step % 20, 20) for step in (0, 29, 30, 31)] == [0.01, 0.01, 1.0, 1.0]
 
 
 def rates_of(name: str) -> list[float]:
@@ -125,6 +117,7 @@ def even(num_ids: int, num_images: int) -> list[int]:
     return [num_images // num_ids + (i < num_images % num_ids) for i in range(num_ids)]
 
 
+TRANSFORMERS = ("transreid", "personvit", "solider")
 COUNTS = {  # images of each training identity; the first as it is, the others with the right totals
     "market": [size for size, times in enumerate(MARKET, start=2) for _ in range(times)],
     "duke": even(702, 16_522),
@@ -143,11 +136,12 @@ PYRAMID = {"market": (94, 94), "duke": (88, 88), "cuhk03": (96, 96)}  # RandomId
 IMAGES_64 = {"market": (202, 202), "duke": (258, 258), "cuhk03": (115, 115)}  # fast-reid, engine/defaults.py
 LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
     **dict.fromkeys(("bot", "bot_no_center", "bot_ibn", "agw"), (64, 120, GROUPS_64)),
-    "bot_arcface": (64, 200, GROUPS_64),
-    # datasets/sampler.py of TransReID, TransReID-SSL, PersonViT and SOLIDER-REID is BoT's
-    **dict.fromkeys(("transreid", "transreid_baseline"), (64, 120, GROUPS_64)),
-    **dict.fromkeys((row for row in RECIPES if "_vit_" in row or "_swin_" in row), (64, 120, GROUPS_64)),
-    **dict.fromkeys((row for row, curve in CURVE_OF.items() if "r50" in curve), (32, 60, SHUFFLED_32)),
+    **dict.fromkeys(("bot_arcface", "tiny"), (64, 200, GROUPS_64)),
+    "wangguanan": (64, 120, {data: (200, 200) for data in COUNTS}),  # core/train.py
+    **dict.fromkeys((row for row in CURVE_OF if row.startswith(TRANSFORMERS)), (64, 120, GROUPS_64)),
+    **dict.fromkeys(
+        (row for row, curve in CURVE_OF.items() if "r50" in curve or "v0.2.2" in curve), (32, 60, SHUFFLED_32)
+    ),
     "softmax_triplet": (32, 60, GROUPS_32),
     "mudeep": (32, 180, ONCE_32),
     "hacnn": (32, 300, SHUFFLED_32),
@@ -185,12 +179,13 @@ def test_an_epoch_is_as_long_as_the_public_one(row):
 
 
 def test_every_row_with_a_source_has_its_length():
-    """Two rows train on other data: SYSU-MM01 (22,258 colour and 11,909 infrared images of 395 identities;
+    """The others train on other data: SYSU-MM01 (22,258 colour and 11,909 infrared images of 395 identities;
     XM e817a26, utils.py, IdentitySampler: 22,258 // 32 + 1) and MARS (625 identities, torchreid v0.0.9)."""
-    assert RECIPES.keys() - LENGTH_OF.keys() == {"demo", "agw_rgbir", "resnet50_video"}
+    assert RECIPES.keys() - LENGTH_OF.keys() == {"demo", "agw_rgbir", "jsia", "resnet50_video"}
     colour, infrared = (torch.arange(395).repeat_interleave(torch.tensor(even(395, n))) for n in (22_258, 11_909))
     groups = torch.cat([torch.zeros(22_258), torch.ones(11_909)]).bool()
     assert planned("agw_rgbir", torch.cat([colour, infrared]), groups, 0).shape == (696, 1, 64)
+    assert planned("jsia", torch.cat([colour, infrared]), groups, 0).shape == (200, 1, 128)  # core/train.py
     assert planned("resnet50_video", torch.arange(625).repeat_interleave(10), None, 0).shape == (78, 1, 32)
 
 
