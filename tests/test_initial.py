@@ -18,18 +18,23 @@ from recipes import RECIPES
 
 # name of a reference in the table -> where its constructor stands, and the rows that begin so
 REFERENCES = {
-    "reid-strong-baseline": ("3da7e6f, modeling/baseline.py, layers/center_loss.py", "bot bot_no_center bot_ibn"),
+    # so do person-reid-tiny-baseline a13a8a8, model/make_model.py, wangguanan/light-reid 758f517, core/models.py, and
+    # wangguanan/JSIA-ReID 6eb008b, core/networks.py
+    "reid-strong-baseline": (
+        "3da7e6f, modeling/baseline.py, layers/center_loss.py",
+        "bot bot_no_center bot_ibn tiny wangguanan jsia",
+    ),
     "tiny-arcface": ("person-reid-tiny-baseline a13a8a8, loss/arcface.py", "bot_arcface"),
     "torchreid/resnet50": ("f8cd150, torchreid/models/resnet.py", "softmax softmax_triplet"),
     "torchreid/resnet50_fc512": ("f8cd150, torchreid/models/resnet.py", "softmax_fc512 resnet50_fc512"),
     "torchreid/se_resnet50_fc512": ("f8cd150, torchreid/models/senet.py", "se_resnet50_fc512"),
-    "torchreid/densenet121": ("f8cd150, torchreid/models/densenet.py", "densenet121"),
+    "torchreid022/densenet121": ("016293c, models/densenet.py", "densenet121"),
     "torchreid/densenet121_fc512": ("f8cd150, torchreid/models/densenet.py", "densenet121_fc512"),
     "torchreid/squeezenet1_0_fc512": ("f8cd150, torchreid/models/squeezenet.py", "squeezenet1_0_fc512"),
     "torchreid/mobilenetv2_x1_0": ("f8cd150, torchreid/models/mobilenetv2.py", "mobilenetv2_x1_0"),
     "torchreid/mobilenetv2_x1_4": ("f8cd150, torchreid/models/mobilenetv2.py", "mobilenetv2_x1_4"),
-    "torchreid/shufflenet": ("f8cd150, torchreid/models/shufflenet.py", "shufflenet"),
-    "torchreid/nasnsetmobile": ("f8cd150, torchreid/models/nasnet.py", "nasnsetmobile"),
+    "torchreid022/shufflenet": ("016293c, models/shufflenet.py", "shufflenet"),
+    "torchreid022/nasnet": ("016293c, models/nasnet.py", "nasnsetmobile"),
     "torchreid/resnet50mid": ("f8cd150, torchreid/models/resnetmid.py", "resnet50mid"),
     "torchreid/hacnn": ("f8cd150, torchreid/models/hacnn.py", "hacnn"),
     "torchreid/mlfn": ("f8cd150, torchreid/models/mlfn.py", "mlfn"),
@@ -54,7 +59,12 @@ REFERENCES = {
     "fast-reid/sbs": ("c9bc3ce, modeling/heads/embedding_head.py, layers/non_local.py", "sbs"),
     "fast-reid/mgn": ("c9bc3ce, modeling/meta_arch/mgn.py, modeling/heads/embedding_head.py", "mgn"),
     "TransReID": ("dec5504, model/make_model.py, build_transformer_local", "transreid"),
-    "TransReID/baseline": ("dec5504, model/make_model.py, build_transformer", "transreid_baseline"),
+    # so do TransReID-SSL fc39e88, PersonViT de479ab and SOLIDER-REID 8c08e1c in their model/make_model.py
+    "TransReID/baseline": (
+        "dec5504, model/make_model.py, build_transformer",
+        "transreid_baseline transreid_ssl_vit_small transreid_ssl_vit_small_ics transreid_ssl_vit_base_ics "
+        "personvit_vit_small personvit_vit_base solider_swin_tiny solider_swin_small solider_swin_base",
+    ),
 }
 ROWS = {row: reference for reference, (_, rows) in REFERENCES.items() for row in rows.split()}
 OURS = {"demo"}  # rows of this suite, without a source

@@ -374,7 +374,7 @@ FORMATS = (
     Format(
         "BoT strong baseline",
         (r"^base\.", r"^(bottleneck|classifier)\.weight"),
-        (*NO_BASE, (r"^fcneck\.", "reduction.")),
+        (*NO_BASE, (r"^fcneck\.", "reduction."), (r"^arcface\.weight$", "classifier.weight")),
         r"resnet\d+",
         carries=BILINEAR,
     ),

@@ -103,7 +103,7 @@ METHODS = (
 
 
 # What a file brings along even where the user names the recipe: how its images are prepared, and its stem.
-CARRIED = ("stem_relu", "stem_ceil", "sie_weight", "image_size", "test_interpolation", "mean", "std")
+CARRIED = ("stem_relu", "stem_ceil", "stem_pool", "sie_weight", "image_size", "test_interpolation", "mean", "std")
 
 
 WHOLE_NETWORKS = ("hacnn", "mlfn", "mudeep")  # recipes without a choice of backbone
@@ -148,6 +148,30 @@ def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     options = carried.pop("options", {}) | details.pop("options", {})
     found = {"recipe": method, "backbone": backbone} | carried | details
     return found | ({"options": options} if options else {})
+
+
+# Released weights of the same names and shapes whose stems pool otherwise: person-reid-tiny-baseline (model/backbones/
+# resnet.py:92 at a13a8a8) beside reid-strong-baseline. Where it is not told by the class of a whole pickled network, it
+# is by the name that their trainers give a file (processor/processor.py:84; engine/trainer.py:156 at 3da7e6f).
+STEM_POOLS = (
+    ("2x2", r"\bpickled model\.make_model\.Backbone$", r"resnet50_\d+\.pth"),
+    ("3x3", r"\bpickled modeling\.baseline\.Baseline$", r".*model_\d+.*"),
+)
+
+
+def stem_pool(source: str | os.PathLike | WeightFile) -> str | None:
+    """How the stem of a ResNet-50 with the strong baseline's names pools: "3x3" or "2x2", "" where nothing tells; None
+    for all other files. Raises as `read` does."""
+    file = read(source)
+    tensors = stripped(file.tensors)
+    if "arcface.weight" in tensors:  # COS_LAYER of tiny-baseline, model/make_model.py
+        return "2x2"
+    form = format_of(list(tensors))
+    if not form.name.startswith("BoT") or "bottleneck.weight" not in tensors or architecture_of(tensors) != "resnet50":
+        return None
+    told = (size for size, made, called in STEM_POOLS if re.search(made, file.container))
+    named = (size for size, made, called in STEM_POOLS if re.fullmatch(called, file.path.name))
+    return next(told, next(named, ""))
 
 
 def input_statistics(source: str | os.PathLike | WeightFile) -> dict[str, tuple[float, ...]]:
