@@ -78,8 +78,8 @@ class Labels:
     query_items (Q,), gallery_items (G,): what identifies an image, e.g. its path. Where both are given, the query image
         itself is removed from what it sees, which protocol "none" needs when queries are part of the gallery; errors
         name images by them.
-    seed, num_draws, draws_per_query: of the draws of protocol "cuhk03"; whether each query has its own, as torchreid
-        draws, or all share them. They depend on the order of the images, not on blocks or processes.
+    seed: of the draws of protocol "cuhk03", see `with_draws`. They depend on the order of the images, not on blocks or
+        processes.
     ap: what an average precision is, the mean over hits of the precision at the hit ("hits"), or of that and the one at
         the image before it ("trapezoid").
     """
@@ -97,15 +97,13 @@ class Labels:
         gallery_items: Sequence | None = None,
         seed: ranges.Seed = 0,
         ap: str = "hits",
-        num_draws: ranges.Ranks = NUM_DRAWS,
-        draws_per_query: bool = False,
     ):
         if ap not in AP_RULES:
             raise ValueError(f"the average precision '{ap}' is unknown: expected {' or '.join(AP_RULES)} (--ap)")
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol '{protocol}' is unknown: expected one of {', '.join(PROTOCOLS)} (--protocol)")
         self.name, self.protocol, self.seed, self.ap = protocol, PROTOCOLS[protocol], seed, ap
-        self.num_draws, self.draws_per_query = num_draws, draws_per_query
+        self.num_draws, self.draws_per_query = NUM_DRAWS, False
         self.query_pids, self.query_camids = pair_of_labels(query_pids, query_camids, "query")
         self.gallery_pids, self.gallery_camids = pair_of_labels(gallery_pids, gallery_camids, "gallery")
         self.query_items, self.gallery_items = query_items, gallery_items  # as given
@@ -168,6 +166,14 @@ class Labels:
         if self.protocol.cmc == "draws":
             _, self.counts = self.gallery_pids.unique(return_counts=True)  # (P,) in the order of self.order
             self.drawn, self.own = self._draw()
+
+    @ranges.checked
+    def with_draws(self, number: ranges.Ranks = NUM_DRAWS, per_query: bool = False) -> Labels:
+        """These labels with `number` drawn galleries; each query has its own, as torchreid draws, or all share them."""
+        other = copy.copy(self)
+        other.num_draws, other.draws_per_query = number, per_query
+        other._index()
+        return other
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """`drawn` (R, P): gallery index of the image drawn for each identity; `own` (R, Q) in [0, 1): which of its hits

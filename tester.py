@@ -269,7 +269,7 @@ class Tester:
 
     def labels(self, name: str, query: Features, gallery: Features) -> protocols.Labels:
         """Who is on which image, under the protocol asked for or the set's own."""
-        return protocols.Labels(
+        labels = protocols.Labels(
             query.pids,
             gallery.pids,
             query.camids,
@@ -278,9 +278,8 @@ class Tester:
             query_items=query.paths,
             gallery_items=gallery.paths,
             ap=self.options.ap,
-            num_draws=self.options.draws or protocols.NUM_DRAWS,
-            draws_per_query=self.options.draws_per_query,
         )
+        return labels.with_draws(self.options.draws or protocols.NUM_DRAWS, self.options.draws_per_query)
 
     def __call__(self, model, stop=None) -> dict[str, dict]:
         """{data set: metrics as plain values}; ``reranked``, ``search`` and ``verification`` inside where asked for."""
@@ -687,7 +686,8 @@ def deciding(recipe: Recipe) -> dict[str, Any]:
     found = recipe.settings() | {name: plain(getattr(recipe, name)) for name in RESULT_FIELDS}
     found |= {name: plain(value) for name, value in option_defaults(recipe).items()}
     named = recipe.pretrained in ("imagenet", "none")
-    del found["options"], found["eval_every"], found["start_eval"]
+    for name in ("options", "eval_every", "start_eval"):  # the first stands in its parts, the others move nothing
+        found.pop(name, None)
     return found | {"pretrained": recipe.pretrained if named else "FILE"}
 
 

@@ -945,9 +945,7 @@ def test_draws_have_the_means_of_the_public_code(per_query):
         [0, 1, 0, 1, 0, 2],
         [0, 1, 1, 2] * 6,
         "cuhk03",
-        num_draws=4_000,
-        draws_per_query=per_query,
-    )
+    ).with_draws(4_000, per_query)
     ranks = evaluate.rank_blocks([(0, 6, distances)], labels)
     found = evaluate.summarize(ranks, 5)
     assert found.cmc.tolist() == pytest.approx([0.1895, 0.4586, 0.6815, 0.8240, 0.8960], abs=0.012)
@@ -959,7 +957,7 @@ def test_draws_per_query_are_independent_and_the_same_in_any_blocks():
     rng = np.random.RandomState(1)
     distances = torch.from_numpy(rng.rand(8, 60))
     sides = np.zeros(8, int), np.arange(60) // 6, np.zeros(8, int), np.ones(60, int)
-    labels = protocols.Labels(*sides, "cuhk03", draws_per_query=True)
+    labels = protocols.Labels(*sides, "cuhk03").with_draws(per_query=True)
     drawn = [labels.drawn_for(query).tolist() for query in range(8)]
     assert all(len(rows) == 10 for rows in drawn) and len({str(rows) for rows in drawn}) == 8
     assert {tuple(labels.gallery_pids[images].tolist()) for images in drawn[3]} == {tuple(range(10))}
@@ -968,5 +966,5 @@ def test_draws_per_query_are_independent_and_the_same_in_any_blocks():
     assert torch.equal(whole.first, parts.first)
     shared = protocols.Labels(*sides, "cuhk03")
     assert torch.equal(shared.drawn_for(0), shared.drawn_for(5))
-    another = protocols.Labels(*sides, "cuhk03", draws_per_query=True, seed=1)
+    another = protocols.Labels(*sides, "cuhk03", seed=1).with_draws(per_query=True)
     assert another.drawn_for(0).tolist() != drawn[0]
