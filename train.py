@@ -133,8 +133,9 @@ def step_factor(recipe, epoch: int, epochs: int, step: int, steps: int) -> float
     a = t / recipe.warmup_epochs if recipe.warmup_epochs else 1.0
     if recipe.warmup_iterations:
         a, late = (epoch * steps + step) / recipe.warmup_iterations, math.ceil(recipe.warmup_iterations / steps)
-    risen = a if recipe.warmup_method == "linear" else float(a >= 1)
-    warm = recipe.warmup_factor * (1 - risen) + risen if a < 1 else 1.0
+    warm = recipe.warmup_factor * (1 - a) + a if a < 1 else 1.0
+    if recipe.warmup_method == "constant" and a < 1:
+        warm = recipe.warmup_factor
     if recipe.schedule == "multistep":
         return warm * recipe.gamma ** sum(epoch - max(0, late - 1) >= m for m in recipe.milestones)
     if recipe.schedule == "constant" or (recipe.schedule in SCHEDULES and a < 1):
