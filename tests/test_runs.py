@@ -15,6 +15,7 @@ import checkpoints
 import main
 import test_smoke
 from machine import lock
+from recipes import RECIPES
 from weights import reading
 
 DEMO = main.RECIPES["demo"]
@@ -160,6 +161,21 @@ def test_a_training_normalises_images_as_the_file_it_starts_from_was_trained(dat
     assert run(*flags, "--output_path", tmp_path / "flag", "--mean", "0.4", "0.4", "0.4") == 0
     used = [checkpoints.load(tmp_path / name / "model.pt")["overrides"]["mean"] for name in ("file", "flag")]
     assert used == [half, [0.4, 0.4, 0.4]]
+
+
+def test_a_row_that_starts_from_its_authors_file_asks_for_it_and_keeps_its_normalisation(tmp_path, capsys):
+    """TransReID-SSL fine-tunes with 0.5 what DINO pre-trained with ImageNet's statistics."""
+    shapes = {"cls_token": (1, 1, 384), "pos_embed": (1, 129, 384)}
+    shapes |= {f"blocks.{i}.norm1.weight": (384,) for i in range(12)}
+    teacher = {f"backbone.{name}": torch.zeros(shape) for name, shape in shapes.items()}
+    torch.save({"teacher": teacher | {"head.mlp.0.weight": torch.zeros(2, 384)}}, tmp_path / "w.pth")
+    recipe, given = RECIPES["transreid_ssl_vit_small"], {"pretrained": str(tmp_path / "w.pth")}
+    with pytest.raises(FileNotFoundError, match=r"authors' file vit_small_cfs_lup\.pth .*--pretrained FILE"):
+        main.as_trained(recipe, {})
+    assert main.as_trained(recipe.with_(**given), given) == {} and not capsys.readouterr().out
+    other = main.as_trained(RECIPES["transreid_baseline"].with_(**given), given)
+    assert other == {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    assert "images are normalised with mean 0.485" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------------------------------
