@@ -367,7 +367,7 @@ class Tester:
     def told(self, name: str) -> dict[str, Any]:
         """The flags of the test of set `name` that are not at their defaults, and images that are not the published."""
         options, splits, entry = self.options, self.splits[name], datasets.DATASETS.get(name)
-        ap = getattr(options, "ap", "hits")
+        ap = options.ap
         one_trial = entry is not None and entry.num_trials > 1 and not splits.trials  # of a mean over several
         not_whole = any(not line.startswith("train") for line in splits.differences())
         asked = {
