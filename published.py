@@ -322,7 +322,7 @@ def _aligned_flags(name: str) -> dict[str, Any]:
 
 def _aligned(mutual: bool) -> Iterable[Variant]:
     """The runs of a pair of networks, or the others; first the row's own, of which only the numbers are its row's."""
-    sheet = "AlignedReID 2e2d454, AlignedReID-Scores.xlsx"
+    sheet = "AlignedReID 2e2d454, AlignedReID-Scores.xlsx; mAP by trapezoids (--ap trapezoid)"
     alone, combined = f"{sheet}, Train on Market1501", f"{sheet}, Train on Combined Trainval Set"
     tables = [({}, {"market": _ALIGNED_MARKET}, alone)]
     tables += [({"epochs": 150, "milestones": (m,)}, {"market": text}, f"{alone}, decay after {m} epochs")
@@ -390,7 +390,7 @@ ALIGNED_PLUS, ALIGNED_PLUS_VARIANTS = rows_own(_plus())
 
 # ============ PCB with a convolution for each stripe, or one for all ============
 
-_PARTS = "beyond-part-models 1686e88 README"
+_PARTS = "beyond-part-models 1686e88 README; mAP by trapezoids (--ap trapezoid)"
 PCB_INDEPENDENT = {
     on: with_reranked(f"{_PARTS}, independent 1x1", *numbers, ap=SKLEARN)
     for on, numbers in rows_of(

@@ -210,12 +210,21 @@ def speed_table() -> str:
     return grid(header, [tuple(row[c] for c in columns) for row in results() if row["kind"] == "speed"])
 
 
+def parity_table() -> str:
+    """What tests compare with public code, and the largest difference that they allow."""
+    with open(ROOT / "tests" / "parity.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    rows = [(line["what"], line["source"], line["largest"], f"`{line['test']}`") for line in lines]
+    return grid(("what", "against", "largest difference", "test"), rows)
+
+
 PAGES = {  # page -> its sections
     "recipes.md": {"recipes": recipe_table, "variants": variant_table, "differs": difference_list},
     "networks.md": {"networks": network_table, "names": name_table},
     "results.md": {"accuracy": accuracy_table, "speed": speed_table},
     "datasets.md": {"datasets": dataset_table},
     "papers.md": {"papers": paper_list},
+    "parity.md": {"parity": parity_table},
 }
 
 
