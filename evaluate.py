@@ -678,8 +678,7 @@ def rank_metrics(
         query_items=query_items,
         gallery_items=gallery_items,
         seed=seed,
-        ap=ap,
-    )
+    ).measured(ap)
     distmat = _as_tensor(distmat)
     expected = (labels.shape[0], labels.num_given)
     if tuple(distmat.shape) != expected:
@@ -763,8 +762,7 @@ def evaluate_features(
         query_items=query_items,
         gallery_items=gallery_items,
         seed=seed,
-        ap=ap,
-    )
+    ).measured(ap)
     found, expected = (len(_first(query)), len(_first(gallery))), (labels.shape[0], labels.num_given)
     if found != expected:
         raise ValueError(

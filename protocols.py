@@ -80,8 +80,8 @@ class Labels:
         name images by them.
     seed: of the draws of protocol "cuhk03", see `with_draws`. They depend on the order of the images, not on blocks or
         processes.
-    ap: what an average precision is, the mean over hits of the precision at the hit ("hits"), or of that and the one at
-        the image before it ("trapezoid").
+    ap, which `measured` sets: an average precision is the mean over hits of the precision at the hit ("hits"), or of
+        that and the one at the image before it ("trapezoid").
     """
 
     @ranges.checked
@@ -96,13 +96,10 @@ class Labels:
         query_items: Sequence | None = None,
         gallery_items: Sequence | None = None,
         seed: ranges.Seed = 0,
-        ap: str = "hits",
     ):
-        if ap not in AP_RULES:
-            raise ValueError(f"the average precision '{ap}' is unknown: expected {' or '.join(AP_RULES)} (--ap)")
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol '{protocol}' is unknown: expected one of {', '.join(PROTOCOLS)} (--protocol)")
-        self.name, self.protocol, self.seed, self.ap = protocol, PROTOCOLS[protocol], seed, ap
+        self.name, self.protocol, self.seed, self.ap = protocol, PROTOCOLS[protocol], seed, "hits"
         self.num_draws, self.draws_per_query = NUM_DRAWS, False
         self.query_pids, self.query_camids = pair_of_labels(query_pids, query_camids, "query")
         self.gallery_pids, self.gallery_camids = pair_of_labels(gallery_pids, gallery_camids, "gallery")
@@ -118,6 +115,13 @@ class Labels:
                 )
         self.query_codes, self.gallery_codes = self._item_codes()
         self._index()
+
+    def measured(self, ap: str) -> Labels:
+        """These labels with the average precision `ap`."""
+        if ap not in AP_RULES:
+            raise ValueError(f"the average precision '{ap}' is unknown: expected {' or '.join(AP_RULES)} (--ap)")
+        self.ap = ap
+        return self
 
     @classmethod
     def of(cls, query: Sequence, gallery: Sequence, protocol: str = "market1501") -> Labels:

@@ -277,8 +277,7 @@ class Tester:
             self.protocol(name),
             query_items=query.paths,
             gallery_items=gallery.paths,
-            ap=self.options.ap,
-        )
+        ).measured(self.options.ap)
         return labels.with_draws(self.options.draws or protocols.NUM_DRAWS, self.options.draws_per_query)
 
     def __call__(self, model, stop=None) -> dict[str, dict]:
