@@ -375,7 +375,7 @@ class PCB(Headed):
     """Part-based Convolutional Baseline: the map cut into `parts` stripes g_i, each reduced to h_i and classified.
 
     embedding: the g_i, L2-normalised each and concatenated (parts * C; order: channel, then part), or with
-    test_feature="after" the h_i likewise (parts * reduced_dim).
+    test_feature="after" the h_i likewise (parts * reduced_dim); with normalize_each=False normalised as a whole.
     feats = (h_1, ..., h_p). logits: one per part.
     shared_reduction: one 1x1 for all stripes (released code, torchreid) or, False, one each, which
         huanghoujing/beyond-part-models found better (README there: 92.9 against 90.9 rank-1 on Market-1501).
@@ -401,11 +401,12 @@ class PCB(Headed):
         shared_reduction: bool = True,
         dropout: Dropout = 0.5,
         test_feature: str = "before",
+        normalize_each: bool = True,
         **trunk: Any,
     ):
         super().__init__(last_stride=last_stride, **trunk)
         dim = self.base.out_channels
-        self.parts = parts
+        self.parts, self.normalize_each = parts, normalize_each
         self.reduced = choose("test_feature", test_feature, {"before": False, "after": True})
         count = 1 if shared_reduction else parts
         self.reduction = nn.ModuleList(
@@ -433,7 +434,9 @@ class PCB(Headed):
         feats = h.unbind(dim=2)
         logits = logits_of_each(self, feats, self.classifier)
         compared = h if self.reduced else g.squeeze(3)  # (B, C or d, p)
-        return Output(F.normalize(compared, dim=1).flatten(1), logits, feats)
+        if self.normalize_each:
+            return Output(F.normalize(compared, dim=1).flatten(1), logits, feats)
+        return Output(F.normalize(compared.flatten(1), dim=1), logits, feats)
 
 
 class RPP(PCB):
@@ -876,6 +879,7 @@ class TransReID(SIETransformer):
         test_neck: str = "before",
         projection_dim: WidthOrNone = 0,
         conv_stem: bool = False,
+        head_std: Spread = 0.001,
         **trunk: Any,
     ):
         if conv_stem and trunk.get("pretrained"):
@@ -896,7 +900,9 @@ class TransReID(SIETransformer):
         dims = (dim, projection_dim) if projection_dim else (dim,) * (1 + self.parts if jpm else 1)
         for i, width in enumerate(dims):
             self.add_module(self._name("bottleneck", i), bn_neck(width))
-            self.add_module(self._name("classifier", i), linear_classifier(width, self.num_pids, bias=False, std=0.001))
+            self.add_module(
+                self._name("classifier", i), linear_classifier(width, self.num_pids, bias=False, std=head_std)
+            )
         self.embed_after = choose("test_neck", test_neck, {"after": True, "before": False})
         self.embedding_dim = sum(dims)
         self.feat_dims = dims

@@ -143,8 +143,8 @@ row(
     source="Tiny, config/default.py, config/configs.py",
     published={"market": Published(94.1, 85.8, "person-reid-tiny-baseline a13a8a8 README, Results, B1")},
     variants=results.TINY,
-    differs="As row bot in schedule. Its numbers are of epochs 175 and 185, chosen on the test set (config/configs.py); "
-    "here the last one counts.",
+    differs="As row bot in schedule. Its numbers are of epochs 175 and 185, chosen on the test set "
+    "(config/configs.py); here the last one counts.",
     erase_fill="value",
     erase_value=(0.4914, 0.4822, 0.4465),
     stem_relu=False,  # model/backbones/resnet.py, which pools 2x2 as well
@@ -337,6 +337,7 @@ row(
     lr=0.03,
     epochs=300,
     fixbase_epochs=0,
+    open_layers=("classifier_global", "classifier_local"),
     milestones=(150, 225),
 )
 
@@ -528,8 +529,8 @@ row(
     source="beyond-part, script/experiment/train_pcb.py and bpm/model/PCBModel.py",
     published=results.PCB_INDEPENDENT,
     variants=(results.PCB_SHARED,),
-    differs="There the concatenated features are normalised as a whole, here each.",
-    options=PCB.options | {"shared_reduction": False, "dropout": 0.0, "test_feature": "after"},
+    differs="",
+    options=PCB.options | {"shared_reduction": False, "dropout": 0.0, "test_feature": "after", "normalize_each": False},
     mean=(0.486, 0.459, 0.408),
     nesterov=False,
 )
@@ -802,6 +803,7 @@ FAST_BOT = row(
     published=zoo("BoT(R50)", (94.4, 86.1), (87.2, 77.0), (74.1, 50.2)),
     differs=FAST_REID + "Its steps 40 and 90 count from the last epoch of the warm-up: drops after 49 and 99 epochs of "
     "Market-1501, 47 and 97 of DukeMTMC-reID.",
+    options={"head_std": 0.01},  # modeling/heads/embedding_head.py
     stem_ceil=True,
     interpolation="bicubic",
     erase_fill="mean",
@@ -823,7 +825,7 @@ FAST_AGW = row(
     source="fast-reid, configs/Base-AGW.yml, configs/Market1501/AGW_R50.yml",
     published=zoo("AGW(R50)", (95.3, 88.2), (89.0, 79.9), (78.3, 55.6)),
     network=models.AGW,
-    options={"non_local": (0, 2, 3, 0)},
+    options=FAST_BOT.options | {"non_local": (0, 2, 3, 0)},
     pooling="gem_fixed",
     mining="weighted",
 )
@@ -876,7 +878,7 @@ for base, key, name, backbone, scores in (
         title=base.title.replace("ResNet-50", backbone),
         source=base.source.replace("_R50.yml", f"_{label}.yml"),
         published=zoo(f"{key}({label})", *scores),
-        options=base.options | ({"non_local": (0, 2, 9, 0)} if base.options and "101" in name else {}),
+        options=base.options | ({"non_local": (0, 2, 9, 0)} if "non_local" in base.options and "101" in name else {}),
         backbone=backbone,
     )
 
@@ -1072,6 +1074,7 @@ row(
     title="Bag of Tricks on ViT-B/16 as in fast-reid",
     source="fast-reid, configs/Market1501/bagtricks_vit.yml",
     published={},
+    options=RECIPES["transreid_baseline"].options | {"head_std": 0.01},
     differs=FAST_SHAPES + "It clips the gradient of each parameter at norm 5, here nothing is clipped.",
     test_neck="after",
     test_interpolation="same",

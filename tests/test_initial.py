@@ -56,7 +56,18 @@ REFERENCES = {
     "Pyramid": ("63ffd64, src/models/pcb_plus_dropout_pyramid.py", "pyramid"),
     "ReID-Survey": ("38f5912, modeling/baseline.py, modeling/layer/non_local.py", "agw"),
     "XM": ("e817a26, model.py", "agw_rgbir"),
-    "fast-reid/sbs": ("c9bc3ce, modeling/heads/embedding_head.py, layers/non_local.py", "sbs"),
+    "fast-reid/bot": (
+        "c9bc3ce, modeling/heads/embedding_head.py",
+        "fastreid_bot fastreid_bot_r50_ibn fastreid_bot_r101_ibn fastreid_vit",
+    ),
+    "fast-reid/agw": (
+        "c9bc3ce, modeling/heads/embedding_head.py, layers/non_local.py",
+        "fastreid_agw fastreid_agw_r50_ibn fastreid_agw_r101_ibn",
+    ),
+    "fast-reid/sbs": (
+        "c9bc3ce, modeling/heads/embedding_head.py, layers/non_local.py",
+        "sbs sbs_r50_ibn sbs_r101_ibn",
+    ),
     "fast-reid/mgn": ("c9bc3ce, modeling/meta_arch/mgn.py, modeling/heads/embedding_head.py", "mgn"),
     "TransReID": ("dec5504, model/make_model.py, build_transformer_local", "transreid"),
     # so do TransReID-SSL fc39e88, PersonViT de479ab and SOLIDER-REID 8c08e1c in their model/make_model.py
@@ -85,7 +96,7 @@ def grouped(parameters):
     groups = {}
     for name, parameter in parameters:
         name = re.sub(r"^members\.\d+\.", "", name)
-        name = re.sub(r"^classifier\.\d+", "classifier.#", re.sub(r"\.\d+(?=\.\w+\.)", ".#", name))
+        name = re.sub(r"^(classifier|losses\.id\.parts)\.\d+", r"\1.#", re.sub(r"\.\d+(?=\.\w+\.)", ".#", name))
         groups.setdefault(name, []).append(parameter.detach().double().flatten())
     return {name: torch.cat(values) for name, values in groups.items()}
 

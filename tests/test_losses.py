@@ -667,13 +667,14 @@ def test_mutual_distance_and_its_gradient(normalize):
 def test_mutual_local_distance_is_that_of_the_released_code():
     """Value and gradient from local_dist of aligned_reid/model/loss.py and the lines 528-537 of train_ml.py
     (AlignedReID 2e2d454), run on these two (4, 3, 5) tensors of sines, the terms of both networks added."""
+    close = parity.largest(__file__, "test_mutual_local_distance_is_that_of_the_released_code")
     one, two = ((torch.arange(60).double() * (0.37 + 0.11 * i) + i).sin().view(4, 3, 5) for i in range(2))
     value = losses.MutualLocalDistance()(output_of(randn(4, 2), parts=torch.cat((one.requires_grad_(), two), 1)), None)
     found = gradient(value, one)
-    assert value.item() == pytest.approx(0.26698490830157173, rel=1e-7)
+    assert value.item() == pytest.approx(0.26698490830157173, rel=close)
     released = torch.tensor([0.0392364198946, 0.0172274478601, -0.0071131784247, -0.0304910693791, -0.0497421371332])
-    torch.testing.assert_close(found.flatten()[:5], released.double(), rtol=0, atol=1e-8)
-    assert found.abs().sum().item() == pytest.approx(1.8081913447930142, rel=1e-6)
+    torch.testing.assert_close(found.flatten()[:5], released.double(), rtol=0, atol=close)
+    assert found.abs().sum().item() == pytest.approx(1.8081913447930142, rel=close)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -918,7 +919,7 @@ def test_every_number_of_a_loss_is_held_to_its_range(loss):
         for wrong in (-1, 2**70, math.nan, True, "1"):
             with pytest.raises(ValueError, match=f"^{name} is .*, expected a (whole )?number"):
                 loss(**given | {name: wrong})
-    assert numbers or loss is losses.WeightedRegularizedTriplet
+    assert numbers or loss in (losses.WeightedRegularizedTriplet, losses.OfParts)
 
 
 @pytest.mark.parametrize(

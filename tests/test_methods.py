@@ -31,6 +31,7 @@ SMALL = {
     "resnet50": "resnet18",
     "resnet101": "resnet18",
     "resnet50_ibn_a": "resnet18",
+    "resnet101_ibn_a": "resnet18",
     "vit_base_patch16_224": "vit_tiny_patch16_224",
     "vit_small_patch16_224": "vit_tiny_patch16_224",
     "solider_swin_small": "solider_swin_tiny",
@@ -49,7 +50,7 @@ FIELDS = {
     "resnet50mid": {"backbone": "resnet50"},  # it needs three blocks in the last stage
     "agw": {"options": {"non_local": (0, 1, 1, 0)}},
     "agw_rgbir": {"options": {"non_local": (0, 1, 1, 0)}},
-    "sbs": {"options": {"non_local": (0, 1, 1, 0)}},
+    **{row: {"options": {"non_local": (0, 1, 1, 0)}} for row in RECIPES if row.startswith(("fastreid_agw", "sbs"))},
     "hacnn": {"image_size": (80, 32)},
     "mudeep": {"image_size": (32, 16)},
     "mlfn": {"image_size": (32, 16)},
@@ -94,7 +95,7 @@ MAPS = {
     "pcb_rpp": (512, 6, 2), "aligned": (512, 2, 1), "aligned_mutual": (512, 2, 1), "aligned_pp": (512, 2, 1),
     "pyramid": (512, 6, 2), "agw": (512, 4, 2), "agw_rgbir": (512, 4, 2), "sbs": (512, 4, 2),
     "mgn": (3 * 512, 4, 2), "transreid": (192, 5, 2), "transreid_baseline": (192, 4, 2),
-    "solider_swin_tiny": (768, 2, 1), "demo": (128, 4, 2),
+    "solider_swin_tiny": (768, 2, 1), "fastreid_vit": (192, 4, 2), "demo": (128, 4, 2),
     **{row: (192, 4, 2) for row in RECIPES if row.startswith(("transreid_ssl", "personvit"))},
 }  # fmt: skip
 

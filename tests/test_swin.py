@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import parity
 import pytest
 import torch
 from nets import drawn, filled
@@ -21,12 +22,13 @@ def test_map_of_the_released_network():
     """tinyvision/SOLIDER-REID 8c08e1c, model/backbones/swin_transformer.py, SwinTransformer(embed_dims=8, depths=(2, 2,
     2, 2), num_heads=(1, 2, 4, 8), semantic_weight=0.2), filled as here; mmcv and cv2, which it does not call, left out.
     Maps of 25x9, 13x5, 7x3 and 4x2: every stage pads, merging too, and the last shifts within a single window."""
+    close = parity.largest(__file__, "test_map_of_the_released_network")
     found = filled(SMALL())(images(100, 36))
     assert found.shape == (2, 64, 4, 2)
     expected = torch.tensor([2.338244, 3.253191, 2.702434, 1.692531])
-    torch.testing.assert_close(found[1, 10, :, 1], expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found[1, 10, :, 1], expected, rtol=0, atol=close)
     pooled = torch.tensor([[-1.141202, 0.230496, 0.801451], [-0.960610, 0.117557, 0.510112]])
-    torch.testing.assert_close(found.mean(dim=(2, 3))[:, 20:23], pooled, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found.mean(dim=(2, 3))[:, 20:23], pooled, rtol=0, atol=close)
 
 
 def test_windows_come_back_to_where_they_were():
