@@ -967,10 +967,10 @@ def test_matchable():
 
 def test_check_queries_at_the_size_of_msmt17():
     query, gallery = counted("q", 3_061, 11_659, 15), counted("g", 3_061, 82_161, 15)
-    began = time.perf_counter()
+    began = time.process_time()
     for protocol in ("market1501", "none"):
         assert check_queries(query, gallery, protocol).num_valid > 11_000
-    assert time.perf_counter() - began < 5  # a pairwise loop would take minutes
+    assert time.process_time() - began < 5  # a pairwise loop would take minutes
 
 
 def test_hold_out_parts_people_and_keeps_a_match():
