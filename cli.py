@@ -518,6 +518,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
     return args, recipe
 
 
+OR = " or --"  # between two, of which one will do
+
+
 NEEDS = {  # flag -> the one without which it does nothing, and which of its values it takes (none here: any but off)
     **dict.fromkeys(("rerank_k1", "rerank_k2", "rerank_lambda"), ("rerank",)),
     "cache_path": ("cache", "disk"),
@@ -539,7 +542,10 @@ NEEDS = {  # flag -> the one without which it does nothing, and which of its val
     **dict.fromkeys(("local_mining", "local_margin"), ("local_triplet_weight",)),
     "center_lr": ("center_weight",),
     **dict.fromkeys(("circle_margin", "circle_gamma"), ("circle_weight",)),
-    "erase_fill": ("erase",),
+    **dict.fromkeys(("erase_fill", "erase_area", "erase_log_aspect"), ("erase",)),
+    **dict.fromkeys(("warmup_factor", "warmup_method"), (f"warmup_epochs{OR}warmup_iterations",)),
+    "open_layers": (f"fixbase_epochs{OR}fixbase_iterations",),
+    "epoch_length": ("p",),
     "erase_value": ("erase_fill", "value"),
     "start_eval": ("eval_every",),
     "keep_best": ("validation_ids",),
@@ -552,7 +558,7 @@ def check_needs(names: Collection[str], value: Callable[[str], Any]) -> None:
     """ValueError if one of the flags `names` does nothing; `value` is that of any flag."""
     for name in sorted(NEEDS.keys() & names):
         needed, *values = NEEDS[name]
-        found = value(needed)
+        found = next(filter(None, map(value, needed.split(OR))), 0) if OR in needed else value(needed)
         if not (found in values if values else found):
             has = "is not given" if found is None or found is False else f"is {found}"
             wanted = " ".join((needed, " or ".join(values))).strip()
@@ -566,11 +572,8 @@ READ = {  # topic of the help, or flag -> the modes that read it; what is not he
     **dict.fromkeys(("resume_visualize_epoch", "vis", "query_image"), ("visualize",)),
     "gallery_path": ("visualize", "extract"),
     **dict.fromkeys(("num_queries", "top_k", "order", "only", "show_junk"), ("train", "visualize")),
-    **dict.fromkeys(("batches", "tracklets", "use_all_images"), ("train", "visualize")),
-    **dict.fromkeys(
-        ("flip", "pad", "translate", "erase", "erase_fill", "erase_value", "color_jitter", "random_patch"),
-        ("train", "visualize"),
-    ),
+    **dict.fromkeys(("images", "batches", "tracklets", "use_all_images"), ("train", "visualize")),
+    **dict.fromkeys(("image_size", "interpolation", "test_interpolation", "mean", "std"), MODES),
     **dict.fromkeys(("infrared", "seq_len", "temporal_pooling", "test_frames"), MODES),
 }
 

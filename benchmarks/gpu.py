@@ -29,7 +29,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT)]  # before this folder, which has a train.py and an evaluate.py too
@@ -285,45 +284,42 @@ def out_of_memory(args) -> float:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def seconds(work: Callable, args, repeat: int = 3) -> float:
+def seconds(work: Callable, device: torch.device, repeat: int = 3) -> float:
     """Of the fastest of some calls, after one that is not counted."""
     found = []
     for _ in range(repeat + 1):
-        wait(args)
+        wait(device)
         start = time.perf_counter()
         work()
-        wait(args)
+        wait(device)
         found.append(time.perf_counter() - start)
     return min(found[1:])
 
 
-def wait(args) -> None:
-    if args.device.type == "cuda":
-        torch.cuda.synchronize()
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-@functools.cache
-def copy_rate(args_key: tuple) -> float:
-    """Bytes read and written per second by a large copy."""
-    args = SimpleNamespace(device=torch.device(args_key[0]))
-    x = torch.empty(args_key[1], dtype=torch.uint8, device=args.device).random_()
+def copy_rate(device: torch.device, size: int) -> float:
+    """Bytes read and written per second by a copy of `size` bytes."""
+    x = torch.empty(size, dtype=torch.uint8, device=device).random_()
     y = torch.empty_like(x)
-    return 2 * x.numel() / seconds(lambda: y.copy_(x), args)
+    return 2 * size / seconds(lambda: y.copy_(x), device)
 
 
 @functools.cache
-def product_rate(device: str, size: int, dtype: torch.dtype) -> float:
+def product_rate(device: torch.device, size: int, dtype: torch.dtype) -> float:
     """Operations per second of a large matrix product on random values."""
-    args = SimpleNamespace(device=torch.device(device))
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / seconds(lambda: a @ b, args)
+    return 2 * size**3 / seconds(lambda: a @ b, device)
 
 
 @speed("limits: copy, products")
 def limits(args) -> tuple[str, str]:
-    device, size = str(args.device), 512 if args.small else 8_192
-    copied = copy_rate((device, 2**24 if args.small else 2**33))
-    half, full = (product_rate(device, size, each) for each in (torch.bfloat16, torch.float32))
+    size = 512 if args.small else 8_192
+    copied = copy_rate(args.device, 2**24 if args.small else 2**33)
+    half, full = (product_rate(args.device, size, each) for each in (torch.bfloat16, torch.float32))
     return (
         f"copy {copied / 1e12:.2f} TB/s, bf16 product {half / 1e12:.0f}, float32 product {full / 1e12:.1f} TFLOP/s",
         "bytes read and written; two operations per multiplication; random values",
@@ -374,9 +370,9 @@ def extraction(args) -> tuple[str, str]:
         with torch.inference_mode(), torch.autocast(args.device.type, torch.bfloat16, enabled=autocast):
             model(images)
 
-    plain, half = (seconds(functools.partial(work, each), args) for each in (False, True))
+    plain, half = (seconds(functools.partial(work, each), args.device) for each in (False, True))
     operations = 2 * 2 * 4.05e9 * count  # last stride 1: about 4.05 G multiplications per image
-    limit = operations / 2 / product_rate(str(args.device), 512 if args.small else 8_192, torch.float32)
+    limit = operations / 2 / product_rate(args.device, 512 if args.small else 8_192, torch.float32)
     return f"{count / plain:,.0f} images/s; bf16 {count / half:,.0f}", f"float32 product alone {count / limit:,.0f}"
 
 
@@ -390,7 +386,7 @@ def timed_evaluation(args, num_query: int, num_gallery: int, dim: int, reranked:
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if args.device.type == "cuda" else 0
-    took = seconds(lambda: evaluate.evaluate_features(query, gallery, *labels, rerank=rule), args, repeat=2)
+    took = seconds(lambda: evaluate.evaluate_features(query, gallery, *labels, rerank=rule), args.device, repeat=2)
     peak = (torch.cuda.max_memory_allocated() - before) / 2**30 if args.device.type == "cuda" else float("nan")
     x = torch.cat([query, gallery])
 
@@ -401,7 +397,10 @@ def timed_evaluation(args, num_query: int, num_gallery: int, dim: int, reranked:
             for start in range(0, len(query), 2_048):
                 query[start : start + 2_048] @ gallery.T
 
-    return f"{took:.3f} s, peak {peak:.2f} GiB over the features", f"products alone {seconds(product, args, 2):.3f} s"
+    return (
+        f"{took:.3f} s, peak {peak:.2f} GiB over the features",
+        f"products alone {seconds(product, args.device, 2):.3f} s",
+    )
 
 
 for _name, _sizes, _reranked in (

@@ -1,6 +1,7 @@
 """The scripts of benchmarks/ that take hours on real data or a GPU, in a form of seconds."""
 
 import csv
+import functools
 import importlib.util
 import json
 import sys
@@ -10,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+import cli
+from config import value_in
 from networks import backbones
 
 ROOT = Path(__file__).parents[1]
@@ -75,12 +78,14 @@ def test_reproduce_runs_what_is_listed_and_writes_its_row_once(tmp_path, monkeyp
 
 
 def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path):
-    import cli
-
     reproduce = script("reproduce")
     args = reproduce.arguments(["--market_path", "m", "--pretrained", "f.pt", "--output", str(tmp_path)])
     jobs = reproduce.jobs_of(reproduce.EXPERIMENTS, args)
     assert len({job.folder for job in jobs}) == len(jobs) == 18
     for job in jobs:
-        given, recipe = cli.parse(job.command[1:])
-        assert cli.customised(recipe, cli.overrides(given)).image_size and not given.unread
+        given, row = cli.parse(job.command[1:])
+        flags = cli.overrides(given)
+        recipe = cli.customised(row, flags)
+        changed = {name for name, value in flags.items() if value and value != value_in(row, name)}
+        cli.check_needs(changed, functools.partial(value_in, recipe))
+        assert not given.unread and recipe.image_size[0] >= 128

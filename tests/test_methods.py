@@ -162,9 +162,9 @@ def test_layers_cannot_be_treated_apart_that_are_not_there(name, given, message)
 def test_layers_can_be_treated_apart_that_are_there():
     for name, given in (("softmax", {"fixbase_epochs": 1}), ("mgn", {"base_lr_mult": 0.1, "fixbase_epochs": 2}),
                         ("mlfn", {"fixbase_epochs": 5}), ("aligned_mutual", {"fixbase_epochs": 1})):  # fmt: skip
-        check_trunk(small(name).with_(pretrained="imagenet", **given), given)
-    check_trunk(small("pcb"), {})  # the row's own rates, from scratch
-    check_trunk(small("pcb"), {"base_lr_mult": 1.0, "fixbase_epochs": 0})
+        assert check_trunk(small(name).with_(pretrained="imagenet", **given), given) is None
+    assert check_trunk(small("pcb"), {}) is None  # the row's own rates, from scratch
+    assert check_trunk(small("pcb"), {"base_lr_mult": 1.0, "fixbase_epochs": 0}) is None
 
 
 def randomised(recipe):
