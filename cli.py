@@ -242,6 +242,8 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
     add("--channels_last", type=yes_no, default=True, help="memory format of images and weights (default: yes)",
         **SWITCH)  # fmt: skip
     add("--compile", action="store_true", help="torch.compile the network; pays in long runs only")
+    add("--cuda_graphs", type=yes_no, default=True, help="let a GPU replay the network's kernels (default: yes)",
+        **SWITCH)  # fmt: skip
     add("--deterministic", action="store_true", help="on a GPU: the same bits every time; slower")
     add("--threads", type=Number(int, Range(0, 4 * (os.cpu_count() or 1))), default=0,
         help="CPU threads, 0 for torch's choice (default: 0)")  # fmt: skip
@@ -567,7 +569,7 @@ def check_needs(names: Collection[str], value: Callable[[str], Any]) -> None:
 
 READ = {  # topic of the help, or flag -> the modes that read it; what is not here may be read by any
     **dict.fromkeys(("optimisation", "losses", "training"), ("train",)),
-    **dict.fromkeys(("amp", "compile", "cache", "cache_path"), ("train",)),
+    **dict.fromkeys(("amp", "compile", "cuda_graphs", "cache", "cache_path"), ("train",)),
     "resume_test_epoch": ("test",),
     **dict.fromkeys(("resume_visualize_epoch", "vis", "query_image"), ("visualize",)),
     "gallery_path": ("visualize", "extract"),

@@ -64,7 +64,7 @@ import visualize
 from cli import check_needs, customised, dataset_options, overrides, parse
 from config import FIELDS, check_test_distance, check_trunk, plain, value_in
 from loading import samplers
-from machine import files, fingerprint, lock, memory, processes
+from machine import files, fingerprint, graphs, lock, memory, processes
 from machine.device import pick_amp, pick_device
 from machine.memory import Budget
 from machine.version import VERSION, commit
@@ -458,7 +458,7 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
         autocast=run.autocast,
         scaler=torch.amp.GradScaler(run.device.type, enabled=run.amp == "fp16"),
         chunks=args.accumulate,
-        forward=compiled(model, run.device) if args.compile else None,
+        forward=called(model, args, run.device),
         print_freq=args.print_freq,
         best_on=tuple(name for name in tests if name.endswith("_val")) if args.keep_best else (),
     )
@@ -715,6 +715,15 @@ def tune(device: torch.device, deterministic: bool = False) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by the first matrix product
         torch.use_deterministic_algorithms(True)
+
+
+def called(model: models.Model, args, device: torch.device) -> Any:
+    """What a training calls in place of `model`, or None. A graph may choose other kernels than the network's own first
+    steps, so that a run which was stopped would not be the one which was not, to the bit: none if that is asked for."""
+    if args.compile:
+        return compiled(model, device)
+    plain = device.type == "cuda" and processes.world_size() == 1 and args.accumulate == 1 and not args.grad_checkpoint
+    return graphs.Replayed(model) if plain and args.cuda_graphs and not args.deterministic else None
 
 
 def compiled(model: torch.nn.Module, device: torch.device) -> Any:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 import checkpoints
 from loading.views import Views
 from losses import Criterion, Terms
-from machine import files, processes
+from machine import files, graphs, processes
 from models import Model
 
 HEARTBEAT = 20  # iterations between looks at the loss values
@@ -195,7 +195,7 @@ class Conditions:
     scaler: torch.amp.GradScaler = dataclasses.field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
     clip_grad: float = 0.0  # largest gradient norm; 0: no clipping
     chunks: int = 1  # parts of a batch whose graphs are not held at the same time, see `in_chunks`
-    forward: nn.Module | None = None  # called in place of the model: its compiled form
+    forward: nn.Module | None = None  # called in place of the model: its compiled form, or what replays it
     print_freq: int = 0  # iterations between lines of text, 0 for none; each waits for the device
     best_on: tuple[str, ...] = ()  # test sets whose mean mAP finds the weights to keep as model_best.pt
 
@@ -240,6 +240,7 @@ def train_one_epoch(
             after_step(terms)
         for name, term in (("loss", torch.as_tensor(sum(terms.values()))), *terms.items()):
             sums[name] = sums[name] + term.detach() if name in sums else term.detach().clone()
+        del terms, term, backward  # what they hold of autograd's graph may not stand in the way of a CUDA graph
         count = step + 1
         if count % HEARTBEAT == 0:
             glance.begin(sums, count)
@@ -532,6 +533,8 @@ class Training:
         open_layers(self.model, self.stages[index].trainable, self.frozen_by_model)
         if index != self.stage:
             self.network, self.stage = self.model, index  # the old one lets go of the parameters first
+            if isinstance(self.how.forward, graphs.Replayed):
+                self.how.forward.forget()
             self.network = processes.parallel(self.model if self.how.forward is None else self.how.forward)
 
     def pause(self, now: bool) -> None:

@@ -42,7 +42,7 @@ import models  # noqa: E402
 import rerank  # noqa: E402
 import train  # noqa: E402
 from loading.views import Views  # noqa: E402
-from machine import processes  # noqa: E402
+from machine import graphs, processes  # noqa: E402
 from machine.device import pick_amp, pick_device  # noqa: E402
 from machine.version import commit  # noqa: E402
 from recipes import RECIPES  # noqa: E402
@@ -60,6 +60,7 @@ def beside(name: str):
 
 
 CPU = torch.device("cpu")
+FAMILIES = ("bot", "pyramid", "agw", "osnet_x1_0", "hacnn", "mobilenetv2_x1_0")
 RIGHT: dict[str, tuple[Callable, float]] = {}  # check -> (function that answers with a difference, its bound)
 SPEEDS: dict[str, Callable] = {}
 
@@ -128,8 +129,7 @@ def networks(args) -> float:
     """The embedding of a batch in eval mode, TF32 off; families of networks."""
     worst = 0.0
     names = ("osnet_x0_25",) if args.small else (
-        "bot", "bot_ibn", "pcb", "pyramid", "aligned", "agw", "sbs", "mgn", "osnet_x1_0", "osnet_ain_x1_0", "hacnn",
-        "mobilenetv2_x1_0", "transreid",
+        *FAMILIES, "bot_ibn", "pcb", "aligned", "sbs", "mgn", "osnet_ain_x1_0", "transreid",
     )  # fmt: skip
     for name in names:
         recipe = RECIPES[name].with_(pretrained="none")
@@ -233,7 +233,8 @@ class Trial:
             autocast=run.autocast, scaler=torch.amp.GradScaler(args.device.type, enabled=self.amp == "fp16")
         )
         forward = suite.compiled(self.model, args.device) if how.get("compile") else self.model
-        batches = [(images, labels, Views(torch.zeros(count, dtype=torch.int64)))]
+        forward = graphs.Replayed(self.model) if how.get("replayed") else forward
+        batches = [(images, labels, Views(torch.zeros(count, dtype=torch.int64, device=args.device)))]
         self.losses = [
             train.train_one_epoch(forward, criterion, iter(batches), optimizers, train.Span(i, 1), conditions)["loss"]
             for i in range(steps)
@@ -262,6 +263,40 @@ def compiling(args) -> float:
         return 0.0  # tests/test_smoke.py compiles on a CPU
     eager, other = (Trial(args, 2, compile=each).losses for each in (False, True))
     return max(abs(a - b) / abs(a) for a, b in zip(eager, other, strict=True))
+
+
+@right("CUDA graph beside eager, loss of five steps, families of networks", 1e-3)
+def replaying(args) -> float:
+    """Largest difference of the loss over the first loss; infinite where a network is not replayed that could be."""
+    worst = 0.0
+    for name in ("mobilenetv2_x1_0",) if args.small else (*FAMILIES, "pcb", "mgn", "aligned_pp"):
+        trials = [Steps(args, name, replayed) for replayed in (False, True)]
+        difference = max(abs(a - b) for a, b in zip(*(t.losses for t in trials), strict=True)) / trials[0].losses[0]
+        if difference > 1e-3:
+            print(f"    {name}: {trials[0].losses} {trials[1].losses}", flush=True)
+        worst = max(worst, difference)
+    return worst
+
+
+class Steps:
+    """Five steps of a recipe on eight fixed images of a quarter of its size, in float32."""
+
+    def __init__(self, args, name: str, replayed: bool):
+        recipe = RECIPES[name].with_(pretrained="none")
+        size = (64, 32) if args.small else tuple(side // 2 for side in recipe.image_size)
+        run = suite.Run(args.device, "none", True, Path())
+        torch.manual_seed(0)
+        model = run.place(recipe.with_(image_size=size).model(4)).train()
+        criterion = recipe.losses(4).to(args.device)
+        optimizers = train.build_optimizers(model, criterion, recipe.with_(lr=1e-4))
+        images = torch.randn(8, 3, *size, generator=torch.Generator().manual_seed(1)).to(args.device)
+        labels = (torch.arange(8) // 2).to(args.device)
+        batch = (images, labels, Views(torch.zeros(8, dtype=torch.int64, device=args.device)))
+        forward = graphs.Replayed(model, functools.partial(print, f"    {name}:", flush=True)) if replayed else model
+        self.losses = [
+            train.train_one_epoch(forward, criterion, iter([batch]), optimizers, train.Span(i, 1))["loss"]
+            for i in range(5)
+        ]
 
 
 @right("a batch that does not fit ends in one message", 0.0)
@@ -326,20 +361,20 @@ def limits(args) -> tuple[str, str]:
     )
 
 
-def training(args, name: str, compiled: bool) -> tuple[str, str]:
+def training(args, name: str, more: tuple[str, ...] = ()) -> tuple[str, str]:
     """images/s of the loop, beside the bare network on one ready batch, in turns."""
     bench = beside("train")
-    given = ["--device", str(args.device), "--rounds", "1" if args.small else "5"]
-    of = bench.arguments([*given, *(["--compile"] if compiled else [])])
+    of = bench.arguments(["--device", str(args.device), "--rounds", "1" if args.small else "5", *more])
+    bench.NUM_IMAGES, bench.NUM_PIDS = (64, 8) if args.small else (2_048, 128)  # an epoch; decoded anew for each
     if args.small:
+        of.compile, of.amp = False, "auto"
         bench.CASES[name] = (name, {"pretrained": "none", "image_size": (64, 32), "p": 4, "k": 2})
-        bench.NUM_IMAGES, bench.NUM_PIDS = 64, 8
     with tempfile.TemporaryDirectory() as folder:
         samples = bench.stand_in(Path(folder))
         case = bench.Case(name, of, samples, bench.stores(samples))
         for work in (case.bare, case.end_to_end):
             work(1 if args.small else 10)
-        steps = 1 if args.small else max(5, round(2 / (case.bare(10) / 10)))
+        steps = 1 if args.small else max(5, round(0.5 / (case.bare(10) / 10)))
         turns = [(case.bare(steps), case.end_to_end(steps)) for _ in range(of.rounds)]
     bare, whole = (sorted(each)[len(turns) // 2] for each in zip(*turns, strict=True))
     rate = steps * case.batch / whole
@@ -349,13 +384,14 @@ def training(args, name: str, compiled: bool) -> tuple[str, str]:
     )
 
 
-for _name, _row, _compiled in (
-    ("training, BoT ResNet-50, 256x128, 16 x 4, bf16", "bot", False),
-    ("the same, --compile", "bot", True),
-    ("training, OSNet x1.0, 256x128, 64, bf16", "osnet_x1_0", False),
-    ("training, MobileNetV2, 256x128, 32, bf16", "mobilenetv2_x1_0", False),
+for _name, _row, _more in (
+    ("training, BoT ResNet-50, 256x128, 16 x 4, bf16", "bot", ("--cuda_graphs",)),
+    ("training, BoT, --cuda_graphs no", "bot", ()),
+    ("training, BoT, fp16", "bot", ("--cuda_graphs", "--amp", "fp16")),
+    ("training, OSNet x1.0, 256x128, 64, bf16", "osnet_x1_0", ("--cuda_graphs",)),
+    ("training, MobileNetV2, 256x128, 32, bf16", "mobilenetv2_x1_0", ("--cuda_graphs",)),
 ):
-    SPEEDS[_name] = functools.partial(training, name=_row, compiled=_compiled)
+    SPEEDS[_name] = functools.partial(training, name=_row, more=_more)
 
 
 @speed("extraction, ResNet-50, 256x128, float32 and bf16")
@@ -414,6 +450,9 @@ for _name, _sizes, _reranked in (
     )
 
 
+SPEEDS["training, BoT, --compile"] = functools.partial(training, name="bot", more=("--compile",))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The parts
 # ---------------------------------------------------------------------------------------------------------------------
@@ -438,10 +477,17 @@ class Book:
         return name in self.known.get(part, {})
 
 
+def wanted(args, name: str) -> bool:
+    """Whether a line is asked for."""
+    return not args.only or any(text in name for text in args.only)
+
+
 def correct(args, book: Book) -> bool:
     """Print a line for each check; whether all hold."""
     print("correct: CUDA beside the CPU, largest difference and its bound")
     for name, (function, bound) in RIGHT.items():
+        if not wanted(args, name):
+            continue
         if not book.has("correct", name):
             start = time.perf_counter()
             try:
@@ -462,6 +508,8 @@ def correct(args, book: Book) -> bool:
 def speeds(args, book: Book) -> bool:
     print("speed: what was measured, and the limit beside it")
     for name, function in SPEEDS.items():
+        if not wanted(args, name):
+            continue
         if not book.has("speed", name):
             try:
                 book.keep("speed", name, function(args))
@@ -470,7 +518,7 @@ def speeds(args, book: Book) -> bool:
                 continue
         value, yardstick = book.known["speed"][name]
         print(f"  {name:<62} {value}; {yardstick}", flush=True)
-    return set(SPEEDS) <= set(book.known.get("speed", {}))
+    return {name for name in SPEEDS if wanted(args, name)} <= set(book.known.get("speed", {}))
 
 
 def trained(args, book: Book) -> bool:
@@ -512,7 +560,7 @@ def arguments(argv=None):
     add("--commit", default=commit(), help="of the code, where it is no checkout")
     add("--market_path", type=Path, help="of train")
     add("--pretrained", type=Path, help="of train: MobileNetV2's ImageNet weights")
-    add("--only", nargs="+", help="of train: groups of reproduce.py")
+    add("--only", nargs="+", default=[], metavar="TEXT", help="lines with one of these in their name; of train: groups")
     add("--jobs", type=int, default=4, help="of train: runs side by side")
     add("--minutes", type=float, default=8.0, help="of train: after which it stops")
     args = parser.parse_args(argv)

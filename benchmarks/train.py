@@ -35,7 +35,7 @@ import datasets  # noqa: E402
 import loaders  # noqa: E402
 import main as suite  # noqa: E402
 import train  # noqa: E402
-from machine import processes  # noqa: E402
+from machine import graphs, processes  # noqa: E402
 from machine.device import pick_amp, pick_device  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 
@@ -58,6 +58,7 @@ def arguments(argv=None):
     add("--threads", type=int, default=0)
     add("--amp", choices=("auto", "none", "bf16", "fp16"), default="auto")
     add("--compile", action="store_true")
+    add("--cuda_graphs", action="store_true", help="as main.py does on one GPU")
     add("--sync_bn", action="store_true", help="batch normalisation over all processes of torchrun")
     add("--yardstick", action="store_true", help="the bare network in NCHW float32 as well")
     add("--market_path", type=Path)
@@ -100,6 +101,8 @@ class Case:
         if args.sync_bn and processes.world_size() > 1:
             processes.synchronised_batch_norm(self.model)
         self.forward = processes.parallel(suite.compiled(self.model, self.device) if args.compile else self.model)
+        if args.cuda_graphs:
+            self.forward = graphs.Replayed(self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.batches = self.endless()
         self.ready = next(self.batches)
@@ -123,7 +126,7 @@ class Case:
 
         def step():
             with autocast():
-                logits = forward(images).logits
+                logits = forward(images, self.ready[2]).logits
                 loss = sum(F.cross_entropy(each.float(), labels) for each in logits) / len(logits)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
@@ -282,7 +285,8 @@ def table(args) -> None:
     several = f"{processes.world_size()} processes{', --sync_bn' if args.sync_bn else ''}, each "
     print(f"torch {torch.__version__}, {name}, {several if processes.world_size() > 1 else ''}"
           f"{torch.get_num_threads()} CPU threads, {pick_amp(args.amp, device)}, channels-last"
-          f"{', compiled' if args.compile else ''}{', processor time' if args.cpu_time else ''}")  # fmt: skip
+          f"{', compiled' if args.compile else ''}{', CUDA graph' if args.cuda_graphs else ''}"
+          f"{', processor time' if args.cpu_time else ''}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         samples = datasets.load_splits("market", args.market_path).train if args.market_path else stand_in(Path(folder))
         store_of = stores(samples)
