@@ -177,6 +177,10 @@ class Folder:
     tested: str = ""
     damaged: bool = dataclasses.field(default=False, init=False)  # last.pt is, and previous.pt the only one
 
+    def goes_on(self) -> bool:
+        """Whether there is a run in the folder to go on with."""
+        return self.resume and any((self.path / name).exists() for name in (LAST, PREVIOUS))
+
     def earlier(self) -> tuple[dict[str, Any], str] | None:
         """(what is kept of the run that was begun here, a word on a damaged file or ""); None if there is none.
 

@@ -26,7 +26,7 @@ from config import (
     value_of,
     with_values,
 )
-from machine import ranges, usage
+from machine import loggers, ranges, usage
 from machine.ranges import ALPHA, EPOCHS, MEMORY, NEIGHBOURS, RANKS, SEEDS, SHARE, Number, Range
 from networks import backbones
 from recipes import RECIPES, Recipe
@@ -354,6 +354,8 @@ def add_training(parser: Parser, recipe: Recipe) -> None:
         "the epochs that it has behind it (default: yes)")  # fmt: skip
     add("--keep_best", action="store_true",
         help="with --validation_ids: the weights of the best mAP on the people held out, as model_best.pt")  # fmt: skip
+    add("--logger", nargs="+", choices=(*loggers.PACKAGES, loggers.NONE),
+        help="what gets the numbers of each epoch beside log.jsonl (default: tensorboard if installed)")  # fmt: skip
     add("--print_freq", type=Number(int, Range(0, 1_000_000)), default=0, metavar="N",
         help="a line of text every N iterations, 0 for none (default: 0)")  # fmt: skip
     add("--accumulate", type=Number(int, Range(1, 1_024)), default=1, metavar="N",

@@ -62,7 +62,7 @@ import visualize
 from cli import check_needs, customised, overrides, parse
 from config import FIELDS, check_test_distance, check_trunk, plain, value_in
 from loading import samplers
-from machine import files, fingerprint, graphs, lock, memory, processes
+from machine import files, fingerprint, graphs, lock, loggers, memory, processes
 from machine.memory import Budget
 from machine.version import VERSION, commit
 from parsers.base import images_below
@@ -75,6 +75,7 @@ from run import (
     make_run,
     output_folder,
     parser_options,
+    record,
     results_file,
     runs_of,
 )
@@ -253,7 +254,7 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
     the folder, the network, the run that is there already, and last the images.
     """
     began = time.perf_counter()
-    given = overrides(args)
+    given, logged_to = overrides(args), loggers.chosen(args.logger)
     recipe = customised(recipe, given)
     changed = {name for name, value in given.items() if value and value != value_in(RECIPES[recipe.name], name)}
     check_needs(changed, functools.partial(value_in, recipe))
@@ -277,9 +278,14 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
             held.enter_context(lock.held(run.output))
             keep = held.enter_context(files.printed_to(run.output / "log.txt", args.command))
         parts = ready(args, recipe, given, run, found, trains, tests)
+        conditions = parts.conditions
         if keep:
             keep()  # nothing refused it: this is the run of the folder
-        log = train.fit(*parts[:3], recipe, parts.folder, parts.tested, parts.conditions)
+            tell = loggers.opened(logged_to, run.output, record(args, run, parts.folder))
+            conditions = dataclasses.replace(conditions, tell=tell)
+            for each in tell:
+                held.callback(each.close)
+        log = train.fit(*parts[:3], recipe, parts.folder, parts.tested, conditions)
         results = log[-1].get("metrics", {})
         if processes.is_main():
             finish(args, recipe, given, run, parts, log)
@@ -346,10 +352,13 @@ def finish(args, recipe: Recipe, given: dict, run: Run, parts: Parts, log: list[
     results, weights = log[-1].get("metrics", {}), run.output / "model.pt"
     left_out = {"train": parts.loader.store.skipped} if parts.loader.store.skipped else {}
     lengthened = parts.folder.description.get("lengthened", [])
-    told = measured(results, parts.tested, weights, args.seed, left_out)
+    told = measured(results, parts.tested, weights, args, left_out)
     for each in told.values() if lengthened else ():
         each["measured"]["lengthened"] = lengthened
     files.write_json(run.output / "metrics.json", told)
+    queries = run.output / "queries.csv"
+    if results and (parts.tested.queries or not queries.exists()):
+        files.write_text(queries, tester.queries_table(parts.tested, parts.model))
     pictures = []
     if args.num_queries:
         what = ("ranks", "batch", "curves")
@@ -443,12 +452,13 @@ def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
 
 
 def measured(
-    results: dict[str, dict], tested: tester.Tester, weights: Path, seed: int, left_out: dict | None = None
+    results: dict[str, dict], tested: tester.Tester, weights: Path, args, left_out: dict | None = None
 ) -> dict[str, dict]:
     """`results` for metrics.json; of each data set also what its numbers were measured on, with what, and without what:
     `left_out`, images that training could not read, beside those of the test."""
-    origin: dict[str, object] = {"version": VERSION, "commit": commit(), "torch": torch.__version__, "seed": seed}
+    origin: dict[str, object] = {"version": VERSION, "commit": commit(), "torch": torch.__version__, "seed": args.seed}
     origin |= {
+        "command": args.command,
         "date": time.strftime("%Y-%m-%d"),
         "weights": str(weights),
         "weights_sha256": fingerprint.of_file(weights),
@@ -482,13 +492,15 @@ def mode_test(args, recipe: Recipe) -> None:
     if not processes.is_main():
         return
     weights = args.weights or checkpoints.of_run(run.output, args.resume_test_epoch)
-    told = measured(results, tested, weights, args.seed)
+    told = measured(results, tested, weights, args)
     decides = {"weights": fingerprint.of_file(weights), "test": tested.digest(), "sie_cameras": args.sie_cameras}
     digest = fingerprint.of_settings(decides)
     for each in told.values():
         each["measured"] |= {"sie_cameras": args.sie_cameras, "fingerprint": digest}
     path = results_file(run.output, weights, digest)
     files.write_json(path, told)
+    queries = path.with_name(f"{path.stem.replace('metrics', 'queries', 1)}.csv")
+    files.write_text(queries, tester.queries_table(tested, loaded.model))
     theirs = compared_with(loaded.recipe, tested, results, loaded.origin)
     print("\n" + tester.table(results, loaded.trained_on, theirs) + f"\n\nresults       {path}")
     for name, metrics in results.items():

@@ -10,15 +10,19 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
+import time
 from pathlib import Path
 
 import torch
 
+import checkpoints
 import datasets
 import models
 from cli import dataset_options
 from machine import files, fingerprint, memory
 from machine.device import pick_amp, pick_device
+from machine.version import VERSION, commit, versions
 from networks import mobile
 from recipes import Recipe
 from weights import reading
@@ -185,6 +189,28 @@ def repeated(args) -> tuple[str, int]:
         raise ValueError(f"--all_splits needs one data set with repeated splits ({known}); found {len(names)}")
     options = parser_options(args, names[0])
     return names[0], datasets.num_splits(names[0], **{k: v for k, v in options.items() if k != "split"})
+
+
+def record(args, run: Run, folder: checkpoints.Folder) -> dict:
+    """Write run.json, which says what the run is: all that decides its weights, and each command that worked on it,
+    with its time, machine, commit and versions. Returns what it says."""
+    path, earlier = run.output / "run.json", []
+    if folder.goes_on():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or a damaged one
+            earlier = list(json.loads(path.read_text(encoding="utf-8"))["started"])
+    began = {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": args.command,
+        "version": VERSION,
+        "commit": commit(),
+        "versions": versions(),
+        "device": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else str(run.device),
+        "threads": torch.get_num_threads(),
+        "host": platform.node(),
+    }
+    told = folder.description | {"started": [*earlier, began]}
+    files.write_json(path, told)
+    return told
 
 
 def results_file(folder: Path, weights: Path, digest: str) -> Path:

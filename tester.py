@@ -7,9 +7,12 @@ the closing table, the page of ranked queries.
 from __future__ import annotations
 
 import copy
+import csv
 import dataclasses
 import functools
+import io
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,6 +136,7 @@ class Tester:
         self.device, self.channels_last = device, channels_last
         self.camera_label, self.group = camera_label, group
         self.left_out: dict[str, dict[str, list[str]]] = {}  # data set -> side -> files that could not be read
+        self.queries: dict[str, list[dict]] = {}  # a line per query, of the last evaluation of each set
         self.last: dict[str, Shown] = {}  # what pages are drawn from, of the last evaluation of each set
         for name in splits:
             self.check_options(name)
@@ -308,6 +312,7 @@ class Tester:
         again: list[dict] = []
         searched: list[list[evaluate.Trial]] = []
         pairs: list[list] = []
+        ranks: list[list[evaluate.RankCollector]] = []
         for part in self.galleries(name, gallery):
             labels = self.labels(name, query, part)
             details: list = []
@@ -316,9 +321,11 @@ class Tester:
                 details = [VerificationCounts(labels), CameraPairCollector(labels, cameras)]
             keep = self.options.top_k and not found
             lists = [RankedLists(labels, self.options.top_k, self.options.show_junk)] if keep else []
-            found.append(self.metrics(query, part, labels, others=details if reranked else [*details, *lists]))
+            ranks += [[evaluate.RankCollector(labels) for _ in range(1 + bool(reranked))]]
+            beside = [*details, ranks[-1][0], *([] if reranked else lists)]
+            found.append(self.metrics(query, part, labels, others=beside))
             if reranked:
-                again.append(self.metrics(query, part, labels, reranked, lists))
+                again.append(self.metrics(query, part, labels, reranked, [*lists, ranks[-1][1]]))
             if lists:
                 self.last[name] = Shown(
                     query.samples, part.samples, lists[0], (again or found)[0], reranked, len(trials)
@@ -326,6 +333,7 @@ class Tester:
             if self.options.search and chosen is None:
                 searched.append(self.search(query, part, labels))
             pairs.append(details)
+        self.queries[name] = query_lines(query, zip(*ranks, strict=True))
         result = mean_and_std(found) if trials else found[0]
         if not trials:
             result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
@@ -339,6 +347,13 @@ class Tester:
         if any(left_out.values()):
             result["left_out"] = {side: files for side, files in left_out.items() if files}
         return result
+
+    def alone(self) -> Tester:
+        """The same for one process, once training is over and the others are not here to share the work."""
+        other = copy.copy(self)
+        other.group = None
+        other.options = dataclasses.replace(self.options, search=False, details=False)
+        return other
 
     def conditions(self, name: str) -> dict:
         """What else decides the numbers of data set `name`: the comparison, every option of the test, the images."""
@@ -457,6 +472,44 @@ def check_distinct(query: Features, gallery: Features, name: str) -> None:
             "feature: the training has diverged or collapsed, the weights are empty, or the images are all alike. "
             "Lower --lr and train again, or check --weights and the images"
         )
+
+
+def query_lines(query: Features, measured: Iterable[Sequence[evaluate.RankCollector]]) -> list[dict[str, Any]]:
+    """A line of queries.csv per query: its image, named from the folder that all share, and its average precision, its
+    rank-1 and the rank of its first hit, None where it has no match; then the same re-ranked.
+
+    measured: of the plain and of the re-ranked distances the ranks in each gallery, over which the means are taken.
+    """
+    folders = {os.path.dirname(sample.frames[0]) for sample in query.samples}
+    root = os.path.commonpath(folders) if folders else ""
+    lines: list[dict[str, Any]] = [
+        {"query": Path(os.path.relpath(s.frames[0], root)).as_posix(), "pid": s.pid, "camid": s.camid}
+        for s in query.samples
+    ]
+    for prefix, galleries in zip(("", "reranked_"), measured, strict=False):
+        total = torch.zeros(4, len(lines), dtype=torch.float64)  # sums over galleries, and in how many it has a match
+        for ranks in (each.result() for each in galleries):
+            first = ranks.first.double()
+            values = ranks.ap, (first == 1).double().mean(1), first.mean(1), torch.ones_like(ranks.ap)
+            total.index_add_(1, ranks.query, torch.stack(values))
+        for line, (ap, rank1, first_hit, count) in zip(lines, total.T.tolist(), strict=True):
+            for key, value in (("ap", ap), ("rank1", rank1), ("first_hit", first_hit)):
+                line[prefix + key] = value / count if count else None
+    return lines
+
+
+def queries_table(tested: Tester, model) -> str:
+    """What queries.csv says of every set of `tested`, as CSV; evaluated where the last evaluation was in another
+    process."""
+    for name in tested.splits.keys() - tested.queries.keys():
+        tested.alone().one(model, name)
+    rows = [{"data": name, **line} for name in tested.splits for line in tested.queries[name]]
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({key: f"{value:.10g}" if type(value) is float else value for key, value in row.items()})
+    return text.getvalue()
 
 
 class Shown(NamedTuple):
@@ -738,10 +791,7 @@ def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path
     drawn = []
     for name, splits in tested.splits.items():
         if name not in tested.last:
-            alone = copy.copy(tested)  # nothing was left to train, and the other processes are not here to share this
-            alone.group = None
-            alone.options = dataclasses.replace(tested.options, search=False, details=False)
-            alone.one(model, name)
+            tested.alone().one(model, name)
         shown = tested.last[name]
         extra = {"Cumulative matching": visualize.cmc_curve({name: shown.metrics["cmc"]}, folder / name / "cmc.png")}
         worst = shown.lists.choose("worst", num=min(pages.num_queries, 12))

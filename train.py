@@ -26,7 +26,7 @@ from tqdm import tqdm
 import checkpoints
 from loading.views import Views
 from losses import Criterion, Terms
-from machine import files, graphs, processes
+from machine import files, graphs, loggers, processes
 from models import Model
 
 HEARTBEAT = 20  # iterations between looks at the loss values
@@ -198,6 +198,7 @@ class Conditions:
     forward: nn.Module | None = None  # called in place of the model: its compiled form, or what replays it
     print_freq: int = 0  # iterations between lines of text, 0 for none; each waits for the device
     best_on: tuple[str, ...] = ()  # test sets whose mean mAP finds the weights to keep as model_best.pt
+    tell: Sequence[loggers.Logger] = ()  # what is told the numbers of each epoch, in the main process
 
 
 class Span(NamedTuple):
@@ -435,7 +436,7 @@ def fit(
     how = dataclasses.replace(conditions or Conditions(), clip_grad=recipe.clip_grad)
     run = Training(model, criterion, loader, recipe, folder, how)
     run.resume(say)
-    with stop_on_signals() as stop, Files(folder.path) as writer:
+    with stop_on_signals() as stop, Files(folder.path, how.tell) as writer:
         if run.log and not run.partial and run.due(run.start - 1):
             run.make_up(evaluate, writer, stop)
             say(epoch_line(run.log[-1], run.epochs))
@@ -728,19 +729,18 @@ def rates(recipe, epochs: int) -> list[tuple[tuple[str, ...], float]]:
 
 
 class Files:
-    """Writes into the folder of a run, if this is the main process; TensorBoard as well where it is installed.
+    """Writes into the folder of a run, and to its loggers, if this is the main process.
 
     Checkpoints are copied to the host and written by a thread, so that the next epoch need not wait for the disk. One
     at a time and in order; what goes wrong is raised by the next call, or at the end.
     """
 
-    def __init__(self, folder: Path):
-        self.folder, self.active = folder, processes.is_main()
+    def __init__(self, folder: Path, tell: Sequence[loggers.Logger] = ()):
+        self.folder, self.active, self.tell = folder, processes.is_main(), tell
         self.pending: Future | None = None
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         if self.active:
             folder.mkdir(parents=True, exist_ok=True)
-        self.board = tensorboard(folder) if self.active else None
 
     def __enter__(self):
         return self
@@ -753,8 +753,6 @@ class Files:
                 raise
         finally:
             self.pool.shutdown()
-            if self.board:
-                self.board.close()
 
     def write(self, path: Path, make: Callable[[], dict]) -> None:
         """Begin to write what `make` returns, as it is now."""
@@ -786,14 +784,13 @@ class Files:
             pending.result()
 
     def write_log(self, log: list[dict]) -> None:
-        """log.jsonl anew, so that a resumed run never holds an epoch twice; the last line for TensorBoard."""
+        """log.jsonl anew, so that a resumed run never holds an epoch twice; and to the loggers."""
         if not self.active:
             return
         path = self.folder / "log.jsonl"
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in log))
-        for name, value in log[-1].items():
-            if self.board and isinstance(value, (int, float)) and name != "epoch":
-                self.board.add_scalar(name, value, log[-1]["epoch"])
+        for each in self.tell:
+            each.write(log)
 
 
 def on_host(value):
@@ -807,12 +804,3 @@ def on_host(value):
     if isinstance(value, (list, tuple)):
         return type(value)(on_host(item) for item in value)
     return value
-
-
-def tensorboard(folder: Path):
-    """A SummaryWriter if TensorBoard is installed, else None (log.jsonl holds the same numbers)."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(folder / "tensorboard")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 VERSION = "1.0.0"
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "Pillow")  # that can move a number
 
 
 @functools.cache
@@ -26,3 +29,14 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return sha + ("+" if changed else "")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a number may depend on; without those that are not installed as packages."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -224,7 +224,13 @@ def test_commands_of_results_are_ones_that_main_accepts():
 
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_]*")
-OF_OTHERS = {"--nproc_per_node", "--upgrade", "--check", "--long"}  # torchrun, pip, ruff, pytest
+OF_OTHERS = {
+    "--nproc_per_node",
+    "--logdir",
+    "--upgrade",
+    "--check",
+    "--long",
+}  # torchrun, tensorboard, pip, ruff, pytest
 
 
 @pytest.fixture(scope="module")

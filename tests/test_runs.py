@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -395,6 +396,52 @@ def test_a_second_run_in_one_folder_is_refused_and_touches_nothing(folder, data,
         assert run("--market_path", data, "--output_path", folder, *TINY, "--flip_test") == 1
     assert f"in use by process {os.getpid()}" in capfd.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a folder says of its run
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_csv(path: Path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_says_command_settings_versions_and_data_of_its_run(folder, data):
+    first = json.loads((folder / "run.json").read_text())
+    assert run("--market_path", data, "--output_path", folder, *TINY, "--epochs", "3", "--logger", "csv") == 0
+    told = json.loads((folder / "run.json").read_text())
+    assert [each["command"].count("--epochs") for each in told["started"]] == [1, 2]  # both that worked on it
+    assert told["started"][0] == first["started"][0] and told["settings"]["epochs"] == 3
+    assert first["settings"] | {"epochs": 3} == told["settings"] and told["settings"]["lr"] == DEMO.lr
+    versions = told["started"][0]["versions"]
+    assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0] and versions["python"]
+    assert told["started"][0]["commit"] == results(folder / "metrics.json")["measured"]["commit"]
+    assert re.fullmatch(r"40 images of 8 people \(fingerprint \w{16}\)", told["data"]["market"])
+    assert [row["epoch"] for row in read_csv(folder / "log.csv")] == ["1", "2", "3"]
+    assert {"log.txt", "log.jsonl", "metrics.json", "queries.csv", "model.pt"} <= {x.name for x in folder.iterdir()}
+    assert run("--market_path", data, "--output_path", folder, *TINY, "--resume", "no") == 0
+    assert len(json.loads((folder / "run.json").read_text())["started"]) == 1
+
+
+def test_every_query_has_a_line_whose_mean_is_the_result(folder, data):
+    rows = read_csv(folder / "queries.csv")
+    found = results(folder / "metrics.json")
+    assert len(rows) == found["num_query"] and {row["data"] for row in rows} == {"market"}
+    assert [row["query"] for row in rows] == sorted(path.name for path in images(data, "query"))
+    for key in ("mAP", "rank1"):
+        values = [float(row[key.replace("mAP", "ap")]) for row in rows if row["ap"]]
+        assert sum(values) / len(values) == pytest.approx(found[key], abs=1e-9)
+    test = ("--mode", "test", "--market_path", data, "--output_path", folder, "--threads", "1", "--rerank")
+    assert run(*test, "--rerank_k1", "4", "--rerank_k2", "2") == 0
+    again, reranked = read_csv(folder / "queries_model.csv"), results(folder / "metrics_model.json")["reranked"]
+    assert [row["ap"] for row in again] == [row["ap"] for row in rows]
+    assert sum(float(row["reranked_ap"]) for row in again) / len(again) == pytest.approx(reranked["mAP"], abs=1e-9)
+    lost = (folder / "queries.csv").read_bytes()
+    (folder / "queries.csv").unlink()
+    assert run("--market_path", data, "--output_path", folder, *TINY) == 0
+    assert (folder / "queries.csv").read_bytes() == lost
 
 
 # ---------------------------------------------------------------------------------------------------------------------
