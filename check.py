@@ -22,6 +22,7 @@ import numpy as np
 import datasets
 from datasets import SUBSETS, Sample, Splits
 from machine import fingerprint, imagefile
+from machine.progress import Progress
 from parsers.base import few, images_below
 from protocols import PROTOCOLS, Labels, Protocol
 
@@ -108,7 +109,7 @@ def report(
 
     protocol: the rule of evaluation that will be used; None: the data set's own.
     train, test: what it will be used for; a half that is not asked for may be absent.
-    decode: open every image (minutes for a large set), in `workers` threads (None: one per core) with a progress bar.
+    decode: open every image (minutes for a large set), in `workers` threads (None: one per core).
     skip_bad: images that are not there or cannot be read will be left out, as in training and test: they are warnings,
         not problems, and people and cameras are those of the images that are left.
     """
@@ -190,8 +191,6 @@ def _look_at_images(
     splits: Splits, gone: Set[str], findings: _Findings, skip_bad: bool, workers: int | None
 ) -> set[str]:
     """Open every image but those that are `gone`; returns the ones that cannot be read."""
-    from tqdm import tqdm
-
     paths = [path for path in _paths(splits) if path not in gone]
     sizes: Counter[tuple[int, int]] = Counter()
     remarks: dict[str, list[str]] = defaultdict(list)  # what had to be decided -> of which images
@@ -199,7 +198,7 @@ def _look_at_images(
     bad: dict[str, str] = {}  # path -> why
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         results = zip(paths, pool.map(_decode, paths), strict=True)
-        for path, result in tqdm(results, f"opening {splits.name}", len(paths), unit="image", disable=None):
+        for path, result in Progress(len(paths), f"opening {splits.name}").over(results):
             if isinstance(result, str):
                 bad[path] = result
             else:

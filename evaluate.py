@@ -25,7 +25,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -34,11 +34,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 import rerank as reranking
 from machine import ranges
 from machine.memory import GIB, Budget, FeatureRows
+from machine.progress import Progress
 from machine.ranges import ALPHA, Neighbours, Seed, Share
 from protocols import INF, Labels, pair_of_labels
 
@@ -78,7 +78,7 @@ class Ranks(NamedTuple):
 
 
 def extract(
-    model, loader, *, flip: bool = False, progress: str | None = None, memory_gb: float | Budget | None = None
+    model, loader, *, flip: bool = False, progress: Progress | None = None, memory_gb: float | Budget | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Features of every image of `loader`, in its order: embeddings (N, D) and parts (N, S, D) or None, float32, CPU.
 
@@ -86,7 +86,7 @@ def extract(
         `loader.num_images`, `len(loader.dataset)`, or the batches themselves if it is a list.
     flip: mean of the features of each image and of its mirror image, before any normalisation, as fast-reid
         (evaluation/evaluator.py at c9bc3ce). The sum that other code takes has the same direction.
-    progress: text of a progress bar, None for no bar; in a terminal only.
+    progress: told of each image (or tracklet).
     memory_gb: where features would take more (default: half of what is free) they live in a memory-mapped temporary
         file, which is said on stderr.
 
@@ -94,13 +94,15 @@ def extract(
     """
     count, budget = _num_images(loader), Budget.of(memory_gb)
     embeddings, parts = FeatureRows(count, budget), FeatureRows(count, budget)
-    with _eval_mode(model), torch.inference_mode():
-        for images, views in tqdm(loader, desc=progress, disable=not progress or None):
+    with _eval_mode(model), torch.inference_mode(), progress or nullcontext():
+        for images, views in loader:
             output = model(images, views)
             mirrored = model(images.flip(3), views) if flip else output
             embeddings.add(output.embedding, mirrored.embedding)
             if output.parts is not None:
                 parts.add(output.parts, mirrored.parts)
+            if progress:
+                progress.update(len(output.embedding))
     return embeddings.finish(), parts.finish() if parts.filled else None
 
 
@@ -687,6 +689,13 @@ def rank_metrics(
     return summarize(rank_blocks([(0, len(distmat), distmat)], labels), max_rank)
 
 
+def _moved(blocks: Iterable[Block], first: int, progress: Progress) -> Iterator[Block]:
+    """Blocks of queries that are the rows from `first` on of a larger set."""
+    for start, stop, block in blocks:
+        yield first + start, first + stop, block
+        progress.update(stop - start)
+
+
 def rank_features(
     query,
     gallery,
@@ -714,7 +723,8 @@ def rank_features(
         blocks = distance_blocks(
             mine, gallery, how.metric, rerank=how.rerank, distance=how.distance, memory_gb=how.budget
         )
-        collect(((first + start, first + stop, block) for start, stop, block in blocks), collectors, how.budget)
+        with Progress(last - first, "ranking", "queries", shown=verbose) as progress:
+            collect(_moved(blocks, first, progress), collectors, how.budget)
     if split:
         _gather(collectors, how.group)
     return ranks.result()

@@ -31,6 +31,7 @@ from config import ABOUT, RESULT_FIELDS, Recipe, option_defaults, plain, with_va
 from details import PAIRS_TO_TELL, CameraPairCollector, RankedLists, Ranking, VerificationCounts
 from machine import fingerprint, processes
 from machine.memory import Budget
+from machine.progress import Progress
 from published import Published, Reranked, Variant, between
 from rerank import Grid
 
@@ -219,7 +220,8 @@ class Tester:
         if loader.tracklets:
             model = video.for_tracklets(model, self.recipe.temporal_pooling)
         sized = Sized(self.batches(loader, name, stop), len(loader), loader.num_images)
-        progress = label if processes.is_main() else None
+        unit = "tracklets" if loader.tracklets else "images"
+        progress = Progress(loader.num_images, label, unit, shown=processes.is_main())
         embeddings, parts = evaluate.extract(
             model, sized, flip=self.options.flip, progress=progress, memory_gb=self.options.budget
         )
@@ -425,7 +427,7 @@ class Tester:
             labels,
             self.comparison(reranked),
             others,
-            verbose=reranked is None and processes.is_main(),
+            verbose=processes.is_main(),
         )
         found = evaluate.summarize(ranks, max(self.options.max_rank, *RANKS))  # whatever the length of the curve
         intervals = evaluate.confidence_intervals(ranks)

@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 import checkpoints
 from loading.views import Views
 from losses import Criterion, Terms
 from machine import files, graphs, loggers, processes
+from machine.progress import Progress
 from models import Model
 
 HEARTBEAT = 20  # iterations between looks at the loss values
@@ -207,7 +207,8 @@ class Span(NamedTuple):
     epoch: int  # from 0
     num_steps: int  # of the whole epoch
     partial: dict | None = None  # what an Interrupted of this epoch carried; the batches then start at its step
-    label: str = ""  # of the progress bar
+    label: str = ""  # of the progress
+    steps_after: int = 0  # of the epochs that follow
 
 
 def train_one_epoch(
@@ -228,10 +229,9 @@ def train_one_epoch(
     """
     how, glance = conditions or Conditions(), Glance()
     count, sums = (span.partial["step"], dict(span.partial["sums"])) if span.partial else (0, {})
-    silent = not processes.is_main() or None  # None: unless this is a terminal
-    options = {"total": span.num_steps, "initial": count, "desc": span.label, "unit": "batch", "disable": silent}
-    bar = tqdm(batches, **options, leave=False, dynamic_ncols=True)
-    for step, batch in enumerate(bar, start=count):
+    after, shown = span.steps_after, processes.is_main()
+    progress = Progress(span.num_steps, span.label, "batches", done=count, after=after, shown=shown)
+    for step, batch in enumerate(progress.over(batches, size_of), start=count):
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         compute = whole if how.chunks == 1 else in_chunks
@@ -246,7 +246,7 @@ def train_one_epoch(
         if count % HEARTBEAT == 0:
             glance.begin(sums, count)
         for means, at in glance.arrived():
-            bar.set_postfix({name: f"{mean:.3f}" for name, mean in means.items()})
+            progress.tell(means)
             check_finite(means, span.epoch, at)
         if how.print_freq and count % how.print_freq == 0:
             said = "  ".join(f"{name} {mean:.4f}" for name, mean in means_of(sums, count).items())
@@ -256,6 +256,11 @@ def train_one_epoch(
     means = means_of(sums, count)
     check_finite(means, span.epoch, count)
     return means
+
+
+def size_of(batch: Batch) -> int:
+    """Images, or tracklets, of the whole batch over all processes."""
+    return len(batch[1]) * processes.world_size()
 
 
 def whole(network, criterion, batch: Batch, seed: int, how: Conditions) -> tuple[Terms, Callable[[], None]]:
@@ -580,7 +585,7 @@ class Training:
                 self.criterion,
                 self.paced(epoch, first),
                 self.optimizers,
-                Span(epoch, steps, self.partial, f"epoch {epoch + 1}/{self.epochs}"),
+                Span(epoch, steps, self.partial, f"epoch {epoch + 1}/{self.epochs}", (self.epochs - epoch - 1) * steps),
                 self.how,
                 stop=stop,
                 after_step=self.observe,

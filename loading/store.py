@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from loading.augmentation import (
     check_one_of,
@@ -25,6 +24,7 @@ from loading.augmentation import (
 )
 from machine import files, imagefile
 from machine.memory import free_memory
+from machine.progress import Progress
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -98,7 +98,7 @@ class Decoding:
     interpolation: str = "bilinear"  # or bicubic
     workers: int | None = None  # decoding threads; None for one per core
     skip_bad: bool = False  # leave out files that cannot be read instead of raising; they are named in `skipped`
-    progress: bool = True  # show a bar while decoding
+    progress: bool = True  # show how far the decoding has come
     check: bool = False  # read every file once before anything is computed, even if no pixels are kept
 
     def __post_init__(self):
@@ -264,10 +264,9 @@ class ImageStore:
 
         bad: list[tuple[int, str]] = []
         tasks = ([partial(decode_chunk, chunk)] for chunk in chunks)
-        silent = not self.progress or None  # None: unless this is a terminal
-        with tqdm(total=len(self.paths), desc=title, unit="image", disable=silent, leave=False) as bar:
+        with Progress(len(self.paths), title, shown=self.progress) as progress:
             for chunk, [(images, failed)] in zip(chunks, _pipeline(tasks, self.workers, 4 * self.workers), strict=True):
-                bar.update(len(chunk))
+                progress.update(len(chunk))
                 bad += [(chunk[row], reason) for row, reason in failed]
                 yield np.delete(images, [row for row, _ in failed], axis=0) if failed else images
         if bad and (not self.skip_bad or len(bad) == len(self.paths)):

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from machine.progress import Progress
 from parsers import base
 from parsers.base import SUBSETS, Counts, Entry, Sample, Splits
 
@@ -367,13 +368,12 @@ def _cuhk03_images(folder: str, version: str) -> str:
 def _write_cuhk03_images(mat, version: str, folder: str) -> None:
     """Cell `version` of the release holds five cells (people, 10): images 1 to 5 are of view 1, 6 to 10 of view 2."""
     from PIL import Image
-    from tqdm import tqdm
 
     if version not in mat:
         raise ValueError(f"cuhk03: {mat.filename} has no variable {version}. Unpack the archive again.")
     pairs = [mat[reference] for reference in mat[version][0]]  # (10, people) references each
     total = sum(cells.size for cells in pairs)
-    with tqdm(total=total, desc=f"writing CUHK03 {version}", unit="image", disable=None) as bar:
+    with Progress(total, f"writing CUHK03 {version}") as progress:
         for pair, cells in enumerate(pairs, 1):
             for number, row in enumerate(cells[()], 1):  # (people,)
                 for person, reference in enumerate(row, 1):
@@ -382,7 +382,7 @@ def _write_cuhk03_images(mat, version: str, folder: str) -> None:
                         name = f"{pair}_{person:03d}_{1 if number <= 5 else 2}_{number:02d}.png"
                         image = Image.fromarray(pixels[()].T)  # (3, w, h) -> (h, w, 3)
                         image.save(os.path.join(folder, name), compress_level=1)
-                    bar.update()
+                    progress.update()
 
 
 # ============ MSMT17 ============

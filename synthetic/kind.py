@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from machine import files
+from machine.progress import Progress
 
 HOME = Path(__file__).parents[1]  # from where `python -m synthetic.kind` is found
 SMALL_SET = 300  # JPEGs that are drawn before further processes have started
@@ -52,7 +51,7 @@ class Kind:
         if any(root.iterdir()):
             raise ValueError(f"{root} is not empty; name a new folder for the built-in data set")
         processes = processes or _default_processes(sum(count for _, count in (self.count(seed, job) for job in jobs)))
-        with tqdm(total=len(jobs), desc=f"drawing {self.name}", unit="drawing", disable=not progress or None) as bar:
+        with Progress(len(jobs), f"drawing {self.name}", "drawings", shown=progress) as bar:
             if processes > 1 and sys.executable:
                 _draw_in_processes(self, root, seed, jobs, processes, bar.update)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,7 +15,12 @@ import pytest
 import torch
 
 import recipes
-from machine import files, fingerprint, lock, memory, version
+import train
+from evaluate import extract
+from loading.views import Views
+from losses import Criterion, IDLoss
+from machine import files, fingerprint, lock, memory, progress, version
+from models import Output
 
 ROOT = Path(__file__).parents[1]
 HOLD = "import sys; from pathlib import Path; from machine import lock\nwith lock.held(Path(sys.argv[1])):\n"
@@ -216,3 +222,84 @@ def test_a_folder_is_tried_before_it_is_needed_and_not_made(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(RuntimeError, match="could not write .*file.deep.*a part of its path is a file.*--output_path"):
         files.check_folder(tmp_path / "file" / "deep")
+
+
+# ------------------------------------------------------------------------------------------------------- progress
+
+
+class Clock:
+    """A clock that passes `each` seconds whenever it is looked at."""
+
+    def __init__(self, each: float):
+        self.each, self.now = each, 1000.0
+
+    def __call__(self) -> float:
+        self.now += self.each
+        return self.now
+
+
+class Linear(torch.nn.Linear):
+    """(B, 3, 2, 2) -> an Output of two classes."""
+
+    def forward(self, images, views=None):
+        embedding = super().forward(images.flatten(1))
+        return Output(embedding, (embedding,), (), None)
+
+
+def test_a_line_of_speed_and_time_left_every_half_minute(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "monotonic", Clock(12))
+    with progress.Progress(10, "query", done=1) as told:
+        for _ in range(9):
+            told.update()
+    assert capsys.readouterr().out.splitlines() == [
+        f"query  {done} of 10 images  0.1 images/s  {left} left"
+        for done, left in ((4, "72 s"), (7, "36 s"))  # the end needs none
+    ]
+    quick = progress.Progress(10**6, "query")
+    monkeypatch.setattr(progress, "monotonic", Clock(1))
+    quick.told_at = progress.monotonic()
+    for _ in range(29):
+        quick.update(1000)
+    assert not capsys.readouterr().out
+    quick.update(1000)
+    assert capsys.readouterr().out == "query  30,000 of 1,000,000 images  1000.0 images/s  16 min left\n"
+
+
+def test_a_terminal_has_a_bar_and_no_lines(monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(progress, "monotonic", Clock(100))
+    assert list(progress.Progress(3, "query").over("abc")) == ["a", "b", "c"]
+    assert "query" in sys.stderr.getvalue() and not capsys.readouterr().out
+    assert list(progress.Progress(3, "query", shown=False).over("abc")) == ["a", "b", "c"]
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (3599, "1 h 00 min"), (90_000, "25 h 00 min")]
+)
+def test_times_as_people_say_them(seconds, said):
+    assert progress.duration(seconds) == said
+
+
+def test_training_and_extraction_say_how_far_they_are(monkeypatch, capsys):
+    """A line at least every minute, where a step takes less than half of one; with images, not batches, per second."""
+    monkeypatch.setattr(progress, "monotonic", Clock(25))
+    network, images, views = Linear(12, 2), torch.randn(4, 3, 2, 2), Views(torch.zeros(4), torch.zeros(4).bool())
+    batches = [(images, torch.tensor([0, 0, 1, 1]), views)] * 5
+    optimizers = [torch.optim.SGD(network.parameters(), lr=0.0)]
+    span = train.Span(0, 5, label="epoch 1/3", steps_after=10)
+    train.train_one_epoch(network, Criterion(id=(1, IDLoss())), iter(batches), optimizers, span)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "epoch 1/3  2 of 5 batches  0.2 images/s  75 s left, 5 min in all",
+        "epoch 1/3  4 of 5 batches  0.2 images/s  25 s left, 5 min in all",
+    ]
+    extract(network, [(images, views)] * 5, progress=progress.Progress(20, "gallery"))
+    assert capsys.readouterr().out.splitlines() == [
+        "gallery  8 of 20 images  0.2 images/s  75 s left",
+        "gallery  16 of 20 images  0.2 images/s  25 s left",
+    ]
