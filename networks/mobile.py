@@ -27,11 +27,12 @@ def depthwise_in_float32(net: nn.Module) -> None:
     """Keep `net`'s depthwise convolutions with a stride or a kernel above 3x3 out of bfloat16 autocast on a CPU.
 
     oneDNN has no bfloat16 kernel for their gradients: with a stride the one for the input takes 26 to 380 times as long
-    as in float32 (torch 2.15, AVX512-BF16), and MobileNetV3-Small as a whole three times as long.
+    as in float32 (torch 2.15, AVX512-BF16), and MobileNetV3-Small as a whole three times as long. What pads first, as
+    timm's Conv2dSame in EfficientNet-Lite, is one of them.
     """
     for conv in net.modules():
         if (
-            type(conv) is nn.Conv2d
+            isinstance(conv, nn.Conv2d)
             and conv.groups == conv.in_channels > 1
             and (max(conv.stride) > 1 or max(conv.kernel_size) > 3)
         ):
@@ -41,7 +42,7 @@ def depthwise_in_float32(net: nn.Module) -> None:
 
 def _in_float32(conv: nn.Conv2d, x: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
-        return nn.Conv2d.forward(conv, x.float()).to(x.dtype)
+        return type(conv).forward(conv, x.float()).to(x.dtype)
 
 
 class ShuffleUnit(nn.Module):

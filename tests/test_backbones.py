@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from timm.layers import create_conv2d
 from torch import nn
 
 from networks import backbones, mobile, osnet, resnets
@@ -504,6 +505,12 @@ def test_depthwise_gradients_bypass_bfloat16():
     exact = torch.nn.functional.conv2d(x.float(), net[0].weight, net[0].bias, 2, 1, groups=8)
     assert torch.equal(strided, exact.bfloat16())
     assert "forward" in vars(net[0]) and "forward" not in vars(net[1]) and "forward" not in vars(net[2])
+    padded = create_conv2d(8, 8, 3, stride=2, padding="same", depthwise=True)
+    images = torch.randn(2, 8, 7, 7).bfloat16()
+    exact = padded(images.float()).bfloat16()
+    mobile.depthwise_in_float32(padded)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert type(padded) is not torch.nn.Conv2d and torch.equal(padded(images), exact)
 
 
 # -- names of other factories ----------------------------------------------------------------------------------------
