@@ -4,6 +4,7 @@ import csv
 import functools
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -89,3 +90,72 @@ def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path):
         changed = {name for name, value in flags.items() if value and value != value_in(row, name)}
         cli.check_needs(changed, functools.partial(value_in, recipe))
         assert not given.unread and recipe.image_size[0] >= 128
+
+
+TORCHREID = """
+import os, types, torch
+def images(n):
+    return {"img": torch.rand(n, 3, 64, 32), "pid": torch.arange(n) % 4}
+def manager(root, sources, batch_size_train, batch_size_test, **options):
+    assert os.path.isdir(os.path.join(root, sources, "Market-1501-v15.09.15", "query"))
+    tests = {sources: {"query": [images(batch_size_test)]}}
+    return types.SimpleNamespace(num_train_pids=4, train_loader=[images(batch_size_train)], test_loader=tests)
+class Engine:
+    def __init__(self, data, model, optimizer, use_gpu):
+        self.train_loader, self.model, self.steps = data.train_loader, model, 0
+    def forward_backward(self, batch):
+        self.steps += len(self.model(batch["img"])) > 0
+def network(name, num_classes, **options):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 32, num_classes))
+data = types.SimpleNamespace(ImageDataManager=manager)
+models = types.SimpleNamespace(build_model=network)
+optim = types.SimpleNamespace(build_optimizer=lambda model, optim, lr: None)
+engine = types.SimpleNamespace(ImageSoftmaxEngine=Engine)
+metrics = types.SimpleNamespace(compute_distance_matrix=lambda x, y, metric: torch.cdist(x, y))
+metrics.evaluate_rank = lambda *labels, **options: 0
+utils = types.SimpleNamespace(re_ranking=lambda q_g, q_q, g_g: q_g)
+"""
+
+
+def test_peers_take_turns_at_the_same_work(tmp_path, monkeypatch, capsys):
+    """Ours and a faked torchreid in this process; the empty folder of another in one of its own, which says what it
+    lacks and is left out."""
+    peers, real = script("peers"), None
+    (tmp_path / "torchreid").mkdir()
+    (tmp_path / "torchreid" / "__init__.py").write_text(TORCHREID)
+    asked = []
+
+    class Here:
+        def __init__(self, name, argv, folder):
+            self.name, self.args = name, peers.arguments([*argv, "--folder", str(folder)])
+            self.suite = None if name == "fastreid" else peers.SUITES[name](self.args)
+            self.process = real(name, argv, folder) if name == "fastreid" else None
+
+        def does(self, work, amount):
+            asked.append((self.name, work, amount))
+            return self.process.does(work, amount) if self.process else getattr(self.suite, work)(amount) / 2.0
+
+        def end(self):
+            if self.process:
+                self.process.end()
+
+    real = peers.Child
+    monkeypatch.setattr(peers, "Child", Here)
+    words = ["--market_path", str(market(tmp_path / "market")), "--torchreid", str(tmp_path), "--fastreid"]
+    words += [str(tmp_path / "empty"), "--turns", "2", "--steps", "2", "--images", "2", "--size", "30", "60"]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert peers.main([*words, "--image_size", "64", "32", "--batch_size", "4", "--workers", "0"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    for work in peers.WORK:
+        assert any(
+            re.match(rf"{work} +fastreid +cannot: ModuleNotFoundError: No module named 'fastreid'", x) for x in lines
+        )
+    told = {tuple(line.split()[:2]): float(line.split()[2]) for line in lines if "cannot" not in line}
+    assert told["train", "ours"] == told["train", "bare"] == told["train", "torchreid"] == 4.0
+    assert told["extract", "ours"] == 1.0 and told["rerank", "torchreid"] == 15.0
+    assert sum("ours 1.00 times as fast (turns: 1.00 1.00)" in line for line in lines) == 4  # bare, and three of theirs
+    assert [each[0] for each in asked if each[1] == "evaluate"] == ["ours", "torchreid", "fastreid"] + 2 * [
+        "ours",
+        "torchreid",
+    ]
+    assert peers.main(["--market_path", str(tmp_path / "none")]) == 2 and "--market_path" in capsys.readouterr().err
