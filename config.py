@@ -32,7 +32,7 @@ import video
 from loading.augmentation import FILLS
 from loading.samplers import EPOCH_LENGTHS, SAMPLE_METHODS
 from loading.store import FILTERS
-from machine import ranges
+from machine import fingerprint, ranges
 from machine.ranges import (
     ANGLE,
     EPOCHS,
@@ -220,7 +220,11 @@ class Recipe:
     )
     erase_log_aspect: bool = field(False, "draw the shape of what is erased log-uniformly, as timm", "images")
     erase_value: tuple[float, float, float] = field(
-        (0.0, 0.0, 0.0), "colour of --erase_fill value, of 0 to 1", "images", unit=("R", "G", "B"), within=SHARE
+        (0.0, 0.0, 0.0),
+        "colour of --erase_fill value, value_raw, of 0 to 1",
+        "images",
+        unit=("R", "G", "B"),
+        within=SHARE,
     )
     color_jitter: float = field(0.0, "probability of colour jitter", "images", within=SHARE)
     random_patch: float = field(0.0, "probability of torchreid's random patch", "images", within=SHARE)
@@ -273,6 +277,12 @@ class Recipe:
     momentum: float = field(0.9, "of SGD", "optimisation", within=FRACTION)
     nesterov: bool = field(False, "SGD with Nesterov momentum", "optimisation")
     clip_grad: float = field(0.0, "largest gradient norm, 0 for no clipping", "optimisation", within=WEIGHT)
+    clip_by: str = field(
+        "whole",
+        "norm of the whole gradient, or of each group of parameters with a rate and a decay of its own",
+        "optimisation",
+        choices=("whole", "group"),
+    )
     epochs: int = field(60, "epochs in all", "optimisation", also="total_train_epochs", within=EPOCHS)
     fixbase_epochs: int = field(
         0, "epochs at the start that train --open_layers only", "optimisation", within=Range(0, 100_000)
@@ -389,6 +399,14 @@ class Recipe:
         words = {"name", "title", "paper", "source", "published", "variants", "differs", "place", *RESULT_FIELDS}
         names = [each.name for each in dataclasses.fields(self) if each.name not in words]
         return {name: plain(getattr(self, name)) for name in names}
+
+    def digest(self) -> str:
+        """Of what a training by this recipe is: the settings that are not their fields' defaults, the rates, the open
+        layers. A field that comes later leaves it as it is."""
+        defaults = {each.name: plain(each.default) for each in dataclasses.fields(self)}
+        own = {name: value for name, value in self.settings().items() if value not in (defaults[name], {})}
+        rates = train.rates(self, sum(stage.epochs for stage in self.plan()))
+        return fingerprint.of_settings(own | {"rates": [(opened, f"{rate:.6g}") for opened, rate in rates]})[:8]
 
     def model(self, num_pids: int, pretrained: bool = False, num_cameras: int = 0) -> models.Model:
         """The network with classifiers for `num_pids` identities (0: none, for testing).

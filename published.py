@@ -535,10 +535,70 @@ MOBILENET = (
 )
 SHUFFLENET = (first("ShuffleNet, xent", {}, beyond=_GROUPED), benchmark("ShuffleNet, xent", {}))
 NASNET = (benchmark("NasnetMobile, xent", {}, _DROPPED),)
+_ZOO = "torchreid f8cd150, docs/MODEL_ZOO.md"
+_FROM_MSMT17 = """
+resnet50       | 46.3 22.8 52.3 32.1
+osnet_x1_0     | 66.6 37.5 66.0 45.3
+osnet_x0_75    | 63.6 35.5 65.3 44.5
+osnet_x0_5     | 64.3 34.9 65.2 43.3
+osnet_x0_25    | 59.9 31.0 61.5 39.6
+osnet_ibn_x1_0 | 66.5 37.2 67.4 45.6
+osnet_ain_x1_0 | 70.1 43.3 71.1 52.7
+"""  # trained on all images of msmt17; columns: rank-1 and mAP on market, duke
+_FROM_THREE = """
+osnet_x1_0     | 72.5 44.2 65.2 47.0 23.9 23.3 33.2 12.6
+osnet_ibn_x1_0 | 73.0 44.9 64.6 45.7 25.7 25.4 39.8 16.2
+osnet_ain_x1_0 | 73.3 45.8 65.6 47.2 27.4 27.1 40.2 16.2
+"""  # rank-1 and mAP on market, duke, cuhk03, msmt17, each of a training on the three others
+_JITTERED: dict[str, Any] = {"color_jitter": 1.0}  # "random_flip, color_jitter"
+_AIN_50: dict[str, Any] = {  # im_osnet_ain_x1_0_softmax_256x128_amsgrad_cosine.yaml with max_epoch=50
+    "epochs": 50, "schedule": "cosine", "milestones": (0,), "metric": "cosine"
+}  # fmt: skip
+
+
+def other_cameras(name: str, given: dict[str, Any], three: dict[str, Any] | None = None) -> tuple[Variant, ...]:
+    """torchreid's runs of a network that were tested on a data set which they were not trained on.
+
+    `given`: flags of the training on MSMT17 over the network's row. `three`: those of the trainings on three sets.
+    """
+    numbers, sets = dict(rows_of(_FROM_MSMT17))[name], ("market", "duke", "cuhk03", "msmt17")
+    found = {f"msmt172{on}": numbers[2 * i : 2 * i + 2] for i, on in enumerate(sets[:2])}
+    runs = [("trained on all of MSMT17", given | {"use_all_images": True}, found)]
+    if three is not None:
+        numbers = dict(rows_of(_FROM_THREE))[name]
+        others = ("+".join(sorted(set(sets) - {on})) for on in sets)
+        found = {f"{of}2{on}": numbers[2 * i : 2 * i + 2] for i, (of, on) in enumerate(zip(others, sets, strict=True))}
+        runs.append(("trained on three sets", three, found))
+    return tuple(
+        Variant(
+            f"torchreid's zoo, {what}", flags, {on: Published(*pair, f"{_ZOO}, {name}") for on, pair in found.items()}
+        )
+        for what, flags, found in runs
+    )
+
+
+OSNET = {  # row -> its runs
+    "osnet_x1_0": other_cameras("osnet_x1_0", _JITTERED, _JITTERED | {"epochs": 50, "metric": "cosine"}),
+    **{name: other_cameras(name, _JITTERED) for name in ("osnet_x0_75", "osnet_x0_5", "osnet_x0_25")},
+    "osnet_ibn_x1_0": other_cameras("osnet_ibn_x1_0", {}, _AIN_50),
+    "osnet_ain_x1_0": other_cameras("osnet_ain_x1_0", {}, {"epochs": 50}),
+}
+SOFTMAX += other_cameras("resnet50", _JITTERED | {"translate": 0.0})
+
+
+def paper(market: tuple[float, float], duke: tuple[float, float], cuhk03: tuple[float, float], name: str) -> Variant:
+    """What the paper of a network prints of itself, by the first release (columns "Published Rank" and "Published mAP";
+    CUHK03 detected, 767/700 split)."""
+    source = f"the paper, by torchreid v0.0.9 (af328ff) README, {name}"
+    found = zip(("market", "duke", "cuhk03"), (market, duke, cuhk03), strict=True)
+    return Variant("the paper", {}, {on: Published(*pair, source) for on, pair in found}, "the authors' own training")
+
+
 RESNET50M = (  # over the row resnet50mid
     first("ResNet50M, xent", XENT),
     first("ResNet50M, xent+htri", HTRI),
     benchmark("ResNet50M, xent", XENT),
+    paper((89.9, 75.6), (80.4, 63.9), (47.1, 43.5), "ResNet50M"),
 )
 _UNSAID = "its schedule, which is not printed"
 HACNN = (  # over the row hacnn; README of v0.0.9, Updates, prints the command of CUHK03 alone
@@ -549,6 +609,7 @@ HACNN = (  # over the row hacnn; README of v0.0.9, Updates, prints the command o
     ),
     first("HACNN, xent", {"reduction": "sum"}, on=("market", "duke"), beyond=_UNSAID),
     benchmark("HACNN, xent", {}, _UNSAID),
+    paper((91.2, 75.7), (80.5, 63.8), (41.7, 38.6), "HACNN"),
 )
 MUDEEP = {"market": first("MuDeep, xent+htri", {}).published["market"]}
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import architectures
 import models
@@ -121,22 +122,7 @@ row(
     },
 )
 
-row(
-    BOT,
-    name="bot_arcface",
-    title="Bag of Tricks with ArcFace alone, ResNet-50",
-    source="lulujianjie/person-reid-tiny-baseline a13a8a8, config/configs.py (the run with COS_LAYER), "
-    "config/default.py, loss/make_loss.py; Deng et al., ArcFace, CVPR 2019",
-    published={},
-    differs="As row bot in schedule. Erases to (0.4914, 0.4822, 0.4465), here to ImageNet's mean.",
-    epochs=200,
-    milestones=(40, 70, 130),
-    id_loss="arcface",
-    triplet_weight=0.0,
-    center_weight=0.0,
-)
-
-row(
+TINY = row(
     BOT,
     name="tiny",
     title="person-reid-tiny-baseline, Bag of Tricks for 200 epochs, ResNet-50",
@@ -145,13 +131,26 @@ row(
     variants=results.TINY,
     differs="As row bot in schedule. Its numbers are of epochs 175 and 185, chosen on the test set "
     "(config/configs.py); here the last one counts.",
-    erase_fill="value",
+    erase_fill="value_raw",  # datasets/make_dataloader.py, behind Normalize
     erase_value=(0.4914, 0.4822, 0.4465),
     stem_relu=False,  # model/backbones/resnet.py, which pools 2x2 as well
     stem_pool="2x2",
     epochs=200,
     milestones=(40, 70, 130),
     eval_every=5,
+)
+
+row(
+    TINY,
+    name="bot_arcface",
+    title="Bag of Tricks with ArcFace alone, ResNet-50",
+    source="lulujianjie/person-reid-tiny-baseline a13a8a8, config/configs.py (the run with COS_LAYER), "
+    "config/default.py, loss/make_loss.py; Deng et al., ArcFace, CVPR 2019",
+    published={},
+    differs="As row bot in schedule.",
+    id_loss="arcface",
+    triplet_weight=0.0,
+    center_weight=0.0,
 )
 
 row(
@@ -312,7 +311,7 @@ row(
         "msmt17": Published(69.0, 38.0, "torchreid v0.5.0, MODEL_ZOO.md, resnet50mid"),
     },
     variants=results.RESNET50M,
-    differs="The paper prints 89.9 / 75.6 on Market-1501 and 80.4 / 63.9 on DukeMTMC-reID (torchreid v0.0.9 README).",
+    differs="",
     network=models.ResNet50M,
 )
 
@@ -329,7 +328,7 @@ row(
     },
     variants=results.HACNN,
     differs="Weight decay, momentum and batch are torchreid's defaults, which the issue leaves unsaid. The two "
-    "classifiers' losses are averaged, as there (DeepSupervision). The paper prints 91.2 / 75.7 on Market-1501.",
+    "classifiers' losses are averaged, as there (DeepSupervision).",
     network=architectures.HACNN,
     pretrained="none",
     image_size=(160, 64),
@@ -381,6 +380,7 @@ OSNET = row(
         "duke": Published(87.0, 70.2, "torchreid f8cd150, docs/MODEL_ZOO.md"),
         "msmt17": Published(74.9, 43.8, "torchreid f8cd150, docs/MODEL_ZOO.md"),
     },
+    variants=results.OSNET["osnet_x1_0"],
     network=models.Softmax,
     backbone="osnet_x1_0",
     fc_dims=(512,),
@@ -404,6 +404,7 @@ OSNET_STEP = row(
         "duke": Published(82.0, 61.4, "torchreid f8cd150, docs/MODEL_ZOO.md"),
         "msmt17": Published(61.4, 29.5, "torchreid f8cd150, docs/MODEL_ZOO.md"),
     },
+    variants=results.OSNET["osnet_x0_25"],
     batch_size=128,
     lr=3e-3,
     epochs=180,
@@ -422,6 +423,7 @@ row(
         "duke": Published(85.1, 67.4, "torchreid f8cd150, docs/MODEL_ZOO.md"),
         "msmt17": Published(69.7, 37.5, "torchreid f8cd150, docs/MODEL_ZOO.md"),
     },
+    variants=results.OSNET["osnet_x0_5"],
 )
 
 row(
@@ -435,6 +437,7 @@ row(
         "duke": Published(85.8, 69.8, "torchreid f8cd150, docs/MODEL_ZOO.md"),
         "msmt17": Published(72.8, 41.4, "torchreid f8cd150, docs/MODEL_ZOO.md"),
     },
+    variants=results.OSNET["osnet_x0_75"],
     batch_size=64,
     lr=1.5e-3,
     epochs=150,
@@ -451,6 +454,7 @@ row(
         "market2duke": Published(48.5, 26.7, "torchreid f8cd150, docs/MODEL_ZOO.md, cross-domain", 62.3, 67.4),
         "duke2market": Published(57.7, 26.1, "torchreid f8cd150, docs/MODEL_ZOO.md, cross-domain", 73.7, 80.0),
     },
+    variants=results.OSNET["osnet_ibn_x1_0"],
     color_jitter=1.0,
     epochs=150,
     schedule="multistep",
@@ -468,6 +472,7 @@ OSNET_AIN = row(
         "market2duke": Published(52.4, 30.5, "torchreid f8cd150, docs/MODEL_ZOO.md, cross-domain", 66.1, 71.2),
         "duke2market": Published(61.0, 30.6, "torchreid f8cd150, docs/MODEL_ZOO.md, cross-domain", 77.0, 82.5),
     },
+    variants=results.OSNET["osnet_ain_x1_0"],
     color_jitter=1.0,
     epochs=100,
     metric="cosine",
@@ -862,24 +867,30 @@ SBS = row(
     margin=None,
 )
 
-# The same three with its other backbones; its ResNeSt has a dilated last stage, which timm's with stride 1 has not.
+# The same three with its other backbones. Its ResNeSt is built without non-local blocks, whatever WITH_NL says, and
+# pools its stem with padding (modeling/backbones/resnest.py).
+S50: dict[str, Any] = {"network": models.BagOfTricks, "options": FAST_BOT.options, "stem_ceil": False}
 for base, key, name, backbone, scores in (
     (FAST_BOT, "BoT", "r50_ibn", "resnet50_ibn_a", ((94.9, 87.6), (89.3, 79.6), (77.0, 54.4))),
+    (FAST_BOT, "BoT", "s50", "resnest50", ((95.2, 88.7), (90.0, 80.13), (80.8, 59.9))),
     (FAST_BOT, "BoT", "r101_ibn", "resnet101_ibn_a", ((95.4, 88.9), (91.2, 81.2), (81.0, 59.4))),
     (FAST_AGW, "AGW", "r50_ibn", "resnet50_ibn_a", ((95.1, 88.7), (90.5, 80.8), (81.2, 59.7))),
+    (FAST_AGW, "AGW", "s50", "resnest50", ((95.3, 89.3), (90.9, 82.4), (82.6, 62.6))),
     (FAST_AGW, "AGW", "r101_ibn", "resnet101_ibn_a", ((95.5, 89.5), (91.7, 82.3), (82.0, 61.4))),
     (SBS, "SBS", "r50_ibn", "resnet50_ibn_a", ((95.7, 89.3), (90.8, 81.2), (83.9, 60.6))),
+    (SBS, "SBS", "s50", "resnest50", ((95.8, 89.4), (91.0, 81.4), (84.1, 61.7))),
     (SBS, "SBS", "r101_ibn", "resnet101_ibn_a", ((96.3, 90.3), (91.9, 83.6), (84.8, 62.8))),
 ):
     label = name.upper().replace("_IBN", "-ibn")  # as its files and tables spell it
+    deep = "non_local" in base.options and "101" in name
     row(
         base,
         name=f"{base.name}_{name}",
         title=base.title.replace("ResNet-50", backbone),
         source=base.source.replace("_R50.yml", f"_{label}.yml"),
         published=zoo(f"{key}({label})", *scores),
-        options=base.options | ({"non_local": (0, 2, 9, 0)} if "non_local" in base.options and "101" in name else {}),
         backbone=backbone,
+        **(S50 if name == "s50" else {"options": base.options | ({"non_local": (0, 2, 9, 0)} if deep else {})}),
     )
 
 row(
@@ -1075,15 +1086,18 @@ row(
     source="fast-reid, configs/Market1501/bagtricks_vit.yml",
     published={},
     options=RECIPES["transreid_baseline"].options | {"head_std": 0.01},
-    differs=FAST_SHAPES + "It clips the gradient of each parameter at norm 5, here nothing is clipped.",
+    differs=FAST_SHAPES.strip(),
     test_neck="after",
     test_interpolation="same",
-    erase_fill="mean",
+    erase_fill="value",  # ImageNet's mean, which is not the one that images are normalised with
+    erase_value=IMAGENET_MEAN,
     erase_area=(0.02, 0.33),
     erase_log_aspect=False,
     epoch_length="images",
     bias_lr_mult=1.0,
     norm_decay=5e-4,  # WEIGHT_DECAY_NORM and _BIAS, which the file leaves at their defaults
+    clip_grad=5.0,
+    clip_by="group",  # "for each parameter", each of which is a group's buffer (solver/build.py, utils/params.py)
     milestones=(),
     warmup_epochs=0,
     warmup_iterations=1000,

@@ -188,12 +188,13 @@ Batch = tuple[torch.Tensor, torch.Tensor, Views]  # images (B, 3, H, W), labels 
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """How a step is computed. But for rounding only `seed` and `clip_grad` decide what is learnt."""
+    """How a step is computed. But for rounding only `seed`, `clip_grad` and `clip_by` decide what is learnt."""
 
     seed: int = 0
     autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     scaler: torch.amp.GradScaler = dataclasses.field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
     clip_grad: float = 0.0  # largest gradient norm; 0: no clipping
+    clip_by: str = "whole"  # whose norm: "whole", the network's, or "group", of each group of the optimiser
     chunks: int = 1  # parts of a batch whose graphs are not held at the same time, see `in_chunks`
     forward: nn.Module | None = None  # called in place of the model: its compiled form, or what replays it
     print_freq: int = 0  # iterations between lines of text, 0 for none; each waits for the device
@@ -316,7 +317,9 @@ def backward_and_step(backward: Callable[[], None], network, criterion, optimize
     processes.average_gradients(criterion)
     if how.clip_grad:
         how.scaler.unscale_(optimizers[0])
-        nn.utils.clip_grad_norm_(network.parameters(), how.clip_grad)
+        groups = [group["params"] for group in optimizers[0].param_groups]
+        for parameters in groups if how.clip_by == "group" else [network.parameters()]:
+            nn.utils.clip_grad_norm_(parameters, how.clip_grad)
     for optimizer in optimizers:
         how.scaler.step(optimizer)
     how.scaler.update()
@@ -438,7 +441,7 @@ def fit(
     run has lost of them is written again; more epochs lengthen it. Raises Interrupted after a signal.
     Of several processes (``processes``) all call this, and the main one alone reads and writes.
     """
-    how = dataclasses.replace(conditions or Conditions(), clip_grad=recipe.clip_grad)
+    how = dataclasses.replace(conditions or Conditions(), clip_grad=recipe.clip_grad, clip_by=recipe.clip_by)
     run = Training(model, criterion, loader, recipe, folder, how)
     run.resume(say)
     with stop_on_signals() as stop, Files(folder.path, how.tell) as writer:
@@ -662,6 +665,29 @@ def best(log: list[dict], on: Sequence[str]) -> dict | None:
     """The line of the log with the highest mean mAP over the test sets `on`, the first of several; None without one."""
     told = [line for line in log if set(on) <= line.get("metrics", {}).keys()]
     return max(told, key=lambda line: sum(line["metrics"][name]["mAP"] for name in on), default=None)
+
+
+def back_to_best(model: nn.Module, log: list[dict], folder: Path, on: Sequence[str]) -> dict:
+    """Give `model` the weights of the `best` epoch of a finished run in `folder`, and answer with its line of the log.
+
+    model_best.pt is written again where it is not there; ValueError if no file holds those weights any more.
+    """
+    line, path = best(log, on) or log[-1], folder / "model_best.pt"
+    if processes.is_main():
+        files_of_it = (path, folder / f"model_{line['epoch']}.pt")
+        found = next((each for each in files_of_it if checkpoints.intact(each, line["epoch"])), None)
+        if found is None:
+            raise ValueError(
+                f"the weights of epoch {line['epoch']}, the best, are lost: neither {files_of_it[0]} nor "
+                f"{files_of_it[1].name} holds them. Leave --keep_best out for the last epoch's, or train anew with "
+                "--resume no"
+            )
+        state = checkpoints.load(found)
+        if found != path:
+            checkpoints.save(path, state)
+        model.load_state_dict(state["model"])
+    processes.same_everywhere(model)
+    return line
 
 
 def epoch_line(line: dict, epochs: int) -> str:

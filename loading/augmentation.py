@@ -25,7 +25,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 STREAMS = ("flip", "pad", "translate", "patch", "jitter", "erase", "sampler", "noise", "frames", "policy")
 JITTER = (0.2, 0.15)  # brightness, contrast: torchreid f8cd150, torchreid/data/transforms.py
-FILLS = ("mean_raw", "mean", "black", "pixel", "value")
+FILLS = ("mean_raw", "mean", "black", "pixel", "value", "value_raw")
 NOISE_BANK = 1 << 20  # normal numbers kept for erase_fill="pixel"; each image reads a run of them from a random place
 
 
@@ -165,7 +165,8 @@ class Augmentation:
         "mean_raw": `mean` written into the normalised image, as reid-strong-baseline and torchreid do;
         "mean": `mean` written before normalising, hence 0 (fast-reid); "black": black before normalising;
         "pixel": a normal number for each value of the normalised image (timm's "pixel", TransReID);
-        "value": the colour `erase_value` in [0, 1], before normalising.
+        "value": the colour `erase_value` in [0, 1], before normalising;
+        "value_raw": `erase_value` written into the normalised image (person-reid-tiny-baseline).
     erase_area: bounds of the share of the image that is erased. Zhong et al.: 0.02, 0.4.
     erase_aspect: bounds of height / width. Zhong et al.: 0.3, 1 / 0.3.
     erase_log_aspect: draw the aspect log-uniformly (timm) instead of uniformly (all re-ID code).
@@ -306,8 +307,8 @@ class Augmentation:
         """The erased colour in normalised values; None for random pixels."""
         if self.erase_fill == "pixel":
             return None
-        if self.erase_fill == "mean_raw":
-            return tuple(self.mean)
+        if self.erase_fill in ("mean_raw", "value_raw"):
+            return tuple(self.mean if self.erase_fill == "mean_raw" else self.erase_value)
         colour = {"mean": self.mean, "black": (0.0, 0.0, 0.0), "value": self.erase_value}[self.erase_fill]
         return tuple((c - m) / s for c, m, s in zip(colour, self.mean, self.std, strict=True))
 

@@ -57,6 +57,7 @@ ALIASES = {
     "res50": ("torchvision", "resnet50"),
     "res50ibna": ("here", "resnet50_ibn_a"),
     **{f"resnet{depth}ibna": ("here", f"resnet{depth}_ibn_a") for depth in (18, 34, 50, 101, 152)},
+    **{f"resnest{depth}": ("timm", f"resnest{depth}{kind}") for depth, kind in ((50, "d"), (101, "e"))},
     "resnext101": ("timm", "resnext101_32x4d"),
     **_CAFFE,
     "senet154": ("timm", "legacy_senet154"),
@@ -77,7 +78,7 @@ ELSEWHERE = {
     "build_resnet_backbone": "--backbone resnet18 to resnet152, with WITH_IBN resnet50_ibn_a, ..., with WITH_NL "
     "--recipe agw or sbs, with WITH_SE se_resnet50, ...",
     "build_resnext_backbone": "--backbone resnext50_32x4d, resnext101_32x4d or resnext101_32x8d",
-    "build_resnest_backbone": "--backbone resnest50d, resnest101e, ...",
+    "build_resnest_backbone": "--backbone resnest50 or resnest101",
     "build_osnet_backbone": "--backbone osnet_x1_0, osnet_x0_75, osnet_x0_5, osnet_x0_25 or osnet_ibn_x1_0",
     "build_shufflenetv2_backbone": "--backbone shufflenet_v2_x0_5 to shufflenet_v2_x2_0",
     "build_mobilenetv2_backbone": "--backbone mobilenetv2_x1_0 or mobilenetv2_x1_4",

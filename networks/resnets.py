@@ -19,7 +19,10 @@ HEADS = ("avgpool", "dropout", "fc", "classifier", "head", "heads", "flatten")
 
 
 def remove_stride(stage: nn.Module | None, name: str) -> None:
-    """Stride 2 -> 1 in a residual stage, wherever its first block has it (conv1, conv2, shortcut); None: no stage."""
+    """Stride 2 -> 1 in a residual stage, wherever its first block has it (conv1, conv2, shortcut); None: no stage.
+
+    A ResNeSt's further blocks are dilated then (fast-reid c9bc3ce, fastreid/modeling/backbones/resnest.py, line 170).
+    """
     strided = (
         []
         if stage is None
@@ -31,10 +34,13 @@ def remove_stride(stage: nn.Module | None, name: str) -> None:
             "apply to it. Use a ResNet-like backbone, or last_stride=2."
         )
     for module in strided:
-        if isinstance(module, nn.AvgPool2d):  # ResNet-D: the shortcut averages 2x2 before its 1x1 convolution
-            module.kernel_size = module.stride = 1
+        if isinstance(module, nn.AvgPool2d) and module.kernel_size == module.stride:
+            module.kernel_size = module.stride = 1  # ResNet-D: the shortcut averages 2x2 before its 1x1 convolution
         else:
             module.stride = (1, 1)
+    for block in list(stage.children())[1:] if stage else ():
+        if hasattr(getattr(block, "conv2", None), "rsoftmax"):  # ResNeSt
+            block.conv2.conv.dilation = block.conv2.conv.padding = (2, 2)
 
 
 def kaiming_fan_out(net: nn.Module) -> None:

@@ -230,6 +230,7 @@ FILL_VALUES = {  # in the normalised image
     "mean": (0.0, 0.0, 0.0),
     "black": tuple(-m / s for m, s in zip(MEAN, STD, strict=True)),
     "value": tuple((c - m) / s for c, m, s in zip((1.0, 0.5, 0.0), MEAN, STD, strict=True)),
+    "value_raw": (1.0, 0.5, 0.0),
 }
 
 

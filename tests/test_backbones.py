@@ -3,11 +3,13 @@
 import copy
 import urllib.error
 
+import parity
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from timm.layers import create_conv2d
+from nets import drawn, filled
 from torch import nn
 
 from networks import backbones, mobile, osnet, resnets
@@ -126,6 +128,7 @@ def test_vision_transformer_patches_overlap_and_positions_follow():
         "se_resnext50",
         "senet154",
         "resnet50d",
+        "resnest50",
         "mobilenet_v2",
         "mobilenetv2_x1_0",
         "tf_efficientnet_lite0",
@@ -134,10 +137,24 @@ def test_vision_transformer_patches_overlap_and_positions_follow():
 def test_last_stride_doubles_the_map_and_keeps_the_names(name):
     with torch.device("meta"):
         coarse, fine = backbones.create(name), backbones.create(name, last_stride=1)
-        images = torch.empty(1, 3, 256, 128)
+        images = torch.empty(2, 3, 256, 128)
         assert coarse(images).shape[2:] == (8, 4)
         assert fine(images).shape[2:] == (16, 8)
     assert coarse.state_dict().keys() == fine.state_dict().keys()
+
+
+def test_last_stage_of_a_resnest_is_dilated_as_fast_reids():
+    """fast-reid c9bc3ce, modeling/backbones/resnest.py, ResNeSt(1, Bottleneck, [2, 2, 2, 2]) with the arguments of
+    build_resnest_backbone, filled as here; values over the largest of the map."""
+    net = filled(backbones.create("resnest26d", last_stride=1))
+    with torch.no_grad():
+        found = net(drawn(2 * 3 * 96 * 48, 7).view(2, 3, 96, 48).float())
+    assert found.shape == (2, 2048, 6, 3)
+    found, atol = found / found.max(), parity.largest(__file__, "test_last_stage_of_a_resnest_is_dilated_as_fast_reids")
+    expected = torch.tensor([0.0, 0.0, 0.0878168, 0.0, 0.0, 0.0968449, 0.0, 0.0])
+    torch.testing.assert_close(found[1, 10].flatten()[:8], expected, rtol=0, atol=atol)
+    pooled = torch.tensor([[0.0015986, 0.0145947, 0.0295751], [0.0015126, 0.0044088, 0.0215775]])
+    torch.testing.assert_close(found.mean(dim=(2, 3))[:, 20:23], pooled, rtol=0, atol=atol)
 
 
 def test_last_stride_error_says_why():

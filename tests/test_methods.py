@@ -32,6 +32,7 @@ SMALL = {
     "resnet101": "resnet18",
     "resnet50_ibn_a": "resnet18",
     "resnet101_ibn_a": "resnet18",
+    "resnest50": "resnest14d",
     "vit_base_patch16_224": "vit_tiny_patch16_224",
     "vit_small_patch16_224": "vit_tiny_patch16_224",
     "solider_swin_small": "solider_swin_tiny",
@@ -50,7 +51,11 @@ FIELDS = {
     "resnet50mid": {"backbone": "resnet50"},  # it needs three blocks in the last stage
     "agw": {"options": {"non_local": (0, 1, 1, 0)}},
     "agw_rgbir": {"options": {"non_local": (0, 1, 1, 0)}},
-    **{row: {"options": {"non_local": (0, 1, 1, 0)}} for row in RECIPES if row.startswith(("fastreid_agw", "sbs"))},
+    **{
+        row: {"options": {"non_local": (0, 1, 1, 0)}}
+        for row, recipe in RECIPES.items()
+        if row.startswith(("fastreid_agw", "sbs")) and "non_local" in recipe.options
+    },
     "hacnn": {"image_size": (80, 32)},
     "mudeep": {"image_size": (32, 16)},
     "mlfn": {"image_size": (32, 16)},
@@ -78,7 +83,7 @@ NEW = {
     models.PCB: PARTS,
     models.RPP: (*PARTS, "part_classifier."),
     models.Pyramid: PARTS,
-    models.BagOfTricks: BOT,
+    models.BagOfTricks: (*BOT, "global_pool."),
     models.AGW: (*BOT, "global_pool."),
     models.TwoStreamAGW: (*BOT, "global_pool."),
     models.MGN: ("heads.",),
@@ -283,7 +288,7 @@ def step(recipe, model, criterion, optimizers, batches):
         iter(batches),
         optimizers,
         train.Span(0, len(batches)),
-        train.Conditions(clip_grad=recipe.clip_grad),
+        train.Conditions(clip_grad=recipe.clip_grad, clip_by=recipe.clip_by),
     )["loss"]
 
 

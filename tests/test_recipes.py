@@ -41,6 +41,85 @@ def test_a_row_names_paper_and_sources(name):
         assert len(result.source) > 10
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What the public code does to its training images
+# ---------------------------------------------------------------------------------------------------------------------
+
+IMAGENET, HALF, CAFFE = (0.485, 0.456, 0.406), (0.5, 0.5, 0.5), (0.486, 0.459, 0.408)
+LEAST = {  # resized, mirrored, normalised
+    "image_size": (256, 128), "interpolation": "bilinear", "test_filter": "bilinear", "mean": IMAGENET,
+    "std": (0.229, 0.224, 0.225), "flip": 0.5, "pad": 0, "translate": 0.0, "erase": 0.0, "color_jitter": 0.0,
+    "random_patch": 0.0, "auto_augment": 0.0,
+}  # fmt: skip
+ERASED = {"pad": 10, "erase": 0.5, "erase_fill": "mean_raw", "erase_area": (0.02, 0.4), "erase_log_aspect": False}
+BICUBIC = {"interpolation": "bicubic", "test_filter": "bicubic"}
+FAST = BICUBIC | ERASED | {"erase_fill": "mean", "erase_area": (0.02, 0.33)}
+TIMM = ERASED | {
+    "interpolation": "bicubic", "mean": HALF, "std": HALF, "erase_fill": "pixel", "erase_area": (0.02, 1 / 3),
+    "erase_log_aspect": True,
+}  # fmt: skip
+TALL = {"image_size": (384, 128)}
+TRUNKS = ("", "_r50_ibn", "_s50", "_r101_ibn")
+AUGMENTED = {  # where it stands -> what it is beyond the least, and the rows that have it
+    "reid-strong-baseline 3da7e6f, data/transforms/build.py, configs/softmax_triplet_with_center.yml": (
+        ERASED, "bot bot_no_center bot_ibn"),
+    "ReID-Survey 38f5912, data/transforms.py, configs/AGW_baseline.yml": (ERASED, "agw"),
+    "person-reid-tiny-baseline a13a8a8, datasets/make_dataloader.py": (
+        ERASED | {"erase_fill": "value_raw", "erase_value": (0.4914, 0.4822, 0.4465)}, "tiny bot_arcface"),
+    "light-reid 758f517, core/data_loader/__init__.py": (BICUBIC | ERASED, "wangguanan"),
+    "JSIA-ReID 6eb008b, core/data_loader/__init__.py (transform_reid), core/networks.py": (BICUBIC, "jsia"),
+    "torchreid f8cd150, docs/MODEL_ZOO.md (random_flip, random_crop), torchreid/data/transforms.py": (
+        {"translate": 0.5}, "softmax softmax_triplet softmax_fc512 resnet50_fc512 mlfn mobilenetv2_x1_0 "
+        "mobilenetv2_x1_4"),
+    "torchreid f8cd150, docs/MODEL_ZOO.md, hacnn": ({"translate": 0.5, "image_size": (160, 64)}, "hacnn"),
+    "torchreid e9a2b7c (v0.5.0), MODEL_ZOO.md (Random2DTranslation, RandomHorizontalFlip)": (
+        {"translate": 0.5}, "se_resnet50_fc512 densenet121_fc512 squeezenet1_0_fc512 resnet50mid"),
+    "torchreid 016293c (v0.2.2), train_imgreid_xent.py:133": (
+        {"translate": 0.5}, "densenet121 shufflenet nasnsetmobile"),
+    "torchreid af328ff (v0.0.9), train_img_model_xent_htri.py:108, train_vid_model_xent_htri.py:99": (
+        {"translate": 0.5}, "mudeep resnet50_video"),
+    "torchreid f8cd150, configs/im_osnet_x*.yaml": ({}, "osnet_x1_0 osnet_x0_75 osnet_x0_5 osnet_x0_25"),
+    "torchreid f8cd150, configs/im_osnet_ibn_x1_0_*.yaml, im_osnet_ain_x1_0_*.yaml": (
+        {"color_jitter": 1.0}, "osnet_ibn_x1_0 osnet_ain_x1_0 osnet_ain_x0_75 osnet_ain_x0_5 osnet_ain_x0_25"),
+    "PCB_RPP e29cf54, PCB.py:31, train_PCB.sh, train_RPP.sh": (TALL, "pcb pcb_after pcb_rpp"),
+    "beyond-part-models 1686e88, script/experiment/train_pcb.py, bpm/dataset/PreProcessImage.py": (
+        TALL | {"mean": CAFFE}, "pcb_independent"),
+    "AlignedReID 2e2d454, script/experiment/train.py, aligned_reid/dataset/PreProcessImage.py": (
+        {"mean": CAFFE}, "aligned aligned_mutual"),
+    "AlignedReID++ fca9620, train_alignedreid.py:117": ({"translate": 0.5}, "aligned_pp"),
+    "Pyramid 63ffd64, src/train.py:53, src/config.py": (
+        TALL | BICUBIC | ERASED | {"pad": 0, "erase": 0.2, "erase_fill": "mean"}, "pyramid"),
+    "XM e817a26, train.py:107": ({"image_size": (288, 144), "pad": 10}, "agw_rgbir"),
+    "fast-reid c9bc3ce, fastreid/data/transforms/build.py, configs/Base-bagtricks.yml": (
+        FAST, " ".join(f"fastreid_{name}{trunk}" for name in ("bot", "agw") for trunk in TRUNKS)),
+    "fast-reid c9bc3ce, configs/Base-SBS.yml": (
+        FAST | TALL | {"auto_augment": 0.1}, " ".join(["mgn", *(f"sbs{trunk}" for trunk in TRUNKS)])),
+    "fast-reid c9bc3ce, configs/Market1501/bagtricks_vit.yml, fastreid/config/defaults.py (REA.VALUE)": (
+        FAST | {"mean": HALF, "std": HALF, "erase_fill": "value", "erase_value": IMAGENET}, "fastreid_vit"),
+    "TransReID dec5504, datasets/make_dataloader.py, configs/Market/*.yml": (TIMM, "transreid transreid_baseline"),
+    "TransReID-SSL fc39e88, PersonViT de479ab, transreid_pytorch/datasets/make_dataloader.py, configs/market/*.yml": (
+        TIMM, "transreid_ssl_vit_small transreid_ssl_vit_small_ics personvit_vit_small personvit_vit_base"),
+    "TransReID-SSL fc39e88, transreid_pytorch/configs/market/vit_base_ics_384.yml": (
+        TIMM | TALL, "transreid_ssl_vit_base_ics"),
+    "SOLIDER-REID 8c08e1c, datasets/make_dataloader.py, configs/market/*.yml": (
+        TIMM | TALL, "solider_swin_tiny solider_swin_small solider_swin_base"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", AUGMENTED)
+def test_images_are_augmented_as_in_the_public_code(source):
+    more, rows = AUGMENTED[source]
+    for name in rows.split():
+        assert {field: getattr(RECIPES[name], field) for field in LEAST | more} == LEAST | more, name
+
+
+def test_every_row_but_ours_has_a_source_for_its_augmentation():
+    """As for its rates and the length of its epochs, in test_schedules.py."""
+    told = [name for _, rows in AUGMENTED.values() for name in rows.split()]
+    assert sorted(told) == sorted(RECIPES.keys() - {"demo"})
+    assert all(re.search(r"\b[0-9a-f]{7}\b", source) for source in AUGMENTED)
+
+
 def test_every_field_with_a_flag_says_what_it_is():
     for name, about in FIELDS.items():
         assert about.help and about.group, f"{name} has no help"

@@ -10,8 +10,10 @@ import os
 import shutil
 import signal
 import threading
+from functools import partial
 from types import SimpleNamespace
 
+import parity
 import pytest
 import torch
 from torch import nn
@@ -277,6 +279,38 @@ def test_clip_grad_limits_the_norm():
     train.train_one_epoch(net, terms, Batches(1).epoch(0), optimizers, train.Span(0, 1), how)
     moved = sum((a - b).square().sum() for a, b in zip(net.parameters(), before, strict=True)).sqrt()
     assert moved.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_clipping_by_group_is_fast_reids():
+    """Two steps of fast-reid c9bc3ce's own optimiser (solver/build.py with CLIP_GRADIENTS, utils/params.py) as
+    configs/Market1501/bagtricks_vit.yml sets it: its `clip_grad_norm_` gets the buffer of a whole group."""
+    net = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    net.trunk = list
+    terms, row = criterion(), RECIPES["fastreid_vit"]
+    optimizers = train.build_optimizers(net, terms, row)
+
+    def backward(scale):
+        for i, parameter in enumerate(net.parameters(), start=1):
+            parameter.grad = torch.linspace(-3, 5, parameter.numel()).view_as(parameter) * i * scale
+
+    with torch.no_grad():
+        for i, parameter in enumerate(net.parameters(), start=1):
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter) * i / 4)
+    for scale in (1.0, -0.3):
+        how = train.Conditions(clip_grad=row.clip_grad, clip_by=row.clip_by)
+        train.backward_and_step(partial(backward, scale), net, terms, optimizers, how)
+    released = {
+        "0.weight": (-0.24706832, -0.20232445, -0.15758057, -0.1128367, -0.06809284, -0.02334896, 0.02139489,
+                     0.06613876, 0.11088263, 0.15562651, 0.20037039, 0.24511424),
+        "0.bias": (-0.49542937, -0.00152161, 0.49238616),
+        "1.weight": (-0.74314404, -0.00228242, 0.73857921),
+        "1.bias": (-0.99085873, -0.00304322, 0.98477232),
+        "2.weight": (-1.23534155, -0.743159, -0.25097644, 0.24120609, 0.73338866, 1.22557127),
+        "2.bias": (-1.48628807, 1.47715843),
+    }  # fmt: skip
+    atol = parity.largest(__file__, "test_clipping_by_group_is_fast_reids")
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(parameter.detach().flatten(), torch.tensor(released[name]), rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("chunks", [2, 4])
