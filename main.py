@@ -286,9 +286,15 @@ def train_once(args, recipe: Recipe) -> dict[str, dict]:
             for each in tell:
                 held.callback(each.close)
         log = train.fit(*parts[:3], recipe, parts.folder, parts.tested, conditions)
-        results = log[-1].get("metrics", {})
+        line, results = log[-1], log[-1].get("metrics", {})
+        if args.keep_best:
+            line = train.back_to_best(parts.model, log, run.output, conditions.best_on)
+            if line is not log[-1]:
+                parts.tested.last.clear()  # pages and queries would be of the last epoch
+                parts.tested.queries.clear()
+                results = line["metrics"] if line["tested"] == parts.folder.tested else parts.tested(parts.model)
         if processes.is_main():
-            finish(args, recipe, given, run, parts, log)
+            finish(args, recipe, run, parts, log, line | {"metrics": results})
             print(f"{'time':<14}{time.perf_counter() - began:.0f} s in all")
     return results
 
@@ -347,17 +353,20 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
     return Parts(model, criterion, loader, tested, folder, conditions)
 
 
-def finish(args, recipe: Recipe, given: dict, run: Run, parts: Parts, log: list[dict]) -> None:
-    """Write metrics.json, draw the pictures, and print the table."""
-    results, weights = log[-1].get("metrics", {}), run.output / "model.pt"
+def finish(args, recipe: Recipe, run: Run, parts: Parts, log: list[dict], kept: dict) -> None:
+    """Write metrics.json, draw the pictures, and print the table, of the epoch of the line `kept` of the log."""
+    results, weights = kept["metrics"], run.output / ("model_best.pt" if args.keep_best else "model.pt")
     left_out = {"train": parts.loader.store.skipped} if parts.loader.store.skipped else {}
-    lengthened = parts.folder.description.get("lengthened", [])
     told = measured(results, parts.tested, weights, args, left_out)
-    for each in told.values() if lengthened else ():
-        each["measured"]["lengthened"] = lengthened
+    said = {key: parts.folder.description[key] for key in ("lengthened",) if parts.folder.description.get(key)}
+    for name, each in told.items():
+        each["measured"] |= said | {"epoch": kept["epoch"]}
+        if args.keep_best:
+            each["measured"]["chosen_on"] = list(parts.conditions.best_on)
+            each["last_epoch"] = {"epoch": log[-1]["epoch"], **log[-1]["metrics"][name]}
     files.write_json(run.output / "metrics.json", told)
     queries = run.output / "queries.csv"
-    if results and (parts.tested.queries or not queries.exists()):
+    if results and (parts.tested.queries or args.keep_best or not queries.exists()):
         files.write_text(queries, tester.queries_table(parts.tested, parts.model))
     pictures = []
     if args.num_queries:
@@ -367,9 +376,11 @@ def finish(args, recipe: Recipe, given: dict, run: Run, parts: Parts, log: list[
         origin = parts.folder.description
         theirs = compared_with(recipe, parts.tested, results, origin)
         print("\n" + tester.table(results, "+".join(origin["trained_on"]), theirs))
-    if line := train.best(log, parts.conditions.best_on) if args.keep_best else None:
+    if args.keep_best:
         print(
-            f"\n{'best':<14}{run.output / 'model_best.pt'}: epoch {line['epoch']}, the highest mAP on people held out"
+            f"\nThis is epoch {kept['epoch']} of {log[-1]['epoch']}, the highest mAP on people held out "
+            f"({', '.join(parts.conditions.best_on)}); {run.output / 'model.pt'} and 'last_epoch' in metrics.json are "
+            "the last."
         )
     print(f"\n{'weights':<14}{weights}\n{'results':<14}{run.output / 'metrics.json'}")
     for path in pictures:

@@ -15,6 +15,7 @@ import torch
 import checkpoints
 import main
 import test_smoke
+import train
 from machine import lock
 from recipes import RECIPES
 from weights import reading
@@ -492,12 +493,40 @@ def test_evaluations_begin_late_lines_come_every_few_iterations_and_the_best_on_
     assert ["metrics" in line for line in log] == [False, True, True, True]
     best = max(log[1:], key=lambda line: line["metrics"]["market_val"]["mAP"])["epoch"]
     assert checkpoints.load(tmp_path / "model_best.pt")["epoch"] == best
-    assert f"model_best.pt: epoch {best}, the highest mAP on people held out" in told
+    assert f"This is epoch {best} of 4, the highest mAP on people held out (market_val)" in told
     assert re.findall(r"^epoch (\d)/4  iteration 2/3  loss \d", told, re.MULTILINE) == list("1234")
     text = (tmp_path / "log.txt").read_text()
     assert text.startswith("\n==== ") and "--keep_best" in text.splitlines()[1]
     assert all(line in text for line in told[told.index("Recipe demo") :].splitlines())
     assert run(*words) == 0 and (tmp_path / "log.txt").read_text().startswith(text)
+
+
+def test_the_results_of_a_run_that_keeps_the_best_are_of_its_best_epoch(data, tmp_path, capsys, monkeypatch):
+    """metrics.json says whose numbers they are, and they are those that a test of the file it names measures."""
+    words = ("--market_path", data, "--output_path", tmp_path, *TINY, "--epochs", "3", "--eval-every", "1")
+    words = (*words, "--validation_ids", "3", "--keep_best")
+    monkeypatch.setattr(train, "best", lambda log, on: log[0])  # whatever this machine's rounding makes of the others
+    assert run(*words) == 0
+    first = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    numbers = ("mAP", "rank1", "num_valid")
+    for again in ((), ("--rerank",), ()):  # another test of a finished run measures the same weights
+        (tmp_path / "model_best.pt").unlink()  # which are in model_1.pt too
+        assert run(*words, *again) == 0
+        found = json.loads((tmp_path / "metrics.json").read_text())["market"]
+        assert found["measured"]["epoch"] == 1 and found["measured"]["weights"].endswith("model_best.pt")
+        assert found["measured"]["chosen_on"] == ["market_val"] and ("reranked" in found) == bool(again)
+        assert [found[key] for key in numbers] == pytest.approx([first[0]["metrics"]["market"][key] for key in numbers])
+        assert found["last_epoch"]["epoch"] == 3 and ("reranked" in found["last_epoch"]) == bool(again)
+        last = [first[2]["metrics"]["market"][key] for key in numbers]
+        assert [found["last_epoch"][key] for key in numbers] == pytest.approx(last)
+    test = ("--mode", "test", "--market_path", data, "--weights", tmp_path / "model_best.pt", "--threads", "1")
+    assert run(*test, "--output_path", tmp_path / "test") == 0
+    tested = json.loads((tmp_path / "test" / "metrics_model_best.json").read_text())["market"]
+    assert tested["mAP"] == pytest.approx(found["mAP"])
+    assert tested["measured"]["weights_sha256"] == found["measured"]["weights_sha256"]
+    for lost in ("model_best.pt", "model_1.pt"):
+        (tmp_path / lost).unlink()
+    assert run(*words) == 1 and "the weights of epoch 1, the best, are lost" in capsys.readouterr().err
 
 
 def test_the_search_tries_what_its_flags_say(folder, data):
