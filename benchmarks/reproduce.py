@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = Path(__file__).resolve().parent
 with open(BENCHMARKS / "results.csv", newline="", encoding="utf-8") as known:
     COLUMNS = next(csv.reader(known))  # of docs/tables.py
+sys.path.insert(0, str(ROOT / "docs"))
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,12 @@ class Job:
 
     def row(self, commit: str = "") -> dict[str, str]:
         """The finished run as a row of the results file."""
+        import tables  # and torch with it, which the parent of the trainings does without
+
         [(data, found)] = json.loads((self.folder / "metrics.json").read_text()).items()
         log = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
         percent = {name: f"{100 * found[name]:.2f}" for name in ("rank1", "mAP", "mINP")}
-        each = self.experiment
+        each, command = self.experiment, "python " + shlex.join(self.shown())
         return dict.fromkeys(COLUMNS, "") | percent | {
             "kind": "accuracy",
             "what": each.what,
@@ -156,7 +159,8 @@ class Job:
             "git": found["measured"]["commit"] or commit,
             "hardware": hardware(found["measured"]["torch"]),
             "seconds": f"{sum(line['seconds'] for line in log):.0f}",
-            "command": "python " + shlex.join(self.shown()),
+            "command": command,
+            "settings": tables.settings_of(command),
         }  # fmt: skip
 
     def shown(self) -> list[str]:

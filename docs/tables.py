@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
 import architectures  # noqa: E402
+import cli  # noqa: E402
 import datasets  # noqa: E402
 from networks import backbones  # noqa: E402
 from published import Published, Variant, words  # noqa: E402
@@ -26,7 +28,8 @@ RESULTS = ROOT / "benchmarks" / "results.csv"
 # ============ benchmarks/results.csv ============
 
 FIELDS = ("kind", "what", "data", "seed", "rank1", "mAP", "mINP", "value", "yardstick", "published", "source", "git",
-          "hardware", "seconds", "command")  # fmt: skip
+          "hardware", "seconds", "command", "settings")  # fmt: skip
+MOVED = "moved"  # in place of the digest of settings: the command trains otherwise by now
 NEEDED = {  # kind of row -> what it may not leave empty
     "accuracy": ("what", "data", "rank1", "mAP", "mINP", "git", "hardware", "command"),
     "speed": ("what", "value", "yardstick", "git", "hardware", "command"),
@@ -37,7 +40,7 @@ BY_HAND = {  # timed once, in turns with another suite, without a script that a 
 }
 EMPTY = {  # kind of row -> what has no meaning for it
     "accuracy": ("value", "yardstick"),
-    "speed": ("data", "seed", "rank1", "mAP", "mINP", "published", "source"),
+    "speed": ("data", "seed", "rank1", "mAP", "mINP", "published", "source", "settings"),
 }
 NUMBER = r"\d+(\.\d+)?"
 FORMS = {  # what a field that is not empty looks like
@@ -49,6 +52,7 @@ FORMS = {  # what a field that is not empty looks like
     "published": rf"{NUMBER} / {NUMBER}",  # rank-1 / mAP
     "git": r"[0-9a-f]{7,40}(, [0-9a-f]{7,40})*",
     "command": r"(python|torchrun) .+",
+    "settings": rf"[0-9a-f]{{8}}|{MOVED}",
 }
 
 
@@ -89,7 +93,17 @@ def fault_of(fields: list[str]) -> str | None:
             return f"{name} is {value}; expected percent"
     if bool(row["published"]) != bool(row["source"]):
         return "a published value and its source belong together"
+    if (kind == "accuracy" and "--mode train" in row["command"]) != bool(row["settings"]):
+        return f"settings is '{row['settings']}'; a training has the digest of its settings there, and nothing else has"
+    if row["settings"] == MOVED and row["published"]:
+        return "a published value stands beside a training whose settings have moved since"
     return None
+
+
+def settings_of(command: str) -> str:
+    """The digest of what a training command sets by the recipes as they are now."""
+    args, row = cli.parse(shlex.split(command)[2:])
+    return cli.customised(row, cli.overrides(args)).digest()
 
 
 # ============ the tables ============
@@ -197,10 +211,13 @@ def paper_list() -> str:
 
 def accuracy_table() -> str:
     """Runs of ours; what others published stands in columns of its own."""
-    columns = ("what", "data", "seed", "rank1", "mAP", "mINP", "seconds", "hardware", "git", "published", "source")
+    columns = ("what", "data", "seed", "rank1", "mAP", "mINP", "seconds", "hardware", "commit", "published", "source")
     header = ("run", "trained on → tested on", "seed", "rank-1", "mAP", "mINP", "seconds", "hardware", "commit",
               "published rank-1 / mAP", "source of the published")  # fmt: skip
-    return grid(header, [tuple(row[c] for c in columns) for row in results() if row["kind"] == "accuracy"])
+    rows = [row for row in results() if row["kind"] == "accuracy"]
+    for row in rows:
+        row["commit"] = row["git"] + (", whose settings have moved since" if row["settings"] == MOVED else "")
+    return grid(header, [tuple(row[c] for c in columns) for row in rows])
 
 
 def speed_table() -> str:
