@@ -338,7 +338,9 @@ TORCHREID = {
 def test_size_is_that_of_torchreid(name):
     with torch.device("meta"):
         net = backbones.create(name)
-    assert (parameters(net), net.out_channels) == TORCHREID[name]
+    number, width = TORCHREID[name]
+    assert abs(parameters(net) - number) <= parity.largest(__file__, "test_size_is_that_of_torchreid")
+    assert net.out_channels == width
 
 
 @pytest.mark.parametrize("name", ["inception_v3", "resnet18_ibn_a", "resnet34_ibn_a", "resnet101_ibn_a"])

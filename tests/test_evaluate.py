@@ -954,7 +954,8 @@ def test_draws_have_the_means_of_the_public_code(per_query):
     found = evaluate.summarize(ranks, 5)
     assert found.cmc.tolist() == pytest.approx([0.1895, 0.4586, 0.6815, 0.8240, 0.8960], abs=0.012)
     assert float((1 / ranks.first.double()).mean()) == pytest.approx(0.4651, abs=0.008)
-    assert found.mAP == pytest.approx(0.226901485, abs=1e-8)
+    largest = parity.largest(__file__, "test_draws_have_the_means_of_the_public_code")
+    assert found.mAP == pytest.approx(0.226901485, abs=largest)
 
 
 def test_draws_per_query_are_independent_and_the_same_in_any_blocks():
