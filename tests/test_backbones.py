@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from timm.layers import create_conv2d
 from nets import drawn, filled
+from timm.layers import create_conv2d
 from torch import nn
 
 from networks import backbones, mobile, osnet, resnets
