@@ -149,6 +149,7 @@ def end_capture() -> None:
 
 
 def put_back(model: nn.Module, buffers: Sequence[Tensor]) -> None:
+    """The model's buffers as they were."""
     with torch.no_grad():
         for buffer, value in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(value)
