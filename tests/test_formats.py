@@ -843,6 +843,26 @@ def test_recognise_through_fast_reid_and_wangguanan_names(ibn, backbone):
     assert network_of(recognising.recognise_tensors(wang)) == expected | {"stem_relu": False, "stem_ceil": False}
 
 
+@pytest.mark.parametrize(("row", "file", "expected"), [
+    ("fastreid_bot_s50", "market_bot_S50.pth", "bot"),
+    ("fastreid_agw_s50", "duke_agw_S50.pth", "fastreid_agw_s50"),
+    ("fastreid_agw_s50", "weights.pth", None),  # the same tensors as BoT's, pooled otherwise
+    ("sbs_s50", "weights.pth", "sbs_s50"),
+])  # fmt: skip
+def test_recognise_fast_reids_resnest(tmp_path, row, file, expected):
+    with torch.device("meta"):
+        net = recipes.RECIPES[row].model(5)
+    names = (("base.", "backbone."), ("bottleneck.", "heads.bottleneck.0."), ("global_pool.", "heads.pool_layer."))
+    state = {}
+    for name, tensor in net.to_empty(device="cpu").state_dict().items():
+        if name != "global_pool.p" or row == "sbs_s50":  # GeneralizedMeanPooling keeps its exponent as a number
+            begins, theirs = next((pair for pair in names if name.startswith(pair[0])), (name, "heads.weight"))
+            state[name.replace(begins, theirs)] = tensor
+    found = recognising.recognise(recognising.WeightFile(tmp_path / file, state, "torch.save"))
+    assert (found and found["recipe"]) == expected
+    assert expected is None or (found["backbone"], found.get("stem_ceil", False)) == ("resnest50", False)
+
+
 R50 = {"backbone": "resnet50"}
 METHOD_FILES = {  # name -> (network at full size, its released names, what is recognised)
     "pcb": (models.PCB, LAYOUTS["torchreid pcb"][1], {"recipe": "pcb"} | R50),

@@ -119,7 +119,21 @@ def recognise(source: str | os.PathLike | WeightFile) -> dict[str, Any] | None:
     "stem_relu": False, "stem_ceil": False}``, ..., or None when the file is of none that are known here. ``options``,
     where present, replaces entries of the recipe's. Raises as `read` does.
     """
-    return recognise_tensors(stripped(read(source).tensors))
+    file = read(source)
+    found = recognise_tensors(stripped(file.tensors))
+    if found and found["recipe"] == "bot" and found["backbone"].startswith("resnest"):
+        return _on_resnest(found, file.path.name.lower())
+    return found
+
+
+def _on_resnest(found: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """What a file of fast-reid on ResNeSt is: SBS stores its exponent; AGW and BoT, which store the same tensors and
+    pool otherwise, are told by the file's `name`, as released; None where it does not say."""
+    if found.get("pooling") == "gem":
+        return {key: value for key, value in found.items() if key != "pooling"} | {"recipe": "sbs_s50"}
+    rows = {"bot": "bot", "agw": "fastreid_agw_s50"}
+    told = [row for word, row in rows.items() if word in name]
+    return found | {"recipe": told[0]} if len(told) == 1 else None
 
 
 def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
@@ -312,9 +326,11 @@ def _clip_resnet(common: dict[str, Tensor]) -> str | None:
 
 
 def _resnet(common: dict[str, Tensor]) -> str | None:
+    blocks = tuple(_count_of(rf"^layer{i}\.", common) for i in range(1, 5))
+    if "layer1.0.conv2.fc1.weight" in common:  # fast-reid, modeling/backbones/resnest.py; timm has the same names
+        return {(3, 4, 6, 3): "resnest50", (3, 4, 23, 3): "resnest101"}.get(blocks)
     if ("conv1.weight" not in common and "layer0.conv1.weight" not in common) or "conv3.weight" in common:
         return None
-    blocks = tuple(_count_of(rf"^layer{i}\.", common) for i in range(1, 5))
     depth = RESNET_DEPTHS.get((blocks, "layer1.0.conv3.weight" in common))
     middle = common.get("layer1.0.conv2.weight")
     kind = RESNET_KINDS.get(tuple(middle.shape[:2])) if middle is not None else None
