@@ -605,7 +605,8 @@ def completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str,
     tensors = dict(source)
     if "local_mask.weight" in source:  # a network with a part classifier is one that refines
         tensors["refined"] = torch.tensor(True)
-    if any(name.startswith("backbone.NL_") for name in source) and "heads.pool_layer.p" not in source:
+    resnest = "global_pool.p" in target and "backbone.layer1.0.conv2.fc1.weight" in source
+    if (resnest or any(name.startswith("backbone.NL_") for name in source)) and "heads.pool_layer.p" not in source:
         tensors["heads.pool_layer.p"] = torch.tensor([3.0])  # fast-reid's AGW: fixed (fastreid/layers/pooling.py)
     if "global_pool.p" in target and any(name.startswith("thermal_module.thermal.") for name in source):
         tensors.setdefault("global_pool.p", torch.tensor([3.0]))  # Cross-Modal-Re-ID-baseline e817a26: fixed
