@@ -32,7 +32,7 @@ from networks import backbones
 from recipes import RECIPES, Recipe
 from weights import reading
 
-MODES = ("train", "test", "visualize", "extract", "check")
+MODES = ("train", "test", "visualize", "extract", "check", "report")
 PICTURES = ("ranks", "batch", "curves", "actmap")
 SWITCH: dict[str, Any] = {"nargs": "?", "const": True, "metavar": "yes|no"}  # --flag, --flag yes, --flag no
 
@@ -493,7 +493,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
     usage.answer(argv)
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
-    name = first.parse_known_args(argv)[0].recipe
+    first.add_argument("--mode")
+    early = first.parse_known_args(argv)[0]
+    name = early.recipe
     any_path = any(word.split("=")[0] in path_flags() for word in argv)
     recipe = named_recipe(name or ("bot" if any_path else "demo"))
     topic = usage.help_topic(argv)
@@ -502,6 +504,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
         parser.print_help()
         raise SystemExit(0)
     parser = build_parser(recipe)
+    if early.mode == "report":
+        parser.add_argument("runs", type=path, nargs="+", metavar="RUN")
     args = parser.parse_args(argv)
     if args.weights is not None:
         args.weights = reading.only_file(args.weights)
@@ -570,7 +574,8 @@ def check_needs(names: Collection[str], value: Callable[[str], Any]) -> None:
             raise ValueError(f"--{name} does nothing, since --{needed} {has}: give --{wanted} with it, or leave it out")
 
 
-READ = {  # topic of the help, or flag -> the modes that read it; what is not here may be read by any
+WITH_A_NETWORK = tuple(mode for mode in MODES if mode != "report")
+READ = {  # topic of the help, or flag -> the modes that read it; what is not here may be read by all but report
     **dict.fromkeys(("optimisation", "losses", "training"), ("train",)),
     **dict.fromkeys(("amp", "compile", "cuda_graphs", "cache", "cache_path"), ("train",)),
     "resume_test_epoch": ("test",),
@@ -578,8 +583,9 @@ READ = {  # topic of the help, or flag -> the modes that read it; what is not he
     "gallery_path": ("visualize", "extract"),
     **dict.fromkeys(("num_queries", "top_k", "order", "only", "show_junk"), ("train", "visualize")),
     **dict.fromkeys(("images", "batches", "tracklets", "use_all_images"), ("train", "visualize")),
-    **dict.fromkeys(("image_size", "interpolation", "test_interpolation", "mean", "std"), MODES),
-    **dict.fromkeys(("infrared", "seq_len", "temporal_pooling", "test_frames"), MODES),
+    **dict.fromkeys(("image_size", "interpolation", "test_interpolation", "mean", "std"), WITH_A_NETWORK),
+    **dict.fromkeys(("infrared", "seq_len", "temporal_pooling", "test_frames"), WITH_A_NETWORK),
+    **dict.fromkeys(("help", "version", "mode", "debug", "output_path", "test_dataset", "seed"), MODES),
 }
 
 
@@ -588,7 +594,7 @@ def unread(parser: Parser, mode: str) -> list[str]:
     topics = {
         action: (group.title or "").split(" (")[0] for group in parser._action_groups for action in group._group_actions
     }
-    modes = {action: READ.get(action.dest, READ.get(topic, MODES)) for action, topic in topics.items()}
+    modes = {action: READ.get(action.dest, READ.get(topic, WITH_A_NETWORK)) for action, topic in topics.items()}
     return [flag for action in modes if mode not in modes[action] for flag in action.option_strings]
 
 

@@ -1,4 +1,4 @@
-"""One entry point: ``python main.py --mode train|test|visualize|extract|check``; ``--help`` lists the rest.
+"""One entry point: ``python main.py --mode train|test|visualize|extract|check|report``; ``--help`` lists the rest.
 
 Reads the command line, builds what a run needs from ``recipes``, ``datasets`` and ``loaders``, and hands it over.
 Below this file and ``run`` nobody sees ``args``.
@@ -54,6 +54,7 @@ import loaders
 import losses
 import models
 import rebuild
+import report
 import rerank
 import tester
 import train
@@ -510,8 +511,7 @@ def mode_test(args, recipe: Recipe) -> None:
         each["measured"] |= {"sie_cameras": args.sie_cameras, "fingerprint": digest}
     path = results_file(run.output, weights, digest)
     files.write_json(path, told)
-    queries = path.with_name(f"{path.stem.replace('metrics', 'queries', 1)}.csv")
-    files.write_text(queries, tester.queries_table(tested, loaded.model))
+    files.write_text(tester.queries_file(path), tester.queries_table(tested, loaded.model))
     theirs = compared_with(loaded.recipe, tested, results, loaded.origin)
     print("\n" + tester.table(results, loaded.trained_on, theirs) + f"\n\nresults       {path}")
     for name, metrics in results.items():
@@ -735,12 +735,21 @@ def mode_check(args, recipe: Recipe) -> None:
         raise ValueError(f"{', '.join(unusable)} cannot be used as asked; the reasons are above")
 
 
+def mode_report(args, recipe: Recipe) -> None:
+    """Several runs as one table and one page, from the files in their folders."""
+    output = args.output_path or Path("runs") / "report"
+    files.check_folder(output)
+    chosen = [datasets.canonical(name) for name in args.test_dataset or ()]
+    print(report.written(report.collected(args.runs, chosen, output, args.seed), output))
+
+
 ACTIONS = {
     "train": mode_train,
     "test": mode_test,
     "visualize": mode_visualize,
     "extract": mode_extract,
     "check": mode_check,
+    "report": mode_report,
 }
 
 

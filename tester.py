@@ -500,6 +500,11 @@ def query_lines(query: Features, measured: Iterable[Sequence[evaluate.RankCollec
     return lines
 
 
+def queries_file(results: Path) -> Path:
+    """The queries.csv that belongs to a file of results: of ``metrics_model.json`` it is ``queries_model.csv``."""
+    return results.with_name(f"{results.stem.replace('metrics', 'queries', 1)}.csv")
+
+
 def queries_table(tested: Tester, model) -> str:
     """What queries.csv says of every set of `tested`, as CSV; evaluated where the last evaluation was in another
     process."""

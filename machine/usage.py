@@ -23,6 +23,7 @@ Modes
   visualize    ranked lists, curves, activation maps; or one image ranked against a folder
   extract      embeddings of a folder of images
   check        what a data set holds, what is missing, what a test would leave out
+  report       several runs side by side: --mode report runs/*
 
 What most people need
   --recipe NAME            a published method with all its numbers: bot, pcb, ... (default: bot)

@@ -21,7 +21,7 @@ LONGEST, MOST = 60, 8  # lines of a function, its parameters
 BY_CONTRACT = {"evaluate_features", "rank_metrics"}  # whose parameters DESIGN fixes
 FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"main"},
-    {"embedder", "rebuild", "run"},
+    {"embedder", "rebuild", "report", "run"},
     {"cli"},
     {"recipes", "tester", "check"},
     {"config", "datasets", "details"},
