@@ -695,7 +695,7 @@ class Line(NamedTuple):
 
 def _all_curves(report: Report) -> str:
     """The loss, and rank-1 and mAP of every data set, of all runs over each other."""
-    wanted = {"loss": ("loss", None, "")}
+    wanted: dict[str, tuple[str, str | None, str]] = {"loss": ("loss", None, "")}
     names = [column for column in report.columns if not column.endswith(" re-ranked")]
     wanted |= {f"{name} {NUMBERS[key]} (%)": (key, name, "%") for name in names for key in COMPARED}
     figures = []
@@ -750,7 +750,7 @@ def curves(lines: Sequence[Line], title: str, percent: bool) -> str:
         drawn = f'<polyline points="{corners}" {_stroke(row)}/>' if len(points) > 1 else ""
         ends.setdefault(row, (y, x))
         parts.append(f"<g><title>{_text(name)}</title>{drawn}{dot}</g>")
-    free = height - bottom
+    free = float(height - bottom)
     for row, (y, x) in sorted(ends.items(), key=lambda each: -each[1][0]):  # from below, each clear of the one before
         free = min(y + 4, free)
         parts.append(f'<text x="{x + 6:.1f}" y="{free:.1f}">{_letter(row)}</text>')

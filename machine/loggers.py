@@ -10,7 +10,7 @@ import csv
 import importlib
 import importlib.util
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +53,11 @@ def chosen(asked: Iterable[str] | None) -> list[str]:
 
 def opened(names: Iterable[str], folder: Path, run: Mapping[str, Any]) -> list[Logger]:
     """The loggers of `chosen`, writing into `folder`; `run`: what run.json says."""
-    makers = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "csv": Table}
+    makers: dict[str, Callable[[Path, Mapping[str, Any]], Logger]] = {
+        "tensorboard": TensorBoard,
+        "wandb": WeightsAndBiases,
+        "csv": Table,
+    }
     return [makers[name](folder, run) for name in names]
 
 
