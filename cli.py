@@ -49,6 +49,11 @@ def path(text: str) -> Path:
     return Path(words(text))
 
 
+def device(text: str) -> str:
+    """A device as torch names it; a number alone, as elsewhere, is that GPU."""
+    return f"cuda:{text}" if text.isdecimal() else words(text)
+
+
 class InTurn(argparse.Action):
     """Several numbers of different kinds, each read by the `Number` of its place."""
 
@@ -105,20 +110,27 @@ HABITS = {  # flags of other suites -> what does it here; every one of these is 
     **dict.fromkeys(("a", "arch", "model", "features", "cfg"), NETWORK),
     **dict.fromkeys(("s", "source_names", "sources", "trainset_part"), TRAIN_ON + " beside its --NAME_path DIR"),
     **dict.fromkeys(("t", "target_names", "targets"), TEST_ON + " beside its --NAME_path DIR"),
-    **dict.fromkeys(("root", "data", "data_dir", "dataset_dir", "source"), DATA),
+    **dict.fromkeys(("root", "data", "data_dir", "dataset_dir", "source", "data_path", "dataset_path", "image_path",
+                     "raw_dir", "test_dir"), DATA),
     **dict.fromkeys(("d", "dataset", "datasets"), f"{DATA}; {TRAIN_ON} and {TEST_ON} choose among several"),
     **dict.fromkeys(("config_file", "config", "opts"), "--recipe NAME, with a flag for each value to change"),
     **dict.fromkeys(("evaluate", "eval", "eval_only", "only_test", "test", "test_only"), "--mode test"),
     **dict.fromkeys(("vis_ranked_res", "visualize_ranks", "visrank", "visactmap"), "--mode visualize"),
     **dict.fromkeys(("visrank_topk", "topk", "ranked_res_topk"), "--top_k N"),
-    **dict.fromkeys(("load_weights", "model_weight_file", "checkpoint", "ckpt", "pretrain_path"), FILE),
+    **dict.fromkeys(("load_weights", "model_weight_file", "checkpoint", "ckpt", "pretrain_path", "load_model",
+                     "model_path", "load_ckpt", "ckpt_file", "init_model", "pretrained_path", "pretrained_weights"),
+                     FILE),
     **dict.fromkeys(("no_pretrained", "pretrain_choice"), "--pretrained none, imagenet or FILE"),
     **dict.fromkeys(("gpu_devices", "gpu", "gpus", "gpu_ids", "device_id", "sys_device_ids"), "--device cuda:N"),
-    **dict.fromkeys(("use_avai_gpus", "num_gpus", "ngpu"), "--device auto takes the GPU there is; torchrun several"),
+    **dict.fromkeys(("use_avai_gpus", "num_gpus", "ngpu", "ngpus", "local_rank", "num_machines", "dist_url"),
+                     "--device auto takes the GPU there is; torchrun several"),
     **dict.fromkeys(("use_cpu", "cpu"), "--device cpu"),
-    **dict.fromkeys(("save_dir", "exp_dir", "output_dir", "logs_dir", "project", "name"), "--output_path DIR"),
-    **dict.fromkeys(("max_epoch", "max_epochs", "total_epochs", "num_epochs"), "--epochs N"),
-    **dict.fromkeys(("eval_freq", "eval_step", "eval_period", "test_every", "val_period"), "--eval_every N"),
+    **dict.fromkeys(("save_dir", "exp_dir", "output_dir", "logs_dir", "project", "name", "log_path", "log_dir",
+                     "outdir"), "--output_path DIR"),
+    **dict.fromkeys(("max_epoch", "max_epochs", "total_epochs", "num_epochs", "total_epoch"), "--epochs N"),
+    **dict.fromkeys(("eval_freq", "eval_step", "eval_period", "test_every", "val_period", "epochs_per_val",
+                     "save_epoch",
+                     "save_period"), "--eval_every N"),
     **dict.fromkeys(("stepsize", "step_size"), "--schedule multistep --milestones EPOCHS"),
     **dict.fromkeys(("lr_scheduler", "sched", "lr_decay_type"), "--schedule NAME"),
     **dict.fromkeys(("optim", "opt"), "--optimizer NAME"),
@@ -127,10 +139,12 @@ HABITS = {  # flags of other suites -> what does it here; every one of these is 
     **dict.fromkeys(("warmup", "warm_epoch", "warmup_epoch"), "--warmup_epochs N --warmup_factor X"),
     **dict.fromkeys(("fixbase_epoch", "always_fixbase"), "--fixbase_epochs N"),
     **dict.fromkeys(("staged_lr", "new_layers"), "--base_lr_mult X"),
-    **dict.fromkeys(("height", "width", "imgsz", "img_size", "resize_h_w"), "--image_size H W"),
-    **dict.fromkeys(("train_batch_size", "b", "batch", "batchsize", "ims_per_batch"),
+    **dict.fromkeys(("height", "width", "imgsz", "img_size", "resize_h_w", "img_h", "img_w", "crop_height",
+                     "crop_width"), "--image_size H W"),
+    **dict.fromkeys(("train_batch_size", "b", "batch", "batchsize", "ims_per_batch", "train_batch",
+                     "batch_size_per_gpu"),
                     "--p N --k N, people in a batch and images of each, or --p 0 --batch_size N"),
-    **dict.fromkeys(("num_instances", "num_instance", "instances", "ims_per_id"), "--k N"),
+    **dict.fromkeys(("num_instances", "num_instance", "instances", "ims_per_id", "num_pos"), "--k N"),
     "ids_per_batch": "--p N",
     **dict.fromkeys(("train_sampler", "sampler"), "--p N --k N for P x K, --p 0 for shuffled images"),
     **dict.fromkeys(("test_batch_size", "batch_size_test"), "--test_batch N"),
@@ -145,6 +159,39 @@ HABITS = {  # flags of other suites -> what does it here; every one of these is 
     **dict.fromkeys(("normalize_feature", "feat_norm"), "--metric cosine"),
     **dict.fromkeys(("re_ranking", "reranking"), "--rerank"),
     **dict.fromkeys(("combineall", "combine_all", "train_all"), "--use_all_images"),
+    **dict.fromkeys(("k1", "k2", "lambda_value"), "--rerank --rerank_k1 N --rerank_k2 N --rerank_lambda X"),
+    **dict.fromkeys(("fp16", "bf16", "half", "use_fp16"), "--amp fp16 or bf16"),
+    **dict.fromkeys(("cos_lr", "cosine"), "--schedule cosine"),
+    **dict.fromkeys(("min_lr", "lrf"), "--lr_floor X, a share of --lr"),
+    **dict.fromkeys(("lr_mult", "new_params_lr", "finetuned_params_lr"), "--lr X, of the trunk --base_lr_mult X times"),
+    **dict.fromkeys(("staircase_decay_at_epochs", "staircase_decay_multiply_factor"),
+                    "--schedule multistep --milestones EPOCHS --gamma X"),
+    "exp_decay_at_epoch": "--schedule exponential --milestones EPOCH",
+    **dict.fromkeys(("freeze", "freeze_epochs"), "--fixbase_epochs N"),
+    "iters": "--steps N, the iterations of an epoch",
+    **dict.fromkeys(("pool", "pool_type", "pooling_type"), "--pooling NAME"),
+    "last_conv_stride": "--last_stride N",
+    **dict.fromkeys(("gm", "global_margin"), "--margin X"),
+    "lm": "--local_margin X",
+    **dict.fromkeys(("llw", "l_loss_weight"), "--local_triplet_weight X"),
+    **dict.fromkeys(("g_loss_weight", "triplet"), "--triplet_weight X"),
+    "id_loss_weight": "--id_weight X",
+    "local_dist_own_hard_sample": "--local_mining local",
+    "htri_only": "--id_weight 0",
+    "circle": "--circle_weight X",
+    **dict.fromkeys(("arcface", "cosface"), "--id_loss arcface or cosface"),
+    "num_models": "--members N",
+    "pcb": "--recipe pcb",
+    **dict.fromkeys(("mirror", "random_flip"), "--flip X"),
+    "use_rea": "--erase X",
+    "steps_per_log": "--print_freq N",
+    **dict.fromkeys(("set_seed", "random_seed", "manual_seed"), "--seed N"),
+    **dict.fromkeys(("wandb", "use_wandb", "tensorboard", "logger_name", "tb"), "--logger wandb, tensorboard or csv"),
+    **dict.fromkeys(("exist_ok", "overwrite"), "--resume no starts afresh in a folder that holds a run"),
+    "query_index": "--query_image FILE with --gallery_path DIR, or --num_queries N for many",
+    "multi": "--multi_query mean or max",
+    "no_cam": "--sie_weight 0",
+    "combine_trainval": "--validation_ids N, which holds people out; without it all of the training set is used",
     "use_metric_cuhk03": "--protocol cuhk03",
     **dict.fromkeys(("split_id", "split"), "--NAME_split N of the data set, such as --viper_split N"),
     **dict.fromkeys(("which_epoch", "resume_test_model"), "--resume_test_epoch N"),
@@ -179,13 +226,13 @@ class Parser(argparse.ArgumentParser):
         hints = []
         for word in found if message.startswith("unrecognized") else ():
             owners = [name for name, recipe in RECIPES.items() if word.lstrip("-") in option_defaults(recipe)]
-            near = difflib.get_close_matches(word, flags, n=1)
+            near = difflib.get_close_matches(word.lstrip("-"), [flag.lstrip("-") for flag in flags], 1, cutoff=0.8)
             if habit(word):
                 hints.append(f"{word} is here {habit(word)}")
             elif owners:
                 hints.append(f"{word} is an option of recipe {', '.join(owners[:3])}: name it with --recipe")
             elif near:
-                hints.append(f"did you mean {near[0]}?")
+                hints.append(f"did you mean --{near[0]}?")
         if message.startswith("unrecognized") and not found:
             hints.append(f"every flag begins with --; what to do is --mode {', '.join(MODES)}")
         hint = f" ({'; '.join(dict.fromkeys(hints))})" if hints else ""
@@ -235,7 +282,7 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
     add("--mode", choices=MODES, default="train", help="what to do (default: train)")
     add("--recipe", type=words, metavar="NAME", help="a row of recipes.py (default: bot; demo on the built-in set)")
     add("--output_path", type=path, metavar="DIR", help="where results go (default: a folder below runs/)")
-    add("--device", type=words, default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1 or 1, mps (default: auto)")
     add("--seed", type=Number(int, SEEDS), default=0, help="(default: 0)")
     add("--amp", choices=("auto", "none", "bf16", "fp16"), default="auto",
         help="mixed precision in training; auto: bf16 where the processor has it (default: auto)")  # fmt: skip

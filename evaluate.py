@@ -298,9 +298,10 @@ class Plan(NamedTuple):
     peak: int
 
     def __str__(self) -> str:
+        peak = f"{self.peak / GIB:.2f}" if self.peak >= GIB / 100 else "below 0.01"
         return (
             f"evaluation of {self.num_query:,} queries against {self.num_gallery:,} gallery images in blocks of "
-            f"{self.rows:,}: peak {self.peak / GIB:.2f} GiB beyond the features"
+            f"{self.rows:,}: peak {peak} GiB beyond the features"
         )
 
 

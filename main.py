@@ -487,6 +487,7 @@ def measured(
 
 def mode_test(args, recipe: Recipe) -> None:
     """Evaluate weights, ours or anybody's, on every test set."""
+    began = time.perf_counter()
     with processes.main_first():
         found, trains, tests = load_data(args)
     if not tests:
@@ -518,6 +519,7 @@ def mode_test(args, recipe: Recipe) -> None:
         if "search" in metrics:
             picture = path.with_name(f"{path.stem.replace('metrics', 'search', 1)}_{name}.png")
             print(f"pictures      {tester.search_heatmap(metrics['search'], picture)}")
+    print(f"{'time':<14}{time.perf_counter() - began:.0f} s in all")
 
 
 def make_tester(

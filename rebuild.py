@@ -20,7 +20,7 @@ class Loaded(NamedTuple):
 
     model: models.Model  # in eval mode, where the run computes
     recipe: Recipe
-    trained_on: str
+    trained_on: str  # data sets joined by +; of a foreign file, which does not say, its name
     said: str  # for the user: what was read, and how
     cameras: dict[str, list[int]] = {}  # `TrainingSet.numbering`; empty where the file does not name them
     epoch: int | None = None
@@ -33,6 +33,12 @@ def cameras_of(name: str, found: Mapping[str, Splits]) -> dict[str, list[int]]:
         raise ValueError(f"--sie_cameras {name} is none of the data sets of this run ({', '.join(found) or 'none'})")
     splits = found[name]
     return {name: sorted({sample.camid for sample in (*splits.train, *splits.query, *splits.gallery)})}
+
+
+def size_said(recipe: Recipe, given: Mapping[str, Any], otherwise: str) -> str:
+    """The size of the images that the network sees, and where it is from: `otherwise`, if it was not `given`."""
+    height, width = recipe.image_size
+    return f"images of {height}x{width}, {'as --image_size says' if 'image_size' in given else otherwise}"
 
 
 def network_of_ours(path: Path, state: dict[str, Any], given: dict[str, Any]) -> Loaded:
@@ -49,6 +55,7 @@ def network_of_ours(path: Path, state: dict[str, Any], given: dict[str, Any]) ->
     checkpoints.load_into(model, state["model"], path)
     trained_on, epoch = "+".join(state["trained_on"]), state["epoch"]
     said = f"{path}: recipe {recipe.name}, epoch {epoch}, trained on {trained_on}"
+    said += f"\n{path}: {size_said(recipe, given, 'as in its training')}"
     origin: dict[str, Any] = {key: state[key] for key in ("trained_on", "data", "use_all_images") if key in state}
     return Loaded(model, recipe, trained_on, said, cameras, epoch, origin)
 
@@ -82,6 +89,9 @@ def network_of_anybody(
     recipe = customised(recipe, {name: value for name, value in hints.items() if applies(recipe, name)} | given)
     backbone = f", backbone {recipe.backbone}" if applies(recipe, "backbone") else ""
     said = [f"{file.path}: recipe {recipe.name}{backbone}"]
+    own = "the recipe's, for the file does not say which it was trained at: --image_size H W for another"
+    size = size_said(recipe, given, "as the file says" if "image_size" in hints else own)
+    said.append(f"{file.path}: {size}")
     cameras = cameras if recipe.uses_cameras else 0
     if numbering:
         ((name, camids),) = numbering.items()
@@ -96,4 +106,4 @@ def network_of_anybody(
         said.append(f"{file.path}: {mean} (--sie_cameras)")
     model = recipe.model(0, num_cameras=cameras)
     report = importing.import_weights(model, file)
-    return Loaded(model, recipe, file.path.stem, "\n".join([*said, str(report)]), numbering)
+    return Loaded(model, recipe, file.path.name, "\n".join([*said, str(report)]), numbering)

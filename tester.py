@@ -566,18 +566,24 @@ class Stopped(Exception):
 
 
 def table(results: dict[str, dict], trained_on: str, compared: Mapping[str, Beside]) -> str:
-    """The closing table; what others published of this very run stands in a column of its own."""
+    """The closing table; what others published of this very run stands in a column of its own.
+
+    trained_on: data sets joined by "+", for labels such as ``market2duke``, or a file of which nobody says on what.
+    """
+    pair = set(trained_on.split("+")) <= datasets.DATASETS.keys()
+    called = {name: f"{trained_on}2{name}" if pair else f"{trained_on} on {name}" for name in results}
+    width = max(34, *(len(each) + 2 for each in called.values()))
     ranks = "".join(f"{f'rank-{r}':>8}" for r in RANKS)
-    lines = [f"{'':<34}{ranks}{'mAP':>8}{'mINP':>8}{'queries':>10}{'published':>18}"]
+    lines = [f"{'':<{width}}{ranks}{'mAP':>8}{'mINP':>8}{'queries':>10}{'published':>18}"]
     notes = []
     for name, metrics in results.items():
         theirs = compared.get(name, Beside())
-        for label, values in ((f"{trained_on}2{name}", metrics), ("  re-ranked", metrics.get("reranked"))):
+        for label, values in ((called[name], metrics), ("  re-ranked", metrics.get("reranked"))):
             if values:
                 numbers = "".join(f"{100 * values[k]:>8.2f}" for k in (*(f"rank{r}" for r in RANKS), "mAP", "mINP"))
                 result = theirs.results[:1] if values is metrics else reranked_alike(theirs, values)[:1]
                 cell = f"{result[0].rank1:.1f} / {result[0].mAP:.1f}" if result else ""
-                lines.append(f"{label:<34}{numbers}{values['num_valid']:>10}{cell:>18}".rstrip())
+                lines.append(f"{label:<{width}}{numbers}{values['num_valid']:>10}{cell:>18}".rstrip())
         if metrics.get("rank1_interval"):
             low, high = metrics["rank1_interval"]
             notes.append(f"{name}: rank-1 {100 * low:.1f} to {100 * high:.1f} (95 % of bootstrap draws over queries)")
@@ -592,6 +598,8 @@ def table(results: dict[str, dict], trained_on: str, compared: Mapping[str, Besi
             notes.append(
                 f"{name}: mAP over the drawn galleries {100 * metrics['mAP_drawn']:.2f}, as torchreid v0.0.9 has it"
             )
+        if metrics.get("images_per_second"):
+            notes.append(f"{name}: {metrics['images_per_second']:,.0f} images/s from file to feature")
         if metrics["num_valid"] < metrics["num_query"]:
             skipped = metrics["num_query"] - metrics["num_valid"]
             notes.append(f"{name}: {skipped} queries without a match in the gallery are skipped")

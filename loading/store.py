@@ -87,6 +87,8 @@ def default_workers() -> int:
 
 
 def _size(num_bytes: int) -> str:
+    if num_bytes < 2**20:
+        return "below 1 MiB"
     return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
 
 

@@ -159,7 +159,10 @@ def test_a_weight_file_is_opened_once_and_reading_it_touches_nothing_else(tmp_pa
     found = loaded(path)
     assert OPENED.count(str(path)) == 1
     assert capsys.readouterr() == ("", "") and str(path) in found.said and "osnet_x0_25" in found.said
-    assert (found.epoch, found.trained_on) == ((3, "own") if kind == "ours" else (None, "w"))
+    assert (found.epoch, found.trained_on) == ((3, "own") if kind == "ours" else (None, path.name))
+    size = "64x32, as in its training" if kind == "ours" else "256x128, the recipe's, for the file does not say which"
+    assert f"{path}: images of {size}" in found.said
+    assert "images of 160x64, as --image_size says" in loaded(path, "--image_size", "160", "64").said
     assert not found.model.training
     theirs = source.state_dict()
     for name, value in found.model.state_dict().items():

@@ -329,6 +329,10 @@ def test_an_option_with_the_name_of_a_flag_is_an_error_that_names_the_row(monkey
     ("--fixbase-epoch 5", "--fixbase_epoch is here --fixbase_epochs N"),
     ("--use-avai-gpus", "--use_avai_gpus is here --device auto"),
     ("--max-epoch 60 --lr 0.1 --stepsize 20", "--max_epoch is here --epochs N; --stepsize is here --schedule"),
+    ("--img_h 288 --load_model x.t", "--img_h is here --image_size H W; --load_model is here --weights FILE in a test"),
+    ("--k1 20 --fp16 --cos_lr", "--k1 is here --rerank --rerank_k1 N --rerank_k2 N --rerank_lambda X; --fp16 is"),
+    ("--num_models 2 --pcb --wandb", "--num_models is here --members N; --pcb is here --recipe pcb; --wandb is here"),
+    ("--temp 3 --phase x --wa 1 --run 2 -r 3", "unrecognized arguments: --temp 3 --phase x --wa 1 --run 2 -r 3\n"),
     ("predict", "unrecognized arguments: predict (every flag begins with --; what to do is --mode train, test"),
     ("--mode train model=r50 data=x", "unrecognized arguments: model=r50 data=x (every flag begins with --"),
 ])  # fmt: skip
@@ -336,7 +340,7 @@ def test_a_flag_of_another_suite_is_answered_with_the_one_that_does_it_here(word
     with pytest.raises(SystemExit) as stopped:
         cli.parse(words.split())
     line, hint = capsys.readouterr().err.splitlines()
-    assert stopped.value.code == 2 and answer in line and hint == "See python main.py --help"
+    assert stopped.value.code == 2 and answer in f"{line}\n" and hint == "See python main.py --help"
 
 
 def test_every_answer_to_a_habit_names_flags_that_exist_and_none_stands_for_a_flag_of_ours():
@@ -354,6 +358,10 @@ def test_hyphens_and_a_mode_without_its_flag_are_understood(words):
     assert cli.overrides(args) == {"image_size": (64, 32), "fixbase_epochs": 2}
     assert args.mode == "train" and str(args.output_path) == "a-b" and not args.unread
     assert cli.parse(["check", "--own-path=x-y"])[0].mode == "check"
+
+
+def test_a_gpu_may_be_named_by_its_number_alone():
+    assert [cli.parse(["--device", word])[0].device for word in ("1", "cuda:0", "cpu")] == ["cuda:1", "cuda:0", "cpu"]
 
 
 def test_a_size_of_shuffled_batches_is_taken_as_its_own_message_says(capsys):

@@ -221,7 +221,7 @@ def test_the_worked_commands_of_the_readme_run(workplace, monkeypatch, capsys):
     for words, more in ((train, small), *((words, []) for words in others)):
         assert main.main([paths.get(word, word) for word in words] + more) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
-    assert "re-ranked" in out and "market2own" in out and "osnet_x0_25_market15012market" in out
+    assert "re-ranked" in out and "market2own" in out and "osnet_x0_25_market1501.pth on market " in out
     for path in ("bot_market/model.pt", "bot_market/visualize/market/index.html", "person/visualize/person/index.html"):
         assert (workplace / "runs" / path).stat().st_size > 0
 

@@ -416,6 +416,16 @@ def test_the_table_keeps_published_results_in_their_own_column():
     assert tester.beside(bot, bot, ["duke"], "market", {}) == tester.Beside()  # nobody printed that
 
 
+def test_weights_of_which_nobody_says_what_they_were_trained_on_are_called_by_their_file():
+    metrics = {"mAP": 0.5, "mINP": 0.2, **{f"rank{r}": 0.6 for r in (1, 5, 10, 20)}, "num_query": 9, "num_valid": 9}
+    file = "a_file_with_a_name_that_is_longer_than_the_column.pth"
+    text = tester.table({"market": metrics | {"images_per_second": 1234.5}}, file, {})
+    head, row, *notes = text.splitlines()
+    assert row.startswith(f"{file} on market ") and row.index("60.00") + 5 == head.index("rank-1") + 6
+    assert "market: 1,234 images/s from file to feature" in notes
+    assert tester.table({"market": metrics}, "market+duke", {}).splitlines()[1].startswith("market+duke2market ")
+
+
 def test_only_keeps_rows_together():
     features = Features(tuple("abc"), torch.eye(3), torch.arange(3.0)[:, None, None])
     part = features.only([2, 0])
