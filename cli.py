@@ -480,10 +480,16 @@ def add_visualizing(parser: Parser, recipe: Recipe) -> None:
     )
     add("--vis", nargs="+", choices=PICTURES, default=PICTURES, help="what to draw (default: all)")
     add("--top_k", type=NEIGHBOURS, default=10, help="gallery images per query (default: 10)")
-    add("--num_queries", type=Number(int, Range(0, 1_000_000)), default=20, help="queries to draw (default: 20)")
+    add(
+        "--num_queries",
+        type=Number(int, Range(0, 1_000_000)),
+        default=20,
+        help="queries to draw as strips; the page has all (default: 20)",
+    )
     add("--order", choices=("worst", "best", "random", "given"), default="worst", help="which first (default: worst)")
     add("--only", choices=("all", "right", "wrong"), default="all", help="queries whose first rank is (default: all)")
     add("--show_junk", action="store_true", help="show what the protocol removes, in grey")
+    add("--compare", type=path, metavar="FILE", help="other weights: what got better, what worse, query by query")
     add("--query_image", type=path, metavar="FILE", help="rank --gallery_path for one image, without labels")
     add("--gallery_path", type=path, metavar="DIR", help="folder of images, for --query_image and --mode extract")
 
@@ -626,7 +632,7 @@ READ = {  # topic of the help, or flag -> the modes that read it; what is not he
     **dict.fromkeys(("optimisation", "losses", "training"), ("train",)),
     **dict.fromkeys(("amp", "compile", "cuda_graphs", "cache", "cache_path"), ("train",)),
     "resume_test_epoch": ("test",),
-    **dict.fromkeys(("resume_visualize_epoch", "vis", "query_image"), ("visualize",)),
+    **dict.fromkeys(("resume_visualize_epoch", "vis", "query_image", "compare"), ("visualize",)),
     "gallery_path": ("visualize", "extract"),
     **dict.fromkeys(("num_queries", "top_k", "order", "only", "show_junk"), ("train", "visualize")),
     **dict.fromkeys(("images", "batches", "tracklets", "use_all_images"), ("train", "visualize")),

@@ -142,6 +142,23 @@ class VerificationCounts(Collector):
         counts[:, -1] = 0  # what the protocol hides
         return counts
 
+    def histogram(self, count: int = 60) -> dict[str, list[float]]:
+        """How the distances lie, as plain values: shares of the pairs of one person, `same`, and of two, `other`, each
+        (count,), between `edges` (count + 1,) of equal distance from the least to the largest; {} without a pair."""
+        counts = self.counts()
+        used = counts.sum(0).nonzero().flatten()
+        if not len(used):
+            return {}
+        lower, upper = (
+            (bits.to(torch.int32).view(torch.float32).double())
+            for bits in (used << _DROPPED_BITS, (used + 1 << _DROPPED_BITS) - 1)
+        )
+        edges = torch.linspace(float(lower[0]), float(upper[-1]), count + 1, dtype=torch.float64)
+        place = torch.bucketize((lower + upper) / 2, edges[1:-1])
+        shares = torch.zeros(2, count, dtype=torch.float64).index_add_(1, place, counts[:, used].double())
+        same, other = (shares / counts.sum(1, keepdim=True).clamp(min=1)).tolist()
+        return {"edges": edges.tolist(), "same": same, "other": other}
+
     def result(self) -> Verification:
         """ROC, TPR at the levels, and the equal error rate."""
         genuine, impostor = self.counts()
@@ -214,6 +231,30 @@ class Ranking(NamedTuple):
     distance: tuple[float, ...]  # (n,)
     mark: tuple[str | None, ...]  # (n,) "right", "wrong", "junk" (removed by the protocol), None: unlabelled
     rank: tuple[int | None, ...]  # (n,) from 1; None for junk
+
+
+def alignment(query: Tensor, gallery: Tensor) -> list[str]:
+    """The paths behind AlignedReID's local distance (`losses.aligned_distance`) of n pairs of images, whose parts from
+    top to bottom are query (n, S, D) and gallery (n, T, D), normalised if the distance normalises them.
+
+    Each path is S + T - 2 steps from the pair of top parts to the pair of bottom parts: "q" goes on to the query's next
+    part, "g" to the gallery image's.
+    """
+    cost = torch.tanh(torch.cdist(query.double(), gallery.double()) / 2)  # (n, S, T)
+    (_, rows, columns), total = cost.shape, cost.clone()
+    for s in range(rows):
+        for t in range(columns):
+            before = [total[:, s - 1, t]] * (s > 0) + [total[:, s, t - 1]] * (t > 0)
+            if before:
+                total[:, s, t] += torch.stack(before).amin(0)
+    paths = []
+    for each in total.tolist():
+        s, t, steps = rows - 1, columns - 1, ""
+        while s or t:
+            down = t == 0 or (s > 0 and each[s - 1][t] <= each[s][t - 1])
+            s, t, steps = (s - 1, t, "q" + steps) if down else (s, t - 1, "g" + steps)
+        paths.append(steps)
+    return paths
 
 
 WRONG, JUNK, RIGHT, NOTHING = range(4)  # at equal distance in this order

@@ -831,26 +831,26 @@ QUERIES_TO_TELL = 30  # fewer, drawn again and again, do not tell how far anothe
 def confidence_intervals(
     ranks: Ranks, level: Share = 0.95, num_samples: ranges.Ranks = 2000, seed: Seed = 0
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap over queries (Efron & Tibshirani 1993, Ch. 13): {"rank1": (low, high), "mAP": (low, high)}.
+    """Percentile bootstrap over queries (Efron & Tibshirani 1993, Ch. 13) of "rank1", "mAP" and "mINP": (low, high).
 
     It says how far another draw of as many queries could move the number, gallery and model held fixed. Both ends are
     NaN of fewer than QUERIES_TO_TELL queries with a match. num_samples: a multiple of 50.
     """
     if len(ranks.ap) < QUERIES_TO_TELL:
-        return dict.fromkeys(("rank1", "mAP"), (float("nan"), float("nan")))
+        return dict.fromkeys(("rank1", "mAP", "mINP"), (float("nan"), float("nan")))
     if num_samples % 50:
         raise ValueError(f"num_samples is {num_samples}: expected a multiple of 50")
-    values = torch.stack([(ranks.first == 1).double().mean(1), ranks.ap], dim=1)  # (n, 2)
+    values = torch.stack([(ranks.first == 1).double().mean(1), ranks.ap, ranks.inp], dim=1)  # (n, 3)
     generator = torch.Generator().manual_seed(seed)
     means = torch.cat(
         [
             values[torch.randint(len(values), (size, len(values)), generator=generator)].mean(1)
             for size in [50] * (num_samples // 50)
         ]
-    )  # (num_samples, 2)
+    )  # (num_samples, 3)
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = means.quantile(tails, dim=0).tolist()
-    return {"rank1": (low[0], high[0]), "mAP": (low[1], high[1])}
+    return dict(zip(("rank1", "mAP", "mINP"), zip(low, high, strict=True), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

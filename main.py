@@ -53,6 +53,7 @@ import checkpoints
 import loaders
 import losses
 import models
+import pictures
 import rebuild
 import report
 import rerank
@@ -369,13 +370,13 @@ def finish(args, recipe: Recipe, run: Run, parts: Parts, log: list[dict], kept: 
     queries = run.output / "queries.csv"
     if results and (parts.tested.queries or args.keep_best or not queries.exists()):
         files.write_text(queries, tester.queries_table(parts.tested, parts.model))
-    pictures = []
+    drawn, origin = [], parts.folder.description
+    theirs = compared_with(recipe, parts.tested, results, origin)
     if args.num_queries:
-        what = ("ranks", "batch", "curves")
-        pictures = draw(args, recipe, run, parts.model, parts.tested, log, what, parts.loader)
+        known = {name: each["measured"] for name, each in told.items()}
+        source = pictures.Source(parts.tested, parts.model, "", known, theirs, "+".join(origin["trained_on"]))
+        drawn = draw(args, run, [source], log, ("ranks", "batch", "curves"), parts.loader)
     if results:
-        origin = parts.folder.description
-        theirs = compared_with(recipe, parts.tested, results, origin)
         print("\n" + tester.table(results, "+".join(origin["trained_on"]), theirs))
     if args.keep_best:
         print(
@@ -384,7 +385,7 @@ def finish(args, recipe: Recipe, run: Run, parts: Parts, log: list[dict], kept: 
             "the last."
         )
     print(f"\n{'weights':<14}{weights}\n{'results':<14}{run.output / 'metrics.json'}")
-    for path in pictures:
+    for path in drawn:
         print(f"{'pictures':<14}{path}")
 
 
@@ -518,7 +519,7 @@ def mode_test(args, recipe: Recipe) -> None:
     for name, metrics in results.items():
         if "search" in metrics:
             picture = path.with_name(f"{path.stem.replace('metrics', 'search', 1)}_{name}.png")
-            print(f"pictures      {tester.search_heatmap(metrics['search'], picture)}")
+            print(f"pictures      {pictures.search_heatmap(metrics['search'], picture)}")
     print(f"{'time':<14}{time.perf_counter() - began:.0f} s in all")
 
 
@@ -613,6 +614,16 @@ def mode_visualize(args, recipe: Recipe) -> None:
     run = make_run(args, recipe, trains)
     loaded = load_for_test(args, recipe, given, run, args.resume_visualize_epoch, found)
     print(loaded.said)
+    file = args.weights or checkpoints.of_run(run.output, args.resume_visualize_epoch)
+    sets = {name: found[name] for name in tests}
+    sources = [source_of(args, run, loaded, file, sets)]
+    if args.compare:
+        other = argparse.Namespace(**vars(args) | {"weights": args.compare, "recipe_given": False})
+        second = load_for_test(other, RECIPES[recipe.name], {}, run, None, found)
+        print(second.said)
+        sources.append(source_of(args, run, second, args.compare, sets))
+        names = pictures.apart(file, args.compare)
+        sources = [source._replace(name=name) for source, name in zip(sources, names, strict=True)]
     # curves and batch are of this network's own training: of a foreign file, or of other data, they would be untrue
     ours = loaded.trained_on.split("+") if loaded.epoch is not None else []
     log = visualize.read_log((args.weights.parent if args.weights else run.output) / "log.jsonl") if ours else []
@@ -620,32 +631,36 @@ def mode_visualize(args, recipe: Recipe) -> None:
     if "batch" in args.vis and trains:
         data = datasets.combine([found[name] for name in trains], args.use_all_images)
         loader = training_data(args, loaded.recipe, run, data, cache="none")
-    sets = {name: found[name] for name in tests}
+    drawn = draw(args, run, sources, log, args.vis, loader)
+    print("\n" + "\n".join(f"{'pictures':<14}{path}" for path in drawn))
+
+
+def source_of(args, run: Run, loaded: rebuild.Loaded, weights: Path, sets: dict) -> pictures.Source:
+    """What is drawn of a network that was loaded from `weights`, tested on these sets."""
     tested = make_tester(args, loaded.recipe, run, sets, loaded.cameras, drawn=True)
-    pictures = draw(args, loaded.recipe, run, loaded.model, tested, log, args.vis, loader)
-    print("\n" + "\n".join(f"{'pictures':<14}{path}" for path in pictures))
+    told = {
+        name: each["measured"]
+        for name, each in measured({name: {} for name in sets}, tested, weights, args.seed).items()
+    }
+    beside = compared_with(loaded.recipe, tested, told, loaded.origin)
+    return pictures.Source(tested, loaded.model, "", told, beside, loaded.trained_on)
 
 
-def draw(args, recipe: Recipe, run: Run, model, tested: tester.Tester, log, what, loader) -> list[Path]:
+def draw(args, run: Run, sources: Sequence[pictures.Source], log, what, loader) -> list[Path]:
     """Write the pictures named in `what` below <output>/visualize; returns what to look at first: a page per set."""
-    folder, pages = run.output / "visualize", []
-    figures: dict[str, Path] = {}
-    if "curves" in what and log:
-        figures["Training"] = visualize.curves(log, folder / "curves.png")
+    folder, recipe, drawn = run.output / "visualize", sources[0].tested.recipe, []
+    log, batch = log if "curves" in what else [], None
     if "batch" in what and loader is not None:
         images, labels, _ = next(iter(loader.epoch(0)))
-        runs = torch.unique_consecutive(labels, return_counts=True)[1].tolist()  # of one identity
-        together = images.shape[1] if images.ndim == 5 else runs[0] if len(set(runs)) == 1 else 1
-        images = images.flatten(0, -4)  # tracklets (B, T, 3, H, W): their frames
-        sheet = visualize.augmented_batch(images, recipe.mean, recipe.std, folder / "batch.png", k=together)
-        figures["A training batch as the network sees it"] = sheet
+        batch = images, labels, recipe.mean, recipe.std
+    figures = pictures.training_pictures(log, batch, folder)
     if {"ranks", "actmap"} & set(what):
-        wanted = tester.Pages(what, args.num_queries, args.order, args.only, figures, args.seed)
-        pages = tester.ranked_pages(tested, model, folder, wanted)
-    if not pages and not figures:
+        wanted = pictures.Wanted(what, args.num_queries, args.order, args.only, args.seed, log, figures)
+        drawn = pictures.pages(sources, folder, wanted)
+    if not drawn and not figures:
         asked = f"--vis {' '.join(what)}" + (f" --only {args.only}" if args.only != "all" else "")
         raise ValueError(f"nothing to draw for {asked}: no such query, and no training of this network")
-    return pages or list(figures.values())
+    return drawn or list(figures.values())
 
 
 def rank_folder(args, recipe: Recipe, given: dict) -> None:
@@ -656,10 +671,9 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
     plain = make_tester(args, loaded.recipe, run, {}, loaded.cameras)
     query, gallery = features.only([0]), features.only(list(range(1, len(features.samples))))
     [ranking] = plain.nearest(query, gallery, args.top_k)
-    page = visualize.Page(f"{args.query_image.name} in {args.gallery_path}", "1 query", labelled=False)
-    folder = run.output / "visualize" / files.safe_name(args.query_image.stem)
-    file = visualize.draw_ranks(folder, [ranking], query.samples, gallery.samples, page)
     compared = "re-ranked" if plain.options.rerank else loaded.recipe.metric
+    folder = run.output / "visualize" / files.safe_name(args.query_image.stem)
+    file = pictures.unlabelled_page(folder, ranking, query.samples, gallery.samples, f"{compared} distance")
     print(f"\nnearest by {compared} distance (smaller is more alike):")
     for index, distance in zip(ranking.index, ranking.distance, strict=True):
         print(f"  {distance:.4f}  {files.printable(str(gallery.samples[index].path))}")

@@ -54,10 +54,12 @@ class Model(nn.Module):
     renames: (their prefix, our prefix) pairs of weight names in released code; a name that neither matches one nor is
         one of ours belongs to the trunk, which released code often keeps at the root: put `base.` in front of it.
     shown: what `feature_map` is, in words for the title of a picture.
+    stripes: into how many equal stripes its maps are cut, once for each way of cutting; a picture shows the borders.
     """
 
     renames: tuple[tuple[str, str], ...] = ()
     shown: str = "the last map"
+    stripes: tuple[int, ...] = ()
     num_pids: int
     embedding_dim: int
     id_parts: int = 1
@@ -295,7 +297,7 @@ class Mutual(Model):
         self.members: Any = nn.ModuleList(members)
         if len(members) < 2:
             raise ValueError(f"Mutual learning needs at least two networks, got {len(members)}.")
-        self.num_pids, self.shown = members[0].num_pids, members[0].shown
+        self.num_pids, self.shown, self.stripes = members[0].num_pids, members[0].shown, members[0].stripes
         self.embedding_dim = members[0].embedding_dim * (1 if answers else len(members))
         self.feat_dims = tuple(dim for member in members for dim in member.feat_dims)
 
@@ -406,7 +408,7 @@ class PCB(Headed):
     ):
         super().__init__(last_stride=last_stride, **trunk)
         dim = self.base.out_channels
-        self.parts, self.normalize_each = parts, normalize_each
+        self.parts, self.normalize_each, self.stripes = parts, normalize_each, (parts,)
         self.reduced = choose("test_feature", test_feature, {"before": False, "after": True})
         count = 1 if shared_reduction else parts
         self.reduction = nn.ModuleList(
@@ -495,6 +497,7 @@ class MGN(Headed):
     """
 
     shown = "the last maps of the three branches"
+    stripes = (2, 3)
     id_parts = 8
 
     renames = tuple(
@@ -594,7 +597,7 @@ class Pyramid(Headed):
         **trunk: Any,
     ):
         super().__init__(backbone=backbone, last_stride=last_stride, **trunk)
-        self.parts = parts
+        self.parts, self.stripes = parts, (parts,)
         branches = parts * (parts + 1) // 2
         self.reduction = nn.ModuleList(
             conv_reduction(self.base.out_channels, branch_dim, bias=True) for _ in range(branches)

@@ -1,7 +1,7 @@
-"""From a model and a data set to the numbers and pictures that a person reads.
+"""From a model and a data set to the numbers that a person reads.
 
 ``evaluate`` computes on tensors; this file feeds it from images and says what came out: plain values for metrics.json,
-the closing table, the page of ranked queries.
+the closing table, and in ``Tester.last`` what ``pictures`` draws.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +25,6 @@ import evaluate
 import loaders
 import protocols
 import video
-import visualize
 from config import ABOUT, RESULT_FIELDS, Recipe, option_defaults, plain, with_values
 from details import PAIRS_TO_TELL, CameraPairCollector, RankedLists, Ranking, VerificationCounts
 from machine import fingerprint, processes
@@ -315,26 +313,27 @@ class Tester:
         searched: list[list[evaluate.Trial]] = []
         pairs: list[list] = []
         ranks: list[list[evaluate.RankCollector]] = []
+        cameras = torch.tensor(gallery.camids).unique()
         for part in self.galleries(name, gallery):
-            labels = self.labels(name, query, part)
-            details: list = []
-            if self.options.details:
-                cameras = torch.tensor(gallery.camids).unique()
-                details = [VerificationCounts(labels), CameraPairCollector(labels, cameras)]
-            keep = self.options.top_k and not found
-            lists = [RankedLists(labels, self.options.top_k, self.options.show_junk)] if keep else []
+            labels, keep = self.labels(name, query, part), bool(self.options.top_k) and not found
             ranks += [[evaluate.RankCollector(labels) for _ in range(1 + bool(reranked))]]
-            beside = [*details, ranks[-1][0], *([] if reranked else lists)]
-            found.append(self.metrics(query, part, labels, others=beside))
+            details, lists = self.collectors(labels, cameras, keep)
+            found.append(self.metrics(query, part, labels, others=[*details, *lists, ranks[-1][0]]))
+            pairs.append(details)
+            if keep:
+                parts = None if self.recipe.distance is None else (query.parts, part.parts)
+                kept = query.samples, part.samples, lists[0], found[-1], None, len(trials), details, parts
+                self.last[name] = Shown(*kept)
             if reranked:
-                again.append(self.metrics(query, part, labels, reranked, [*lists, ranks[-1][1]]))
-            if lists:
-                self.last[name] = Shown(
-                    query.samples, part.samples, lists[0], (again or found)[0], reranked, len(trials)
-                )
+                more, lists = self.collectors(labels, cameras, True) if keep else ([], [])
+                again.append(self.metrics(query, part, labels, reranked, [*more, *lists, ranks[-1][1]]))
+                if keep:
+                    plain = self.last[name]
+                    self.last[name] = plain._replace(
+                        lists=lists[0], metrics=again[-1], reranked=reranked, details=more, before=plain
+                    )
             if self.options.search and chosen is None:
                 searched.append(self.search(query, part, labels))
-            pairs.append(details)
         self.queries[name] = query_lines(query, zip(*ranks, strict=True))
         result = mean_and_std(found) if trials else found[0]
         if not trials:
@@ -356,6 +355,12 @@ class Tester:
         other.group = None
         other.options = dataclasses.replace(self.options, search=False, details=False)
         return other
+
+    def collectors(self, labels: protocols.Labels, cameras: torch.Tensor, keep: bool) -> tuple[list, list]:
+        """What is fed from a pass over the distances beside the metrics: `--details` of a gallery of these cameras, and
+        if `keep` the lists that a page shows."""
+        details = [VerificationCounts(labels), CameraPairCollector(labels, cameras)] if self.options.details else []
+        return details, [RankedLists(labels, self.options.top_k, self.options.show_junk)] if keep else []
 
     def conditions(self, name: str) -> dict:
         """What else decides the numbers of data set `name`: the comparison, every option of the test, the images."""
@@ -416,8 +421,8 @@ class Tester:
         return evaluate.Comparison(recipe.metric, recipe.distance, reranked, self.options.budget, self.group)
 
     def metrics(self, query: Features, gallery: Features, labels: protocols.Labels, reranked=None, others=()) -> dict:
-        """Metrics as plain values; ``rank1_interval`` and ``mAP_interval`` are 95 % bootstrap intervals, None where
-        too few queries have a match to tell them.
+        """Metrics as plain values; ``rank1_interval``, ``mAP_interval`` and ``mINP_interval`` are 95 % bootstrap
+        intervals, None where too few queries have a match to tell them.
 
         others: collectors (`evaluate.Collector`) that are fed from the same pass over the distances.
         """
@@ -444,6 +449,7 @@ class Tester:
             "num_valid": int(found.num_valid),
             "rank1_interval": told["rank1"],
             "mAP_interval": told["mAP"],
+            "mINP_interval": told["mINP"],
             "cmc": cmc[: self.options.max_rank],
             "ap": self.options.ap,
         }
@@ -528,6 +534,9 @@ class Shown(NamedTuple):
     metrics: dict
     reranked: Mapping | None  # parameters of the re-ranking behind lists and metrics
     num_galleries: int = 0  # published ones, of which this is the first
+    details: Sequence = ()  # `VerificationCounts` and `CameraPairCollector`, where details were asked for
+    parts: tuple | None = None  # of queries and gallery (N, S, D), where the distance compares them
+    before: Shown | None = None  # the same before re-ranking
 
 
 def best_first(runs: list[list[evaluate.Trial]]) -> list[dict]:
@@ -774,84 +783,3 @@ def training_told(origin: Mapping[str, Any]) -> dict[str, Any]:
         if whole and None not in whole[:2] and not str(said).startswith(f"{whole[1]:,} images of {whole[0]:,} people"):
             found[f"training set {name}"] = str(said).partition(" (")[0]
     return found
-
-
-def search_heatmap(trials: list[dict], path: Path) -> Path:
-    """mAP over k1 and k2, at the best lambda of the search, as a picture."""
-    best = trials[0]["lambda_value"]
-    value = {(t["k1"], t["k2"]): 100 * t["mAP"] for t in trials if t["lambda_value"] == best}
-    k1s, k2s = (sorted({key[i] for key in value}) for i in (0, 1))
-    return visualize.heatmap([[value[k1, k2] for k1 in k1s] for k2 in k2s], k1s, k2s, path)
-
-
-@dataclass(frozen=True)
-class Pages:
-    """What is drawn of a test, of which queries; the flags of ``main.py`` carry the same names."""
-
-    what: Sequence[str] = ("ranks",)  # ranks, actmap
-    num_queries: int = 20
-    order: str = "worst"
-    only: str = "all"
-    figures: Mapping[str, Path] = dataclasses.field(default_factory=dict)  # for the end of every page
-    seed: int = 0  # of order "random"
-
-
-def ranked_pages(tested: Tester, model, folder: Path, pages: Pages) -> list[Path]:
-    """A page of ranked queries per data set under `folder`, with CMC curve and activation maps; returns the pages, or
-    without "ranks" the pictures. A set without a query of the kind asked for has no page, which is printed.
-
-    They show the lists that the tester's last evaluation of this very model gathered, and evaluate where there was
-    none: after multi-query, expansion and re-ranking as the options ask, with the AP that the metrics count.
-    """
-    drawn = []
-    for name, splits in tested.splits.items():
-        if name not in tested.last:
-            tested.alone().one(model, name)
-        shown = tested.last[name]
-        extra = {"Cumulative matching": visualize.cmc_curve({name: shown.metrics["cmc"]}, folder / name / "cmc.png")}
-        worst = shown.lists.choose("worst", num=min(pages.num_queries, 12))
-        if "actmap" in pages.what and worst:
-            sheet = activation_sheet(tested, model, name, [shown.query[each.query] for each in worst], folder / name)
-            extra[f"Where the network answers on the worst queries ({model.shown})"] = sheet
-        if "ranks" in pages.what:
-            rankings = shown.lists.choose(pages.order, pages.only, pages.num_queries, pages.seed)
-            if not rankings:
-                print(f"{name}: no page: {chosen_text(0, shown, pages, tested.options)}")
-                continue
-            numbers = {"rank-1": "rank1", "mAP": "mAP", "mINP": "mINP", "queries": "num_valid"}
-            page = visualize.Page(
-                f"{tested.recipe.name} on {splits.title or datasets.DATASETS[name].title}",
-                chosen_text(len(rankings), shown, pages, tested.options),
-                {title: shown.metrics[key] for title, key in numbers.items()},
-                extra | dict(pages.figures),
-            )
-            drawn.append(visualize.draw_ranks(folder / name, rankings, shown.query, shown.gallery, page))
-        else:
-            drawn += extra.values()
-    return drawn
-
-
-def chosen_text(number: int, shown: Shown, pages: Pages, options: Options) -> str:
-    """Which queries stand on a page, and how they were ranked, in words."""
-    which = {"worst": ", worst first", "best": ", best first", "random": ", at random", "given": ""}[pages.order]
-    kind = {"all": "", "right": " with a right first image", "wrong": " with a wrong first image"}[pages.only]
-    text = f"{number} of {len(shown.query):,} queries{kind}{which}"
-    if options.multi_query:
-        text += f"; by the {options.multi_query} over all images of the query's person and camera"
-    if options.expansion:
-        text += "; after query expansion with k {}, alpha {}".format(*options.expansion)
-    if shown.reranked:
-        text += "; re-ranked with " + ", ".join(f"{key} {value}" for key, value in shown.reranked.items())
-    if shown.num_galleries > 1:
-        text += f"; the first of {shown.num_galleries} galleries"
-    return text
-
-
-@torch.inference_mode()
-def activation_sheet(tested: Tester, model, name: str, samples: Sequence[datasets.Sample], folder: Path) -> Path:
-    """``activation.png`` in `folder`: where the network answers on these queries of set `name`."""
-    frames = [sample.frames[len(sample.frames) // 2] for sample in samples]  # of a tracklet the one in the middle
-    images = [dataclasses.replace(sample, path=path) for sample, path in zip(samples, frames, strict=True)]
-    batches = tested.batches(tested.loader(images, name), name)
-    maps = torch.cat([model.eval().feature_map(*batch).float().cpu() for batch in batches])
-    return visualize.activation_maps(maps, frames, folder / "activation.png")

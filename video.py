@@ -52,7 +52,7 @@ class Tracklet(Model):
             nn.init.zeros_(self.attention.bias)
         self.training = image_model.training
         self.renames = image_model.renames
-        self.shown = image_model.shown
+        self.shown, self.stripes = image_model.shown, image_model.stripes
         self.num_pids = image_model.num_pids
         self.embedding_dim = image_model.embedding_dim
         self.feat_dims = image_model.feat_dims

@@ -1,4 +1,4 @@
-"""Pictures of what a model does: ranked strips with an HTML report, augmented batches, curves, activation maps.
+"""Pictures of what a model does: ranked strips, augmented batches, curves, activation maps; the page is in ``page/``.
 
 Everything here is handed finished rows, tensors, samples and paths; nothing is judged, no checkpoint is opened and no
 model is run. Pictures of people are drawn with Pillow; curves need matplotlib, which is imported where it is used.
@@ -6,9 +6,7 @@ model is run. Pictures of people are drawn with Pillow; curves need matplotlib, 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import html
 import json
 import math
 import os
@@ -36,6 +34,7 @@ QUERY_GAP = 34  # between the query and the first gallery image
 MARGIN = 16
 
 ImageFile = str | os.PathLike
+ImagePath = ImageFile | tuple[ImageFile, ...]  # of a tracklet, its frames
 
 
 # ============ small drawing tools ============
@@ -46,17 +45,17 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
 
 
-def _one_path(path: ImageFile | tuple[ImageFile, ...]) -> ImageFile:
+def one_path(path: ImagePath) -> ImageFile:
     """The image of a sample: of a tracklet, its middle frame."""
     return path[len(path) // 2] if isinstance(path, tuple) else path
 
 
-def _open(path: ImageFile) -> Image.Image:
+def open_image(path: ImagePath) -> Image.Image:
     """The image as RGB, of a tracklet its middle frame.
 
     ValueError or FileNotFoundError that name the file if it is missing, truncated or no image.
     """
-    path = _one_path(path)
+    path = one_path(path)
     try:
         return imagefile.read(path).rgb
     except FileNotFoundError:
@@ -155,7 +154,7 @@ def ranked_strip(
         font = _font(18)
         draw.text((MARGIN, MARGIN), _shorten(title, canvas_size[0] - 2 * MARGIN, font), INK, font)
 
-    _framed(canvas, (MARGIN, top), _open(query_path), box, QUERY)
+    _framed(canvas, (MARGIN, top), open_image(query_path), box, QUERY)
     _centred(draw, (MARGIN, top - 20), width, "query", QUERY, 14)
     _centred(draw, (MARGIN, top + height + 6), width, query_caption, INK, 14)
     left = MARGIN + width + QUERY_GAP
@@ -165,7 +164,7 @@ def ranked_strip(
         if jump:
             _dots(draw, left + (QUERY_GAP - 2 * GAP) // 2, top + height // 2)
             left += QUERY_GAP - GAP
-        _framed(canvas, (left, top), _open(tile.path), box, MARKS[tile.mark], thin=tile.mark is None)
+        _framed(canvas, (left, top), open_image(tile.path), box, MARKS[tile.mark], thin=tile.mark is None)
         if tile.mark is not None:
             badge = _badge(tile.mark)
             canvas.paste(badge, (left + width - badge.width - BORDER - 3, top + BORDER + 3), badge)
@@ -207,202 +206,83 @@ def _centred(draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, tex
     draw.text((corner[0] + (width - font.getlength(text)) / 2, corner[1]), text, colour, font)
 
 
-# ============ the report: many strips and one page ============
+# ============ many strips ============
 
 
-@dataclasses.dataclass(frozen=True)
-class Page:
-    """What stands on a page of ranked queries beside the strips."""
+def draw_strips(
+    out_dir: ImageFile, rankings: Sequence[Any], query: Sequence[Any], gallery: Sequence[Any], labelled: bool = True
+) -> list[Path]:
+    """Draw finished rankings into ``ranks/*.png`` of a folder, from which the strips of an earlier drawing then vanish.
 
-    title: str = "Ranked queries"
-    chosen: str = ""  # which queries these are, in words
-    summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # metrics for the head of the page
-    figures: Mapping[str, ImageFile] = dataclasses.field(default_factory=dict)  # title -> file, for the end of the page
-    labelled: bool = True  # False: nothing is known of identities
-
-
-def draw_ranks(
-    out_dir: ImageFile, rankings: Sequence[Any], query: Sequence[Any], gallery: Sequence[Any], page: Page | None = None
-) -> Path:
-    """Draw finished rankings into ``ranks/*.png`` and the page ``index.html``; returns the page.
-
-    rankings: `details.Ranking`, in the order of the page: which gallery images to show, what they are, and the AP of
-    the query. Nothing is judged here. query, gallery: samples with `path` (or a tuple of frame paths), `pid`, `camid`.
+    rankings: `details.Ranking`: which gallery images to show, what they are. Nothing is judged here. query, gallery:
+    samples with `path` (or a tuple of frame paths), `pid`, `camid`. labelled: False where nobody knows who is on them.
     """
-    page = page or Page()
-    if not rankings:
-        raise ValueError(f"there is no query to draw{f': {page.chosen}' if page.chosen else ''}")
-    out_dir, rows = Path(out_dir), []
+    out_dir, drawn = Path(out_dir) / "ranks", []
     for position, ranking in enumerate(rankings, 1):
-        path = str(_one_path(query[ranking.query].path))
-        strip = _draw(ranking, query, gallery, page.labelled)
-        file = _to_file(strip, out_dir / "ranks" / f"{position:04d}_{files.safe_name(Path(path).stem)}.png")
-        rows.append(_Row(ranking, path, file.relative_to(out_dir).as_posix(), strip.width))
-    out = out_dir / "index.html"
-    files.write_text(out, _page(page, rows, query, out_dir))
-    drawn = {row.file for row in rows}
-    for old in (out_dir / "ranks").glob("[0-9][0-9][0-9][0-9]_*.png"):  # of an earlier report in this folder
-        if old.relative_to(out_dir).as_posix() not in drawn:
+        name = files.safe_name(Path(str(one_path(query[ranking.query].path))).stem)
+        strip = _draw(ranking, query, gallery, labelled)
+        drawn.append(_to_file(strip, out_dir / f"{position:04d}_{name}.png"))
+    for old in out_dir.glob("[0-9][0-9][0-9][0-9]*_*.png"):
+        if old not in drawn:
             old.unlink(missing_ok=True)
-    return out
-
-
-class _Row(NamedTuple):
-    """One query of the page."""
-
-    ranking: Any
-    path: str
-    file: str  # relative to the page
-    width: int  # pixels
+    return drawn
 
 
 def _draw(ranking: Any, query: Sequence[Any], gallery: Sequence[Any], labelled: bool) -> Image.Image:
     def caption(sample) -> str:
-        return _who(sample) if labelled else Path(_one_path(sample.path)).name
+        return f"id {sample.pid}  cam {sample.camid}" if labelled else Path(one_path(sample.path)).name
 
     others = [gallery[index] for index in ranking.index]
     tiles = [
-        Tile(_one_path(other.path), distance, mark, rank, caption(other))
+        Tile(one_path(other.path), distance, mark, rank, caption(other))
         for other, distance, mark, rank in zip(others, ranking.distance, ranking.mark, ranking.rank, strict=True)
     ]
     sample = query[ranking.query]
-    return ranked_strip(_one_path(sample.path), tiles, query_caption=caption(sample))
-
-
-def _who(sample) -> str:
-    return f"id {sample.pid}  cam {sample.camid}"
-
-
-def _verdict(ranking: Any) -> tuple[str, ...]:
-    if ranking.first_hit is None:
-        return ("no match in the gallery",)
-    hits = ranking.num_hits
-    found = f"first hit at rank {ranking.first_hit:,}", f"{hits} match{'es' * (hits > 1)} in the gallery"
-    return (f"AP {100 * ranking.ap:.1f} %", *found)
-
-
-# ------------ index.html ------------
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #202124; --faint: #5f6368; --paper: #f6f7f8; --card: #fff; --line: #dfe1e5 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8eaed; --faint: #9aa0a6; --paper: #17181a; --card: #202124; --line: #3c4043 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 1500px; padding: 2rem 1.5rem 4rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
-h1 { font-size: 1.6rem; margin: 0 }
-h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem }
-p { margin: .25rem 0; color: var(--faint) }
-dl { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.25rem 0 2rem }
-dl div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .5rem 1rem }
-dt { color: var(--faint); font-size: .8rem }
-dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums }
-figure a { display: block; background: #fff }
-figure { margin: 0 0 1rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  overflow: hidden }
-figcaption { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: .5rem 1rem; align-items: baseline;
-  font-variant-numeric: tabular-nums }
-figcaption b { min-width: 1.5rem }
-figcaption span { color: var(--faint) }
-img { display: block; width: 100%; height: auto; background: #fff; cursor: zoom-in }
-.small img { width: auto; max-width: 100% }
-dialog { border: 0; padding: 0; max-width: 98vw; max-height: 98vh; background: #fff }
-dialog::backdrop { background: rgba(0, 0, 0, .8) }
-dialog img { width: auto; max-width: none; cursor: zoom-out }
-.key { display: flex; gap: 1.25rem }
-.key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em }
-"""
-
-# without scripts a click opens the picture itself
-SCRIPT = """
-const box = document.querySelector('dialog'), large = box.querySelector('img');
-document.querySelectorAll('figure a').forEach(link => link.addEventListener('click', event => {
-  event.preventDefault(); large.src = link.href; box.showModal(); }));
-box.addEventListener('click', () => box.close());
-"""
-
-
-def _page(page: Page, rows: Sequence[_Row], query: Sequence[Any], out_dir: Path) -> str:
-    """The report as one HTML page: no file but the pictures, no network."""
-    parts = [f"<h1>{_text(page.title)}</h1>", f"<p>{_text(page.chosen)}</p>"]
-    if page.summary:
-        cells = (f"<div><dt>{_text(str(k))}</dt><dd>{_text(_number(v))}</dd></div>" for k, v in page.summary.items())
-        parts.append(f"<dl>{''.join(cells)}</dl>")
-    if page.labelled:
-        names = {"right": "same identity (check)", "wrong": "other identity (cross)", "junk": "not counted (dash)"}
-        shown = {mark for row in rows for mark in row.ranking.mark}
-        key = [f'<span><i style="background:rgb{MARKS[m]}"></i>{names[m]}</span>' for m in names if m in shown]
-        parts.append(f'<p class="key">{"".join(key)}</p>')
-    parts.append("<h2>Queries</h2>" if page.figures else "")
-    widest = max(row.width for row in rows)
-    for position, (ranking, path, file, width) in enumerate(rows, 1):
-        known = (_who(query[ranking.query]), *_verdict(ranking)) if page.labelled else ()
-        spans = "".join(f"<span>{_text(fact)}</span>" for fact in (Path(path).name, *known))
-        caption = f"<figcaption><b>{position}</b>{spans}</figcaption>"
-        parts.append(_figure(file, f"ranking of {Path(path).name}", caption, width / widest))
-    for name, picture in page.figures.items():
-        relative = Path(os.path.relpath(picture, out_dir)).as_posix()
-        parts.append(f'<h2>{_text(name)}</h2><div class="small">{_figure(relative, name)}</div>')
-    body = "\n".join(filter(None, parts))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{_text(page.title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'
-        f'<body>\n{body}\n<dialog><img alt=""></dialog>\n<script>{SCRIPT}</script>\n</body>\n</html>\n'
-    )
-
-
-def _figure(file: str, alt: str, caption: str = "", share: float = 1.0) -> str:
-    """A picture that opens in full on a click; `share`: its part of the page's width, for all to be at one scale."""
-    source, style = _text(file), "" if share == 1 else f' style="width:{100 * share:.2f}%"'
-    image = f'<a href="{source}"><img src="{source}" alt="{_text(alt)}" loading="lazy"{style}></a>'
-    return f"<figure>{caption}{image}</figure>"
-
-
-def _text(text: str) -> str:
-    """`text` for HTML, whatever is in it."""
-    return html.escape(files.printable(text))
-
-
-def _number(value: Any) -> str:
-    """Fractions in [0, 1] as percent, counts with thousands separated, the rest as it is."""
-    value = value.item() if isinstance(value, (Tensor, np.generic)) else value
-    if isinstance(value, float):
-        return f"{100 * value:.1f} %" if 0 <= value <= 1 else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return ranked_strip(one_path(sample.path), tiles, query_caption=caption(sample))
 
 
 # ============ augmented batch ============
 
 
 def augmented_batch(
-    images: Tensor, mean: Sequence[float], std: Sequence[float], path: ImageFile, *, k: int = 4, height: int = 160
+    images: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    path: ImageFile,
+    *,
+    groups: Sequence[int] = (),
+    height: int = 160,
 ) -> Path:
-    """What the network is fed: a normalised batch (B, 3, H, W) as a picture, `k` images of one person side by side.
+    """What the network is fed: a normalised batch (B, 3, H, W) as a picture on a transparent ground.
 
-    mean, std: the normalisation to undo, for values in [0, 1]. height: of each image on the sheet, in pixels. The
-    groups of `k` fill as many columns as make the sheet about 3 to 2.
+    mean, std: the normalisation to undo, for values in [0, 1]. groups: how many images in a row belong together, such
+    as those of one person, and stand close to each other; without it each stands alone. height: of each image on the
+    sheet, in pixels. The groups fill as many rows as make the sheet about 3 to 2.
     """
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W).")
+    groups = groups or [1] * len(images)
+    if sum(groups) != len(images):
+        raise ValueError(f"groups of {sum(groups)} images in all, but there are {len(images)}.")
     values = images.detach().float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     pixels = (values.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)
     size = (max(1, round(height * images.shape[3] / images.shape[2])), height)
-    groups = math.ceil(len(pixels) / k)
-    group = (k * (size[0] + 3) - 3, size[1])
-    columns = min(range(1, groups + 1), key=lambda c: _unevenness(c, groups, group))
-    rows = math.ceil(groups / columns)
-    sheet = Image.new("RGB", (columns * (group[0] + 14) + 18, rows * (group[1] + 14) + 18), PAPER)
-    for i, array in enumerate(pixels):
-        row, column = divmod(i // k, columns)
-        corner = (16 + column * (group[0] + 14) + i % k * (size[0] + 3), 16 + row * (group[1] + 14))
-        sheet.paste(Image.fromarray(array).resize(size, Image.Resampling.BICUBIC), corner)
+    widths = [n * (size[0] + 3) - 3 for n in groups]
+    area = sum(width + 14 for width in widths) * (height + 14)
+    longest = max(*widths, round(math.sqrt(1.5 * area)))
+    corners, left, top = [], 16, 16
+    for width in widths:
+        if left > 16 and left + width > 16 + longest:
+            left, top = 16, top + height + 14
+        corners.append((left, top))
+        left += width + 14
+    right = max(x + width for (x, _), width in zip(corners, widths, strict=True))
+    sheet = Image.new("RGBA", (right + 16, top + height + 16), (0, 0, 0, 0))
+    arrays = iter(pixels)
+    for (x, y), n in zip(corners, groups, strict=True):
+        for i, array in zip(range(n), arrays, strict=False):
+            sheet.paste(Image.fromarray(array).resize(size, Image.Resampling.BICUBIC), (x + i * (size[0] + 3), y))
     return _to_file(sheet, path)
-
-
-def _unevenness(columns: int, groups: int, group: tuple[int, int]) -> float:
-    """0 for a sheet of 3 to 2 without an empty place."""
-    rows = math.ceil(groups / columns)
-    return abs(math.log(columns * group[0] / (rows * group[1]) / 1.5)) + (columns * rows - groups) / groups
 
 
 # ============ activation maps ============
@@ -414,25 +294,36 @@ HEAT = (
 )
 
 
-def activation_map(feature_map: Tensor, image: Image.Image | ImageFile, *, height: int = 256) -> Image.Image:
-    """Image, activation map and both together, side by side.
+def energy(feature_maps: Tensor) -> Tensor:
+    """How strongly the network answers where: (N, C, h, w), the last convolutional features, -> (N, h, w) in [0, 1].
 
-    feature_map (C, h, w): the last convolutional features of this image. The map is the sum over channels of the
-    squared activations, L2-normalised over positions, scaled to its own minimum and maximum: torchreid,
-    tools/visualize_actmap.py at f8cd150.
+    The sum over channels of the squared activations, L2-normalised over positions, scaled to each image's own minimum
+    and maximum: torchreid, tools/visualize_actmap.py at f8cd150.
     """
-    if feature_map.dim() != 3:
-        raise ValueError(f"the feature map has shape {tuple(feature_map.shape)}, expected (C, h, w).")
-    image = image if isinstance(image, Image.Image) else _open(image)
+    if feature_maps.dim() != 4:
+        raise ValueError(f"the feature maps have shape {tuple(feature_maps.shape)}, expected (N, C, h, w).")
+    found = feature_maps.detach().float().cpu().square().sum(1).flatten(1)  # (N, h w)
+    found = found / found.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    low, high = found.amin(1, keepdim=True), found.amax(1, keepdim=True)
+    return ((found - low) / (high - low).clamp(min=1e-12)).view(len(feature_maps), *feature_maps.shape[2:])
+
+
+def heat_colours() -> np.ndarray:
+    """(256, 3) uint8: the colours of an energy of 0 to 1."""
+    levels = np.linspace(0, 255, len(HEAT))
+    table = np.stack([np.interp(np.arange(256), levels, channel) for channel in np.array(HEAT).T], axis=1)
+    return table.round().astype(np.uint8)
+
+
+def activation_map(found: Tensor, image: Image.Image | ImageFile, *, height: int = 256) -> Image.Image:
+    """Image, activation map and both together, side by side; found (h, w): the `energy` of this image."""
+    if found.dim() != 2:
+        raise ValueError(f"the energy has shape {tuple(found.shape)}, expected (h, w).")
+    image = image if isinstance(image, Image.Image) else open_image(image)
     size = (max(1, min(4 * height, round(height * image.width / image.height))), height)
     image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    energy = feature_map.detach().float().cpu().square().sum(0)  # (h, w)
-    energy = energy / energy.norm().clamp(min=1e-12)
-    energy = (energy - energy.min()) / (energy.max() - energy.min()).clamp(min=1e-12)
-    heat = Image.fromarray((energy.numpy() * 255).round().astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    levels = np.linspace(0, 255, len(HEAT))
-    table = np.stack([np.interp(np.arange(256), levels, channel) for channel in np.array(HEAT).T], axis=1)  # (256, 3)
-    heat = Image.fromarray(table.round().astype(np.uint8)[np.asarray(heat)])
+    grey = Image.fromarray((found.numpy() * 255).round().astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    heat = Image.fromarray(heat_colours()[np.asarray(grey)])
     panel = Image.new("RGB", (3 * size[0] + 2 * GAP, size[1]), PAPER)
     for i, part in enumerate((image, heat, Image.blend(image, heat, 0.6))):
         panel.paste(part, (i * (size[0] + GAP), 0))
@@ -440,20 +331,37 @@ def activation_map(feature_map: Tensor, image: Image.Image | ImageFile, *, heigh
 
 
 def activation_maps(
-    feature_maps: Tensor, images: Sequence[Image.Image | ImageFile], path: ImageFile, *, columns: int = 3
+    found: Tensor, images: Sequence[ImageFile], captions: Sequence[str], path: ImageFile, *, columns: int = 3
 ) -> Path:
-    """A sheet of `activation_map` panels; feature_maps (N, C, h, w), one image each."""
-    if len(feature_maps) != len(images) or not len(images):
-        raise ValueError(f"{len(feature_maps)} feature maps and {len(images)} images: expected as many, at least one.")
-    panels = [activation_map(maps, image) for maps, image in zip(feature_maps, images, strict=True)]
+    """A sheet of `activation_map` panels with their captions, and the legend of the colours above them.
+
+    found (N, h, w): the `energy` of each image.
+    """
+    if not len(found) == len(images) == len(captions) or not len(images):
+        raise ValueError(
+            f"{len(found)} maps, {len(images)} images and {len(captions)} captions: expected as many, at least one."
+        )
+    panels = [activation_map(maps, image) for maps, image in zip(found, images, strict=True)]
     columns = min(columns, len(panels))
-    width, height = max(p.width for p in panels), max(p.height for p in panels)
-    space = 2 * MARGIN
+    width, height = max(380, *(p.width for p in panels)), max(p.height for p in panels)
+    top, line, space = MARGIN + 52, 24, 2 * MARGIN  # pixels: the legend, a line of text, between panels
     rows = math.ceil(len(panels) / columns)
-    sheet = Image.new("RGB", (columns * (width + space), rows * (height + MARGIN) + MARGIN), PAPER)
-    for i, panel in enumerate(panels):
+    size = (columns * (width + space), top + rows * (height + 2 * line + MARGIN))
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    bar = Image.fromarray(np.broadcast_to(heat_colours()[None], (14, 256, 3)).copy())
+    sheet.paste(bar, (MARGIN + 48, MARGIN + 24))
+    draw.text((MARGIN, MARGIN), "where the network answers, in each image", INK, _font(15))
+    draw.text((MARGIN, MARGIN + 22), "least", INK, _font(15))
+    draw.text((MARGIN + 48 + 264, MARGIN + 22), "most", INK, _font(15))
+    for i, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
         row, column = divmod(i, columns)
-        sheet.paste(panel, (MARGIN + column * (width + space), MARGIN + row * (height + MARGIN)))
+        left, y = MARGIN + column * (width + space), top + row * (height + 2 * line + MARGIN)
+        part = (panel.width - 2 * GAP) // 3
+        for k, word in enumerate(("image", "map", "both")):
+            _centred(draw, (left + k * (part + GAP), y), part, word, FAINT, 14)
+        sheet.paste(panel, (left, y + line - 4))
+        draw.text((left, y + line + height), _shorten(caption, width, _font(15)), INK, _font(15))
     return _to_file(sheet, path)
 
 
@@ -517,30 +425,31 @@ def curves(log: Sequence[Mapping[str, Any]], path: ImageFile) -> Path:
     terms = dict.fromkeys(k for line in log for k, v in line.items() if k not in NOT_A_TERM and type(v) in numbers)
     for name in terms:
         _line(axes[0], epochs, [line.get(name, math.nan) for line in log], name)
-    axes[0].set(title="Loss", xlabel="epoch", ylim=(0, None))
+    axes[0].set(title="Loss", xlabel="epoch", ylabel="weighted term, mean of the epoch", ylim=(0, None))
     if terms:
         axes[0].legend(**LEGEND)
     _line(axes[1], epochs, [line.get("lr", math.nan) for line in log], "lr")
-    axes[1].set(title="Learning rate", xlabel="epoch", yscale="log")
+    axes[1].set(title="Learning rate", xlabel="epoch", ylabel="step size", yscale="log")
     names = dict.fromkeys(name for line in evaluated for name in line["metrics"])
     for colour, name in zip(COLOURS * len(names), names, strict=False):
-        for key, label, style in (("rank1", "rank-1", "-"), ("mAP", "mAP", "--")):
+        for key, label, style, point in (("rank1", "rank-1", "-", "o"), ("mAP", "mAP", "--", "s")):
             values = [100 * line["metrics"].get(name, {}).get(key, math.nan) for line in evaluated]
             at = [line["epoch"] for line in evaluated]
-            _line(axes[2], at, values, f"{name} {label}", color=colour, linestyle=style)
+            _line(axes[2], at, values, f"{name} {label}", color=colour, linestyle=style, marker=point)
     if evaluated:
-        axes[2].set(title="Evaluation (%)", xlabel="epoch", ylim=(0, 100))
+        axes[2].set(title="Evaluation", xlabel="epoch", ylabel="rank-1 and mAP (%)", ylim=(0, 100))
         axes[2].legend(**LEGEND, loc="upper left", bbox_to_anchor=(1, 1))  # beside the panel: the lines fill it
-    edge = max(0.5, 0.03 * (epochs[-1] - epochs[0]))  # one evaluation alone stands at its place in the whole run
+    edge = max(0.9, 0.03 * (epochs[-1] - epochs[0]))  # one evaluation alone stands at its place in the whole run
     for axis in axes:
         axis.set_xlim(epochs[0] - edge, epochs[-1] + edge)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return _to_png(figure, path)
 
 
 def _line(axis, x: Sequence[float], y: Sequence[float], label: str, **style) -> None:
     """A line; where there are few points, also the points, for one point alone draws no line."""
-    axis.plot(x, y, label=label, linewidth=1.8, marker="o" if len(x) <= 15 else None, markersize=3.5, **style)
+    style = {"marker": "o"} | style if len(x) <= 15 else style | {"marker": None}
+    axis.plot(x, y, label=label, linewidth=1.8, markersize=4, **style)
 
 
 def cmc_curve(cmc: Mapping[str, Tensor | Sequence[float]], path: ImageFile, *, max_rank: int = 20) -> Path:
@@ -570,18 +479,19 @@ def heatmap(
     title: str = "",
     xlabel: str = "",
     ylabel: str = "",
+    unit: str = "",
 ) -> Path:
     """A table of numbers (rows, columns) as colours with the number in each cell, the largest one framed.
 
     For the search of re-ranking parameters: values in percent or fractions are printed as they come, one decimal for
-    values above 1, else three. nan: not computed, left blank.
+    values above 1, else three. nan: not computed, left blank. unit: what the numbers are.
     """
     table = np.asarray(torch.as_tensor(values, dtype=torch.float64))
     if table.shape != (len(ylabels), len(xlabels)):
         raise ValueError(f"values have shape {table.shape}, expected ({len(ylabels)}, {len(xlabels)}) by the labels.")
     if np.isnan(table).all():
         raise ValueError("every value is nan: nothing was computed, so there is no heat map to draw.")
-    figure, (axis,) = _figure_of(1, 1.8 + 0.75 * len(xlabels), 1.4 + 0.5 * len(ylabels))
+    figure, (axis,) = _figure_of(1, max(4.2, 2.2 + 0.75 * len(xlabels)), max(2.2, 1.4 + 0.5 * len(ylabels)))
     axis.grid(visible=False)
     image = axis.imshow(table, cmap="viridis", aspect="auto")
     form = "{:.1f}" if np.nanmax(np.abs(table)) > 1 else "{:.3f}"
@@ -597,7 +507,7 @@ def heatmap(
     axis.set_yticks(range(len(ylabels)), [str(label) for label in ylabels])
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axis.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axis, pad=0.02)
+    figure.colorbar(image, ax=axis, pad=0.02, label=unit)
     return _to_png(figure, path)
 
 

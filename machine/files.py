@@ -34,13 +34,16 @@ ADVICE = {
 
 
 @contextlib.contextmanager
-def replace(path: str | os.PathLike, mode: str = "wb", *, needed: int = 0, flag: str = "--output_path") -> Iterator[IO]:
+def replace(
+    path: str | os.PathLike, mode: str = "wb", *, needed: int = 0, flag: str = "--output_path", sync: bool = True
+) -> Iterator[IO]:
     """An open file that takes the place of `path` once the block has ended without an error.
 
     The bytes go to a temporary file of a name of its own in the same folder (which is made where it is missing), are
     forced onto the disk, and are then renamed. After an error, Ctrl-C included, the file that was there before is
     intact and no temporary file stays behind; after a kill one may stay (`sweep` removes it).
     needed: bytes that will be written, for the message of a full disk; flag: the one that names the folder.
+    sync: False leaves out forcing, for thousands of small files that a command makes again if the machine fails.
     Raises RuntimeError where the operating system refuses, with the reason and what to do. What the block itself raises
     of other files passes as it is.
     """
@@ -55,9 +58,11 @@ def replace(path: str | os.PathLike, mode: str = "wb", *, needed: int = 0, flag:
                 lock.take(file)
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync(path.parent)
+        if sync:
+            _sync(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

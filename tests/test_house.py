@@ -16,17 +16,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOT_PRODUCT = ("tests", "benchmarks", "docs", "conftest.py", "test_smoke.py")
-FOLDERS = ("loading", "machine", "networks", "parsers", "synthetic", "weights")
+FOLDERS = ("loading", "machine", "networks", "page", "parsers", "synthetic", "weights")
 LONGEST, MOST = 60, 8  # lines of a function, its parameters
 BY_CONTRACT = {"evaluate_features", "rank_metrics"}  # whose parameters DESIGN fixes
 FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"main"},
-    {"embedder", "rebuild", "report", "run"},
+    {"embedder", "pictures", "rebuild", "report", "run"},
     {"cli"},
     {"recipes", "tester", "check"},
     {"config", "datasets", "details"},
     {"evaluate", "architectures", "video", "loaders", "train", "parsers"},
-    {"models", "rerank", "checkpoints", "loading", "synthetic"},
+    {"models", "rerank", "checkpoints", "loading", "synthetic", "page"},
     {"networks", "losses", "protocols", "visualize", "published", "weights", "machine"},
 )
 

@@ -112,7 +112,7 @@ def test_every_reader_follows_the_rule(tmp_path):
     Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=exif)
     upright = pixels(tmp_path / "a.png")
     assert np.array_equal(decode(str(tmp_path / "a.png"), upright.shape[:2]), upright)
-    assert np.array_equal(np.asarray(visualize._open(tmp_path / "a.png")), upright)
+    assert np.array_equal(np.asarray(visualize.open_image(tmp_path / "a.png")), upright)
 
 
 @pytest.mark.parametrize("format, name", [("EPS", "a.jpg"), ("ICNS", "b.png"), ("PCX", "c.bmp"), ("TGA", "d.jpg")])

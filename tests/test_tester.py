@@ -1,6 +1,8 @@
 """The tester: means over trials and splits, and what the closing table says."""
 
 import dataclasses
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import check
 import datasets
 import details
 import evaluate
+import pictures
 import protocols
 import rerank
 import tester
@@ -20,6 +23,8 @@ from tester import Features, Options
 
 class Pixels(torch.nn.Module):
     """A network whose embedding is the mean colour: images can be made whose ranking is known."""
+
+    shown, stripes = "the mean", ()
 
     def forward(self, images, views=None):
         import models
@@ -137,21 +142,80 @@ def test_the_tied_list(tmp_path):
     assert made(Pixels())["market"]["mAP"] == pytest.approx(7 / 12)
     (row,) = made.last["market"].lists.choose()
     assert row.ap == pytest.approx(7 / 12) and row.mark == ("wrong", "right", "right") and row.first_hit == 2
-    (page,) = tester.ranked_pages(made, Pixels(), tmp_path / "pages", tester.Pages())
-    assert "AP 58.3 %" in page.read_text(encoding="utf-8")
+    (page,) = pages(made, Pixels(), tmp_path / "pages")
+    assert data_of(page)["views"][0]["rows"][0][0] == pytest.approx(7 / 12, abs=1e-6)
+
+
+def pages(made, model, folder, **wanted):
+    return pictures.pages([pictures.Source(made, model)], folder, pictures.Wanted(**wanted))
+
+
+def data_of(page):
+    """What the page knows."""
+    text = page.read_text("utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
 
 
 def test_the_page_shows_the_order_that_was_measured_last(tmp_path):
+    """Re-ranked first and, to switch to, before; without re-ranking the one order there is."""
     splits = shaded(tmp_path, "market1501")
-    text = {}
-    for name, options in {"plain": {}, "reranked": {"rerank": {"k1": 3, "k2": 2, "lambda_value": 0.3}}}.items():
+    parameters = {"k1": 3, "k2": 2, "lambda_value": 0.3}
+    for name, options in {"plain": {}, "reranked": {"rerank": parameters}}.items():
         made = evaluated(splits, top_k=4, show_junk=True, **options)
-        (page,) = tester.ranked_pages(made, Pixels(), tmp_path / name, tester.Pages(order="given"))  # evaluates first
-        text[name] = page.read_text(encoding="utf-8")
-        for row in made.last["market"].lists.choose("given"):
-            assert f"AP {100 * row.ap:.1f} %" in text[name]
-    assert "re-ranked with k1 3, k2 2, lambda_value 0.3" in text["reranked"] and "re-ranked" not in text["plain"]
-    assert "3 of 3 queries" in text["plain"]
+        (page,) = pages(made, Pixels(), tmp_path / name, order="given")  # evaluates first
+        data, shown = data_of(page), made.last["market"]
+        for view, each in zip(data["views"], [shown, *filter(None, [shown.before])], strict=True):
+            assert {number["key"]: number["value"] for number in view["numbers"]}["mAP"] == each.metrics["mAP"]
+            rows = each.lists.choose("given", num=99)
+            assert [row[0] for row in view["rows"]] == pytest.approx([row.ap for row in rows], abs=1e-6, nan_ok=True)
+        assert data["views"][0]["numbers"][1]["value"] == pytest.approx(expected(splits, **options).mAP, abs=1e-9)
+        assert ("re-ranked with k1 3, k2 2, lambda_value 0.3" in data["note"]) == bool(options)
+        assert "3 of 3 queries" in data["note"]
+    assert [view["name"] for view in data["views"]] == ["re-ranked", f"{made.recipe.metric} distance"]
+    assert data["views"][1]["numbers"][1]["value"] == pytest.approx(expected(splits).mAP, abs=1e-9)
+
+
+def test_two_networks_stand_beside_each_other_query_by_query(tmp_path):
+    class Rows(Pixels):
+        def forward(self, images, views=None):
+            output = super().forward(images)
+            return output._replace(embedding=-output.embedding.abs().sqrt())
+
+    splits = shaded(tmp_path, "market1501")
+    sources = [
+        pictures.Source(evaluated(splits, top_k=4), model, name) for name, model in (("a", Pixels()), ("b", Rows()))
+    ]
+    (page,) = pictures.pages(sources, tmp_path / "pages", pictures.Wanted())
+    data = data_of(page)
+    assert [view["name"].split(":")[0] for view in data["views"]] == ["a", "b"]
+    assert all(len(view["rows"]) == len(splits.query) for view in data["views"])
+    assert pictures.apart(Path("x/model.pt"), Path("y/model.pt")) == ["x/model.pt", "y/model.pt"]
+    assert pictures.apart(Path("x/a.pt"), Path("y/b.pt")) == ["a.pt", "b.pt"]
+
+
+def test_a_page_has_all_queries_and_the_maps_and_paths_of_the_network(tmp_path, monkeypatch):
+    """Whatever is drawn as strips; activation maps of as many images as are allowed, the first queries' first."""
+
+    class Mapped(Pixels):
+        shown, stripes = "the pixels", (2,)
+
+        def feature_map(self, images, views=None):
+            return images
+
+    splits = shaded(tmp_path, "market1501")
+    made = evaluated(splits, top_k=4)
+    (page,) = pages(made, Mapped(), tmp_path / "pages", what=("ranks", "actmap"), num_queries=1)
+    data = data_of(page)
+    view = data["views"][0]
+    assert data["queries"] == len(view["rows"]) == 3 and len(list((page.parent / "ranks").iterdir())) == 1
+    assert view["stripes"] == [2] and len(view["maps"]) == len(data["images"]["name"]) and view["mapSize"]
+    assert set(view["histogram"]) == {"edges", "same", "other"} and view["cameras"]["mAP"]
+    assert sum(view["histogram"]["same"]) == pytest.approx(1) == pytest.approx(sum(view["histogram"]["other"]))
+    monkeypatch.setattr(pictures, "MAPS", 1)
+    (page,) = pages(made, Mapped(), tmp_path / "few", what=("ranks", "actmap"), num_queries=1)
+    few = data_of(page)["views"][0]
+    (query,) = (row for row in made.last["market"].lists.choose(num=1))  # the worst, whose strip is drawn
+    assert set(few["maps"]) == {str(query.query), *map(str, few["rows"][query.query][3])} < set(view["maps"])
 
 
 def test_a_set_without_a_query_of_the_kind_asked_for_does_not_keep_the_others_from_their_pages(tmp_path, capsys):
@@ -159,11 +223,11 @@ def test_a_set_without_a_query_of_the_kind_asked_for_does_not_keep_the_others_fr
     bad = dataclasses.replace(good, gallery=made(tmp_path).trials[1])
     tested = evaluated(good, top_k=2)
     tested.splits = {"market": good, "duke": bad}
-    (page,) = tester.ranked_pages(tested, Pixels(), tmp_path, tester.Pages(only="wrong"))
-    assert page == tmp_path / "duke" / "index.html"
-    assert "market: no page: 0 of 1 queries with a wrong first image" in capsys.readouterr().out
-    pictures = tester.ranked_pages(tested, Pixels(), tmp_path, tester.Pages(what=("curves",)))
-    assert [path.parent.name for path in pictures] == ["market", "duke"] and all(path.is_file() for path in pictures)
+    (page,) = pages(tested, Pixels(), tmp_path, only="wrong")
+    assert page == tmp_path / "duke" / "index.html" and data_of(page)["start"] == {"sort": "ap", "rank1": "wrong"}
+    assert "market: no page: strips of 0 of 1 queries with a wrong first image" in capsys.readouterr().out
+    drawn = pages(tested, Pixels(), tmp_path, what=("curves",))
+    assert [path.parent.name for path in drawn] == ["market", "duke"] and all(path.is_file() for path in drawn)
 
 
 def test_the_images_of_a_test_are_looked_at_once_for_all_that_is_told_of_them(tmp_path, monkeypatch):
@@ -249,7 +313,7 @@ def test_what_a_small_sample_does_not_carry_is_not_told(tmp_path):
     """Twelve pairs tell no rate at 1e-4 and three queries no interval: null, and a dash with what it would take."""
     splits = shaded(tmp_path, "market1501")
     found = evaluated(splits, details=True, max_rank=2)(Pixels())["market"]
-    assert found["rank1_interval"] is None and found["mAP_interval"] is None
+    assert found["rank1_interval"] is found["mAP_interval"] is found["mINP_interval"] is None
     assert found["cmc"] == [found["rank1"], pytest.approx(expected(splits).cmc[1].item())]
     assert [found[f"rank{k}"] for k in (5, 10)] == [pytest.approx(expected(splits).cmc[k - 1].item()) for k in (5, 10)]
     same = found["verification"]
@@ -283,7 +347,7 @@ def test_a_page_says_how_its_queries_were_compared(tmp_path):
     for options, words in (({}, ()), ({"expansion": (2, 3.0)}, ("query expansion with k 2, alpha 3.0",))):
         made = evaluated(splits, top_k=3, **options)
         made(Pixels())
-        (page,) = tester.ranked_pages(made, Pixels(), tmp_path / "pages", tester.Pages())
+        (page,) = pages(made, Pixels(), tmp_path / "pages")
         text = page.read_text("utf-8")
         assert all(each in text for each in words) and ("expansion" in text) == bool(options)
 
@@ -295,7 +359,7 @@ def test_details_come_from_the_same_pass(tmp_path, monkeypatch):
     made = evaluated(splits, details=True, top_k=3)
     any_number_tells(monkeypatch)
     found = made(Pixels())["market"]
-    tester.ranked_pages(made, Pixels(), tmp_path / "pages", tester.Pages())
+    pages(made, Pixels(), tmp_path / "pages")
     assert len(passes) == 1  # metrics, details and the page
     labels = protocols.Labels.of(splits.query, splits.gallery)
     features = (side.embeddings for side in made.query_and_gallery(Pixels(), "market"))
@@ -321,7 +385,7 @@ def test_trials_have_details_search_and_a_page(tmp_path, monkeypatch):
     # 1 and 40 apart are the same person, 20 and 20 are not: half of the pairs are on the wrong side of any threshold
     assert 0 < found["verification"]["eer"] <= 0.5
     assert tested.last["market"].metrics["mAP"] == 1
-    (page,) = tester.ranked_pages(tested, Pixels(), tmp_path / "pages", tester.Pages())
+    (page,) = pages(tested, Pixels(), tmp_path / "pages")
     assert "the first of 2 galleries" in page.read_text(encoding="utf-8")
 
 

@@ -1,12 +1,8 @@
-"""Pictures: sizes, colours, order, and the page that holds them."""
+"""Pictures: sizes, colours, order."""
 
 import builtins
-import html.parser
 import math
-import os
-import re
 from collections import namedtuple
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +11,6 @@ import torch
 from PIL import Image, ImageDraw
 
 import visualize
-from machine import files
 
 Sample = namedtuple("Sample", "path pid camid")
 RIGHT, WRONG, JUNK = (visualize.MARKS[mark] for mark in ("right", "wrong", "junk"))
@@ -142,126 +137,26 @@ def test_an_unreadable_image_is_named(samples, tmp_path):
             visualize.ranked_strip(query[0].path, [tile])
 
 
-# ============ the report ============
+# ============ many strips ============
 
 
-class Reader(html.parser.HTMLParser):
-    """Pictures, links and text of a page; fails on tags that do not close in order."""
-
-    VOID = {"meta", "img", "br"}
-
-    def __init__(self, path):
-        super().__init__()
-        self.images, self.links, self.open, self.words = [], [], [], []
-        self.feed(path.read_text("utf-8"))
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        if tag == "img" and values.get("src"):
-            self.images.append(values["src"])
-        if tag == "a":
-            self.links.append(values["href"])
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if data.strip() and self.open[-1] not in ("style", "script"):
-            self.words.append(data.strip())
-
-
-def test_the_page_draws_what_it_is_given_in_that_order(samples, tmp_path):
+def test_strips_are_drawn_in_the_order_given_and_an_earlier_drawing_is_gone(samples, tmp_path):
     query, gallery = samples
-    out = tmp_path / "out"
-    page = visualize.Page("Title", "2 of 3 queries, worst first", {"mAP": torch.tensor(0.75), "queries": 3368})
-    path = visualize.draw_ranks(out, [FIRST, SECOND], query, gallery, page)
-    read = Reader(path)
-    assert path == out / "index.html"
-    assert read.images == ["ranks/0001_q1.png", "ranks/0002_q2.png"] == read.links
-    assert all((out / image).stat().st_size > 1000 for image in read.images)
-    text = " | ".join(read.words)
-    assert all(words in text for words in ("Title", "75.0 %", "3,368", "2 of 3 queries, worst first", "id 1  cam 1"))
-    assert text.index("AP 50.0 %") < text.index("AP 100.0 %")
-    assert "first hit at rank 2" in text and "2 matches in the gallery" in text
-    assert "http" not in path.read_text("utf-8").replace("http-equiv", "")  # nothing from the network
-    assert border_colours(Image.open(out / "ranks/0001_q1.png"), range(3)) == [WRONG, RIGHT, WRONG]
-
-
-def test_an_earlier_report_in_the_folder_is_gone(samples, tmp_path):
-    query, gallery = samples
-    visualize.draw_ranks(tmp_path, [FIRST, SECOND], query, gallery)
-    visualize.draw_ranks(tmp_path, [THIRD], query, gallery)
+    drawn = visualize.draw_strips(tmp_path, [FIRST, SECOND], query, gallery)
+    assert [path.relative_to(tmp_path).as_posix() for path in drawn] == ["ranks/0001_q1.png", "ranks/0002_q2.png"]
+    assert all(path.stat().st_size > 1000 for path in drawn)
+    assert border_colours(Image.open(drawn[0]), range(3)) == [WRONG, RIGHT, WRONG]
+    visualize.draw_strips(tmp_path, [THIRD], query, gallery)
     assert [path.name for path in (tmp_path / "ranks").iterdir()] == ["0001_q3.png"]
-    assert "no match in the gallery" in Reader(tmp_path / "index.html").words
 
 
-def test_junk_stands_in_grey_at_its_place_and_is_explained(samples, tmp_path):
+def test_junk_stands_in_grey_at_its_place_and_without_labels_there_is_no_verdict(samples, tmp_path):
     query, gallery = samples
     junk = FIRST._replace(index=(0, 4, 1), mark=("junk", "wrong", "right"), rank=(None, 1, 2))
-    words = Reader(visualize.draw_ranks(tmp_path, [junk], query, gallery)).words
-    assert "not counted (dash)" in words
-    assert border_colours(Image.open(tmp_path / "ranks/0001_q1.png"), range(3)) == [JUNK, WRONG, RIGHT]
-    words = Reader(visualize.draw_ranks(tmp_path, [FIRST], query, gallery)).words
-    assert "not counted (dash)" not in words and "same identity (check)" in words
-
-
-def test_without_labels(samples, tmp_path):
-    query, gallery = samples
-    page = Reader(visualize.draw_ranks(tmp_path, [UNKNOWN], query, gallery, visualize.Page(labelled=False)))
-    text = " ".join(page.words)
-    assert page.images == ["ranks/0001_q1.png"]
-    assert all(words not in text for words in ("AP", "first hit", "no match", "cam 1", "identity"))
-    assert border_colours(Image.open(tmp_path / "ranks/0001_q1.png"), range(2)) == [visualize.PAPER] * 2
-
-
-def test_names_from_the_disk_are_escaped(samples, tmp_path):
-    query, gallery = samples
-    path = person(tmp_path / "<b>&'x' é.jpg", (0, 0, 0))
-    title = visualize.Page("a < b & c")
-    page = Reader(visualize.draw_ranks(tmp_path / "o", [FIRST], [Sample(path, 1, 1)], gallery, title))
-    assert "a < b & c" in page.words and "<b>&'x' é.jpg" in page.words
-    assert page.images == ["ranks/0001__b___x__é.png"] and (tmp_path / "o" / page.images[0]).exists()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not have")
-@pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"\x01\t", "\u2028世界".encode(), b'"quoted"', b"x" * 250])
-def test_any_name_can_be_drawn_and_stands_on_one_line(tmp_path, name):
-    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
-    Image.new("L", (8, 16), 90).save(path, "PNG")
-    unlabelled = visualize.Page(labelled=False)
-    page = Reader(
-        visualize.draw_ranks(tmp_path / "o", [UNKNOWN], [Sample(path, 1, 1)], [Sample(path, 1, 1)] * 4, unlabelled)
-    )
-    assert files.printable(os.fsdecode(name)) in page.words
-    assert (tmp_path / "o" / page.images[0]).exists()
-
-
-def test_a_page_that_cannot_be_drawn_leaves_the_one_before(samples, tmp_path):
-    query, gallery = samples
-    before = visualize.draw_ranks(tmp_path / "o", [FIRST, SECOND], query, gallery).read_text("utf-8")
-    Path(query[1].path).unlink()
-    with pytest.raises(FileNotFoundError, match="q2.jpg"):
-        visualize.draw_ranks(tmp_path / "o", [THIRD, SECOND], query, gallery)
-    assert (tmp_path / "o/index.html").read_text("utf-8") == before
-    assert all((tmp_path / "o" / image).exists() for image in Reader(tmp_path / "o/index.html").images)
-
-
-def test_strips_of_a_page_are_at_one_scale(samples, tmp_path):
-    """A strip of fewer images is narrower on the page too, by as much as it has fewer pixels."""
-    query, gallery = samples
-    path = visualize.draw_ranks(tmp_path, [FIRST, THIRD], query, gallery)
-    wide, narrow = (Image.open(tmp_path / name).width for name in ("ranks/0001_q1.png", "ranks/0002_q3.png"))
-    assert re.findall(r'<img [^>]*style="width:([\d.]+)%"', path.read_text("utf-8")) == [f"{100 * narrow / wide:.2f}"]
-
-
-def test_figures_are_linked_relative_to_the_page(samples, tmp_path):
-    query, gallery = samples
-    figures = visualize.Page(figures={"Training": person(tmp_path / "curves.png", (0, 0, 0))})
-    page = Reader(visualize.draw_ranks(tmp_path / "out", [FIRST], query, gallery, figures))
-    assert page.images[-1] == "../curves.png" and "Training" in page.words
+    (file,) = visualize.draw_strips(tmp_path, [junk], query, gallery)
+    assert border_colours(Image.open(file), range(3)) == [JUNK, WRONG, RIGHT]
+    (file,) = visualize.draw_strips(tmp_path, [UNKNOWN], query, gallery, labelled=False)
+    assert border_colours(Image.open(file), range(2)) == [visualize.PAPER] * 2
 
 
 def test_a_tracklet_shows_its_middle_frame(samples, tmp_path):
@@ -272,18 +167,10 @@ def test_a_tracklet_shows_its_middle_frame(samples, tmp_path):
         return sample._replace(path=(query[1].path, sample.path, query[2].path))
 
     def drawn(folder, query, gallery):
-        visualize.draw_ranks(tmp_path / folder, [FIRST], query, gallery)
-        return np.asarray(Image.open(tmp_path / folder / "ranks/0001_q1.png"))
+        return np.asarray(Image.open(visualize.draw_strips(tmp_path / folder, [FIRST], query, gallery)[0]))
 
     frames = drawn("frames", [tracklet(query[0])], [tracklet(sample) for sample in gallery])
     assert np.array_equal(frames, drawn("images", query, gallery))
-
-
-def test_nothing_to_draw_says_what_was_looked_for(samples, tmp_path):
-    query, gallery = samples
-    with pytest.raises(ValueError, match="no query to draw: queries with a wrong first image"):
-        page = visualize.Page(chosen="queries with a wrong first image")
-        visualize.draw_ranks(tmp_path, [], query, gallery, page)
 
 
 # ============ batches and activation maps ============
@@ -294,37 +181,58 @@ def test_augmented_batch_undoes_the_normalisation(tmp_path):
     colours = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
     images = (colours - torch.tensor(mean)) / torch.tensor(std)
     images = images[:, :, None, None].expand(-1, -1, 64, 32)
-    path = visualize.augmented_batch(images, mean, std, tmp_path / "new" / "batch.png", k=4, height=64)
-    sheet = Image.open(path)
-    seen = {sheet.getpixel((x, y)) for x in range(0, sheet.width, 5) for y in range(0, sheet.height, 5)}
-    wanted = {tuple((colour * 255).round().int().tolist()) for colour in colours}
-    assert wanted <= seen and visualize.PAPER in seen
-    assert sheet.getpixel((20, 20)) == tuple((colours[0] * 255).round().int().tolist())  # the first, top left
-    assert sheet.getpixel((20 + 35, 20)) == tuple((colours[1] * 255).round().int().tolist())  # its row mate
+
+    def places(**options):
+        """Where each image begins on the sheet, (left, top)."""
+        sheet = Image.open(
+            visualize.augmented_batch(images, mean, std, tmp_path / "new" / "b.png", height=64, **options)
+        )
+        assert sheet.getpixel((0, 0))[3] == 0  # transparent: no slab on a dark page
+        pixels = np.asarray(sheet)
+        wanted = [tuple((colour * 255).round().int().tolist()) for colour in colours]
+        found = [np.argwhere((pixels[..., :3] == w).all(2) & (pixels[..., 3] == 255)) for w in wanted]
+        assert all(len(each) == 64 * 32 for each in found)
+        return [tuple(each.min(0)[::-1].tolist()) for each in found]
+
+    left = [x for x, y in places(groups=[4, 4]) if y == places(groups=[4, 4])[0][1]]
+    assert [b - a for a, b in zip(left, left[1:], strict=False)][:3] == [35] * 3  # close, for they are one person's
+    alone = places()
+    assert min(b[0] - a[0] for a, b in zip(alone, alone[1:], strict=False) if a[1] == b[1]) == 32 + 14 + 0
+    uneven = places(groups=[1, 3, 4])
+    assert uneven[2][0] - uneven[1][0] == 35 and uneven[1][0] - uneven[0][0] != 35
+    with pytest.raises(ValueError, match="groups of 7 images in all, but there are 8"):
+        places(groups=[7])
     with pytest.raises(ValueError, match=r"expected \(B, 3, H, W\)"):
         visualize.augmented_batch(images[0], mean, std, tmp_path / "x.png")
 
 
 def test_activation_map_is_brightest_where_the_energy_is(tmp_path):
-    features = torch.zeros(16, 8, 4)
-    features[3, 6, 1] = -5.0  # the sign does not matter: squares are summed
-    features[:, 1, 2] = 0.5  # 16 * 0.25 = 4 < 25
+    features = torch.zeros(1, 16, 8, 4)
+    features[0, 3, 6, 1] = -5.0  # the sign does not matter: squares are summed
+    features[0, :, 1, 2] = 0.5  # 16 * 0.25 = 4 < 25
+    (found,) = visualize.energy(features)
+    assert found.max() == found[6, 1] == 1 and found[1, 2] == pytest.approx(4 / 25) and found.min() == 0
     path = person(tmp_path / "p.jpg", (20, 40, 160))
-    panel = visualize.activation_map(features, path, height=256)
+    panel = visualize.activation_map(found, path, height=256)
     assert panel.size == (3 * 128 + 2 * visualize.GAP, 256)
     heat = np.asarray(panel)[:, 128 + visualize.GAP : 256 + visualize.GAP].sum(2)
     y, x = np.unravel_index(heat.argmax(), heat.shape)
     assert 6 * 32 <= y < 7 * 32 and 32 <= x < 64
     assert heat[48, 80] > heat[128, 80] + 50  # the second peak stands out of the ground too
-    visualize.activation_map(torch.zeros(4, 8, 4), path)  # nothing active: no division by zero
+    assert not visualize.energy(torch.zeros(1, 4, 8, 4)).any()  # nothing active: no division by zero
     line = Image.new("L", (30000, 1))  # as wide as the sheet can be, not as the image is
-    assert visualize.activation_map(features, line, height=64).size == (3 * 4 * 64 + 2 * visualize.GAP, 64)
+    assert visualize.activation_map(found, line, height=64).size == (3 * 4 * 64 + 2 * visualize.GAP, 64)
 
-    sheet = visualize.activation_maps(torch.stack([features] * 4), [path] * 4, tmp_path / "maps.png")
-    assert Image.open(sheet).width > 3 * panel.width
+    captions = ["id 1", "id 2", "id 3", "id 4"]
+    sheet = Image.open(visualize.activation_maps(found.repeat(4, 1, 1), [path] * 4, captions, tmp_path / "maps.png"))
+    assert sheet.width > 3 * panel.width
+    other = visualize.activation_maps(found.repeat(4, 1, 1), [path] * 4, ["id 9", *captions[1:]], tmp_path / "b.png")
+    assert sheet.tobytes() != Image.open(other).tobytes()  # the captions stand on it
     with pytest.raises(ValueError, match="expected as many"):
-        visualize.activation_maps(features[None], [], tmp_path / "maps.png")
-    with pytest.raises(ValueError, match=r"expected \(C, h, w\)"):
+        visualize.activation_maps(found[None], [], [], tmp_path / "maps.png")
+    with pytest.raises(ValueError, match=r"expected \(N, C, h, w\)"):
+        visualize.energy(features[0])
+    with pytest.raises(ValueError, match=r"expected \(h, w\)"):
         visualize.activation_map(features[0], path)
 
 

@@ -1,0 +1,1 @@
+"""The page of ranked queries: its template, style and script, the thumbnails beside it, and what writes them."""
