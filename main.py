@@ -643,7 +643,8 @@ def source_of(args, run: Run, loaded: rebuild.Loaded, weights: Path, sets: dict)
         for name, each in measured({name: {} for name in sets}, tested, weights, args.seed).items()
     }
     beside = compared_with(loaded.recipe, tested, told, loaded.origin)
-    return pictures.Source(tested, loaded.model, "", told, beside, loaded.trained_on)
+    trained_on = loaded.trained_on if loaded.origin else ""  # of anybody's file that is its name
+    return pictures.Source(tested, loaded.model, "", told, beside, trained_on)
 
 
 def draw(args, run: Run, sources: Sequence[pictures.Source], log, what, loader) -> list[Path]:

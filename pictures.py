@@ -86,9 +86,9 @@ def pages(sources: Sequence[Source], folder: Path, wanted: Wanted) -> list[Path]
         if "ranks" not in wanted.what:
             drawn += links.values()
             continue
-        note = chosen_text(len(rankings), shown[0], wanted, first.tested.options)
+        which = chosen_text(len(rankings), len(shown[0].query), wanted)
         if not rankings:
-            print(f"{name}: no page: {note}")
+            print(f"{name}: no page: {which}")
             continue
         visualize.draw_strips(place, rankings, shown[0].query, shown[0].gallery)
         links["Strips"] = place / "ranks"
@@ -97,7 +97,8 @@ def pages(sources: Sequence[Source], folder: Path, wanted: Wanted) -> list[Path]
         made = report.Page(
             title,
             [view for source, each in zip(sources, shown, strict=True) for view in views(source, name, each, wanted)],
-            note + ("; the built-in set is a demonstration" if name.startswith("synthetic") else ""),
+            "; ".join([*ranked_text(shown[0], first.tested.options), f"strips of {which}"])
+            + (". The built-in set is a demonstration, not a benchmark" if name.startswith("synthetic") else ""),
             infrared=frozenset(splits.infrared),
             distractors=frozenset(sample.pid for sample in shown[0].gallery) - people,
             log=wanted.log,
@@ -207,20 +208,25 @@ def facts(known: Mapping[str, Any], trained_on: str, shown: tester.Shown) -> dic
     return {name: text(value) for name, value in found.items() if value not in (None, "", {})}
 
 
-def chosen_text(number: int, shown: tester.Shown, wanted: Wanted, options: tester.Options) -> str:
-    """Which queries are drawn as strips, and how they were ranked, in words."""
+def chosen_text(number: int, count: int, wanted: Wanted) -> str:
+    """Which queries are drawn as strips, in words."""
     which = {"worst": ", worst first", "best": ", best first", "random": ", at random", "given": ""}[wanted.order]
     kind = {"all": "", "right": " with a right first image", "wrong": " with a wrong first image"}[wanted.only]
-    text = f"strips of {number} of {len(shown.query):,} queries{kind}{which}"
+    return f"{number} of {count:,} queries{kind}{which}"
+
+
+def ranked_text(shown: tester.Shown, options: tester.Options) -> list[str]:
+    """What was ranked, and how, in words."""
+    said = [f"{len(shown.query):,} queries in a gallery of {len(shown.gallery):,}"]
     if options.multi_query:
-        text += f"; by the {options.multi_query} over all images of the query's person and camera"
+        said.append(f"by the {options.multi_query} over all images of the query's person and camera")
     if options.expansion:
-        text += "; after query expansion with k {}, alpha {}".format(*options.expansion)
+        said.append("after query expansion with k {}, alpha {}".format(*options.expansion))
     if shown.reranked:
-        text += "; re-ranked with " + ", ".join(f"{key} {value}" for key, value in shown.reranked.items())
+        said.append("re-ranked with " + ", ".join(f"{key} {value}" for key, value in shown.reranked.items()))
     if shown.num_galleries > 1:
-        text += f"; the first of {shown.num_galleries} galleries"
-    return text
+        said.append(f"the first of {shown.num_galleries} galleries")
+    return said
 
 
 def apart(*weights: Path) -> list[str]:

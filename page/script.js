@@ -144,7 +144,7 @@ function difference(q) {
   const c = change(q), kind = changed(q);
   if (c === null) return null;
   if (kind === 'same') return make('span', {class: 'faint'}, '= AP as before');
-  return make('span', {class: kind}, `${kind === 'better' ? '▲ better' : '▼ worse'} by ${percent(Math.abs(c))}`);
+  return make('span', {class: kind, title: `than “${against().name}”`}, `AP ${kind === 'better' ? '▲ better' : '▼ worse'} by ${percent(Math.abs(c))}`);
 }
 
 // ---------------------------------------------------------------- the list: rows are filled while they are near the window

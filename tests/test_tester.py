@@ -225,7 +225,7 @@ def test_a_set_without_a_query_of_the_kind_asked_for_does_not_keep_the_others_fr
     tested.splits = {"market": good, "duke": bad}
     (page,) = pages(tested, Pixels(), tmp_path, only="wrong")
     assert page == tmp_path / "duke" / "index.html" and data_of(page)["start"] == {"sort": "ap", "rank1": "wrong"}
-    assert "market: no page: strips of 0 of 1 queries with a wrong first image" in capsys.readouterr().out
+    assert "market: no page: 0 of 1 queries with a wrong first image" in capsys.readouterr().out
     drawn = pages(tested, Pixels(), tmp_path, what=("curves",))
     assert [path.parent.name for path in drawn] == ["market", "duke"] and all(path.is_file() for path in drawn)
 
