@@ -489,7 +489,12 @@ def add_visualizing(parser: Parser, recipe: Recipe) -> None:
     add("--order", choices=("worst", "best", "random", "given"), default="worst", help="which first (default: worst)")
     add("--only", choices=("all", "right", "wrong"), default="all", help="queries whose first rank is (default: all)")
     add("--show_junk", action="store_true", help="show what the protocol removes, in grey")
-    add("--compare", type=path, metavar="FILE", help="other weights: what got better, what worse, query by query")
+    add(
+        "--compare",
+        type=path,
+        metavar="FILE",
+        help="other weights, or a run's folder: which queries got better, which worse",
+    )
     add("--query_image", type=path, metavar="FILE", help="rank --gallery_path for one image, without labels")
     add("--gallery_path", type=path, metavar="DIR", help="folder of images, for --query_image and --mode extract")
 

@@ -618,11 +618,12 @@ def mode_visualize(args, recipe: Recipe) -> None:
     sets = {name: found[name] for name in tests}
     sources = [source_of(args, run, loaded, file, sets)]
     if args.compare:
-        other = argparse.Namespace(**vars(args) | {"weights": args.compare, "recipe_given": False})
+        beside = checkpoints.of_run(args.compare) if args.compare.is_dir() else args.compare
+        other = argparse.Namespace(**vars(args) | {"weights": beside, "recipe_given": False, "sie_cameras": None})
         second = load_for_test(other, RECIPES[recipe.name], {}, run, None, found)
         print(second.said)
-        sources.append(source_of(args, run, second, args.compare, sets))
-        names = pictures.apart(file, args.compare)
+        sources.append(source_of(args, run, second, beside, sets))
+        names = pictures.apart(file, beside)
         sources = [source._replace(name=name) for source, name in zip(sources, names, strict=True)]
     # curves and batch are of this network's own training: of a foreign file, or of other data, they would be untrue
     ours = loaded.trained_on.split("+") if loaded.epoch is not None else []

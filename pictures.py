@@ -308,6 +308,6 @@ def search_heatmap(trials: list[dict], path: Path) -> Path:
     value = {(t["k1"], t["k2"]): 100 * t["mAP"] for t in trials if t["lambda_value"] == best}
     k1s, k2s = (sorted({key[i] for key in value}) for i in (0, 1))
     table = [[value[k1, k2] for k1 in k1s] for k2 in k2s]
-    words = {"title": f"Re-ranking at lambda {best:g}, the best of the search", "unit": "mAP (%)"}
-    axes = {"xlabel": "k1, nearest neighbours", "ylabel": "k2, neighbours averaged over"}
+    words = {"title": f"mAP after re-ranking, lambda {best:g} (the best)", "unit": "mAP (%)"}
+    axes = {"xlabel": "k1 (neighbours)", "ylabel": "k2 (neighbours)"}
     return visualize.heatmap(table, k1s, k2s, path, **words, **axes)

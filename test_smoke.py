@@ -114,7 +114,7 @@ def test_visualize_one_image_against_a_folder(trained, data, tmp_path, capsys):
 
 def test_visualize_draws_everything_of_a_run(trained, data, tmp_path):
     words = ("--market_path", data, "--weights", trained / "model.pt", "--output_path", tmp_path)
-    assert run("--mode", "visualize", *words, "--num_queries", 2, "--top_k", 4) == 0
+    assert run("--mode", "visualize", *words, "--num_queries", 2, "--top_k", 4, "--compare", trained) == 0
     for name in ("batch.png", "market/index.html", "market/cmc.png", "market/activation.png"):
         assert (tmp_path / "visualize" / name).stat().st_size > 0
     assert len(list((tmp_path / "visualize" / "market" / "ranks").glob("*.png"))) == 2

@@ -268,21 +268,26 @@ def augmented_batch(
     pixels = (values.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)
     size = (max(1, round(height * images.shape[3] / images.shape[2])), height)
     widths = [n * (size[0] + 3) - 3 for n in groups]
-    area = sum(width + 14 for width in widths) * (height + 14)
-    longest = max(*widths, round(math.sqrt(1.5 * area)))
-    corners, left, top = [], 16, 16
-    for width in widths:
-        if left > 16 and left + width > 16 + longest:
-            left, top = 16, top + height + 14
-        corners.append((left, top))
-        left += width + 14
-    right = max(x + width for (x, _), width in zip(corners, widths, strict=True))
-    sheet = Image.new("RGBA", (right + 16, top + height + 16), (0, 0, 0, 0))
+    limits = [sum(widths[:n]) + 14 * (n - 1) for n in range(1, len(widths) + 1)]
+    flows = [_flow(widths, max(limit, *widths), height) for limit in limits]
+    corners, (right, bottom) = min(flows, key=lambda flow: abs(math.log(flow[1][0] / flow[1][1] / 1.5)))
+    sheet = Image.new("RGBA", (right + 16, bottom + 16), (0, 0, 0, 0))
     arrays = iter(pixels)
     for (x, y), n in zip(corners, groups, strict=True):
         for i, array in zip(range(n), arrays, strict=False):
             sheet.paste(Image.fromarray(array).resize(size, Image.Resampling.BICUBIC), (x + i * (size[0] + 3), y))
     return _to_file(sheet, path)
+
+
+def _flow(widths: Sequence[int], limit: int, height: int) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Corners of things of these widths, in rows no wider than `limit`, and where they end on the right and below."""
+    corners, left, top = [], 16, 16
+    for width in widths:
+        if left > 16 and left + width > 16 + limit:
+            left, top = 16, top + height + 14
+        corners.append((left, top))
+        left += width + 14
+    return corners, (max(x + width for (x, _), width in zip(corners, widths, strict=True)), top + height)
 
 
 # ============ activation maps ============
@@ -491,7 +496,7 @@ def heatmap(
         raise ValueError(f"values have shape {table.shape}, expected ({len(ylabels)}, {len(xlabels)}) by the labels.")
     if np.isnan(table).all():
         raise ValueError("every value is nan: nothing was computed, so there is no heat map to draw.")
-    figure, (axis,) = _figure_of(1, max(4.2, 2.2 + 0.75 * len(xlabels)), max(2.2, 1.4 + 0.5 * len(ylabels)))
+    figure, (axis,) = _figure_of(1, max(5.2, 2.2 + 0.75 * len(xlabels)), max(3.0, 1.4 + 0.5 * len(ylabels)))
     axis.grid(visible=False)
     image = axis.imshow(table, cmap="viridis", aspect="auto")
     form = "{:.1f}" if np.nanmax(np.abs(table)) > 1 else "{:.3f}"
