@@ -155,11 +155,11 @@ const watcher = new IntersectionObserver(entries => entries.forEach(entry => {
 }), {rootMargin: '900px 0px'});
 function fill(item) {
   if (item.firstChild) return;
-  const q = Number(item.dataset.query), right = row(q)[FIRST] === 1;
+  const q = Number(item.dataset.query), right = row(q)[FIRST] === 1, judged = DATA.labelled && row(q)[FIRST] !== null;
   const line = make('div', {class: 'line'},
-    make('button', {type: 'button', onclick: () => openLarge(q, '')}, `${order.indexOf(q) + 1}. ${IMG.name[q]}`),
+    make('button', {type: 'button', onclick: () => openLarge(q, '')}, `${order.indexOf(q) + 1}. ${judged ? right ? '✓ ' : '✗ ' : ''}${IMG.name[q]}`),
     DATA.labelled && make('span', {}, who(q)),
-    DATA.labelled && row(q)[FIRST] !== null && make('span', {class: right ? 'better' : 'worse'}, right ? '✓ rank 1 right' : '✗ rank 1 wrong'),
+    judged && make('span', {class: right ? 'better' : 'worse'}, right ? 'rank 1 right' : 'rank 1 wrong'),
     verdict(q).map(said => make('span', {class: 'faint'}, said)), difference(q));
   item.append(make('div', {class: 'row'}, line, strip(q, view(), openLarge)));
 }
