@@ -39,8 +39,9 @@ def remove_stride(stage: nn.Module | None, name: str) -> None:
         else:
             module.stride = (1, 1)
     for block in list(stage.children())[1:] if stage else ():
-        if hasattr(getattr(block, "conv2", None), "rsoftmax"):  # ResNeSt
-            block.conv2.conv.dilation = block.conv2.conv.padding = (2, 2)
+        attention: Any = getattr(block, "conv2", None)
+        if hasattr(attention, "rsoftmax"):  # ResNeSt
+            attention.conv.dilation = attention.conv.padding = (2, 2)
 
 
 def kaiming_fan_out(net: nn.Module) -> None:

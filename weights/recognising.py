@@ -328,7 +328,7 @@ def _clip_resnet(common: dict[str, Tensor]) -> str | None:
 def _resnet(common: dict[str, Tensor]) -> str | None:
     blocks = tuple(_count_of(rf"^layer{i}\.", common) for i in range(1, 5))
     if "layer1.0.conv2.fc1.weight" in common:  # fast-reid, modeling/backbones/resnest.py; timm has the same names
-        return {(3, 4, 6, 3): "resnest50", (3, 4, 23, 3): "resnest101"}.get(blocks)
+        return {50: "resnest50", 101: "resnest101"}.get(RESNET_DEPTHS.get((blocks, True), 0))
     if ("conv1.weight" not in common and "layer0.conv1.weight" not in common) or "conv3.weight" in common:
         return None
     depth = RESNET_DEPTHS.get((blocks, "layer1.0.conv3.weight" in common))
