@@ -133,9 +133,8 @@ def _plain(value: Any) -> Any:
 
 
 def _images(samples: Sequence[Any], found: Sequence[thumbnails.Thumbnail]) -> dict[str, list]:
-    names = [files.printable(Path(str(visualize.one_path(sample.path))).name) for sample in samples]
     return {
-        "name": names,
+        "name": _names([Path(visualize.one_path(sample.path)) for sample in samples]),
         "pid": [int(sample.pid) for sample in samples],
         "cam": [int(sample.camid) for sample in samples],
         "file": [thumbnail.file.removesuffix(".jpg") for thumbnail in found],
@@ -144,6 +143,16 @@ def _images(samples: Sequence[Any], found: Sequence[thumbnails.Thumbnail]) -> di
         "frames": [thumbnail.frames for thumbnail in found],
         "length": [len(sample.path) if isinstance(sample.path, tuple) else 1 for sample in samples],
     }
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The ends of these paths, of as many parts as tell them from each other, four at most."""
+    names: list[str] = []
+    for parts in range(1, 5):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return [files.printable(name) for name in names]
 
 
 def _view(view: View, samples: Sequence[Any], place: Mapping[int, int]) -> dict[str, Any]:

@@ -119,6 +119,15 @@ def test_any_name_can_be_shown(tmp_path, name):
     assert data["title"] == files.printable(os.fsdecode(name))
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(samples, tmp_path):
+    query, gallery = samples
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    twice = [Sample(image(tmp_path / name / "0001.jpg"), 1, 1) for name in ("a", "b")]
+    data = data_of(report.write(tmp_path / "out", page_of(), [*twice, query[2]], gallery))
+    assert data["images"]["name"][:2] == ["a/0001.jpg", "b/0001.jpg"]
+
+
 def test_a_tracklet_is_a_strip_of_its_frames_and_a_large_image_is_made_small(tmp_path):
     frames = tuple(image(tmp_path / f"f{i}.png", (16, 32 + i), (i * 10, 0, 0)) for i in range(20))
     large = image(tmp_path / "large.png", (300, 900))
