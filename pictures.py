@@ -204,6 +204,7 @@ def facts(known: Mapping[str, Any], trained_on: str, shown: tester.Shown) -> dic
         "Version": " ".join(str(known[key]) for key in ("version", "commit") if known.get(key)),
         "torch": known.get("torch"),
         "Seed": known.get("seed"),
+        "Command": known.get("command"),
     }
     return {name: text(value) for name, value in found.items() if value not in (None, "", {})}
 
