@@ -640,8 +640,7 @@ def source_of(args, run: Run, loaded: rebuild.Loaded, weights: Path, sets: dict)
     """What is drawn of a network that was loaded from `weights`, tested on these sets."""
     tested = make_tester(args, loaded.recipe, run, sets, loaded.cameras, drawn=True)
     told = {
-        name: each["measured"]
-        for name, each in measured({name: {} for name in sets}, tested, weights, args.seed).items()
+        name: each["measured"] for name, each in measured({name: {} for name in sets}, tested, weights, args).items()
     }
     beside = compared_with(loaded.recipe, tested, told, loaded.origin)
     trained_on = loaded.trained_on if loaded.origin else ""  # of anybody's file that is its name

@@ -5,7 +5,6 @@ What is right or wrong was judged by the test; here it is decided what stands on
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,10 +119,7 @@ def evaluated(source: Source, name: str) -> tester.Shown:
     """What the last evaluation of data set `name` gathered; evaluates where there was none."""
     tested = source.tested
     if name not in tested.last:
-        alone = copy.copy(tested)  # nothing was left to train, and the other processes are not here to share this
-        alone.group = None
-        alone.options = dataclasses.replace(tested.options, search=False, details=True)
-        alone.one(source.model, name)
+        tested.alone(details=True).one(source.model, name)
     return tested.last[name]
 
 

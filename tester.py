@@ -350,11 +350,11 @@ class Tester:
             result["left_out"] = {side: files for side, files in left_out.items() if files}
         return result
 
-    def alone(self) -> Tester:
+    def alone(self, details: bool = False) -> Tester:
         """The same for one process, once training is over and the others are not here to share the work."""
         other = copy.copy(self)
         other.group = None
-        other.options = dataclasses.replace(self.options, search=False, details=False)
+        other.options = dataclasses.replace(self.options, search=False, details=details)
         return other
 
     def collectors(self, labels: protocols.Labels, cameras: torch.Tensor, keep: bool) -> tuple[list, list]:
