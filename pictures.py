@@ -73,7 +73,7 @@ def pages(sources: Sequence[Source], folder: Path, wanted: Wanted) -> list[Path]
     very model gathered, and evaluate where there was none: after multi-query, expansion and re-ranking as the options
     ask, with the AP that the metrics count.
     """
-    drawn = []
+    drawn: list[Path] = []
     first = sources[0]
     for name, splits in first.tested.splits.items():
         shown = [evaluated(source, name) for source in sources]
@@ -163,7 +163,7 @@ def views(source: Source, name: str, shown: tester.Shown, wanted: Wanted) -> lis
 def published_of(source: Source, name: str, shown: tester.Shown) -> tuple[list[dict[str, Any]], str]:
     """The published values of this very ranking in percent, and what else there is to say of others' results."""
     beside = source.beside.get(name, tester.Beside())
-    found = [(result, result.source) for result in beside.results]
+    found: list[tuple[Any, str]] = [(result, result.source) for result in beside.results]
     if shown.reranked:
         found = [
             (each, result.source)
@@ -268,7 +268,7 @@ def activations(
 @torch.inference_mode()
 def energy(source: Source, name: str, samples: Sequence[datasets.Sample]) -> torch.Tensor:
     """Where the network answers on these images of set `name`, (N, h, w) in [0, 1]; of a tracklet on its middle one."""
-    frames = [dataclasses.replace(sample, path=visualize.one_path(sample.path)) for sample in samples]
+    frames = [dataclasses.replace(sample, path=str(visualize.one_path(sample.path))) for sample in samples]
     batches = source.tested.batches(source.tested.loader(frames, name), name)
     return torch.cat([visualize.energy(source.model.eval().feature_map(*batch)) for batch in batches])
 
