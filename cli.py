@@ -282,8 +282,14 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
     add("--mode", choices=MODES, default="train", help="what to do (default: train)")
     add("--recipe", type=words, metavar="NAME", help="a row of recipes.py (default: bot; demo on the built-in set)")
     add("--output_path", type=path, metavar="DIR", help="where results go (default: a folder below runs/)")
-    add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1 or 1, mps (default: auto)")
-    add("--seed", type=Number(int, SEEDS), default=0, help="(default: 0)")
+    add(
+        "--device",
+        type=device,
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:1 or 1, mps (default: auto)",
+    )
+    add("--seed", type=Number(int, SEEDS), default=0, metavar="N", help="of all that is drawn by chance (default: 0)")
     add("--amp", choices=("auto", "none", "bf16", "fp16"), default="auto",
         help="mixed precision in training; auto: bf16 where the processor has it (default: auto)")  # fmt: skip
     add("--channels_last", type=yes_no, default=True, help="memory format of images and weights (default: yes)",
@@ -292,9 +298,9 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
     add("--cuda_graphs", type=yes_no, default=True, help="let a GPU replay the network's kernels (default: yes)",
         **SWITCH)  # fmt: skip
     add("--deterministic", action="store_true", help="on a GPU: the same bits every time; slower")
-    add("--threads", type=Number(int, Range(0, 4 * (os.cpu_count() or 1))), default=0,
+    add("--threads", type=Number(int, Range(0, 4 * (os.cpu_count() or 1))), default=0, metavar="N",
         help="CPU threads, 0 for torch's choice (default: 0)")  # fmt: skip
-    add("--workers", type=Number(int, Range(0, 256)), default=0,
+    add("--workers", type=Number(int, Range(0, 256)), default=0, metavar="N",
         help="decoding threads, 0 for one per core (default: 0)")  # fmt: skip
     add("--cache", choices=("auto", "ram", "gpu", "disk", "none"), default="auto",
         help="where decoded training images are kept (default: auto)")  # fmt: skip
@@ -306,6 +312,21 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
 STANDARD = {  # options of several data sets; how many splits and trials one has, it says itself
     "seed": Number(int, SEEDS), "split": Number(int, Range(0, 1_000)), "trial": Number(int, Range(0, 1_000))
 }  # fmt: skip
+
+
+OPTIONS = {  # of data sets, in words
+    "seed": "of what is drawn by chance",
+    "split": "which of its splits into training and test, from 0",
+    "trial": "which draw of its gallery, from 0; without it all, and their mean",
+    "labeled": "boxes drawn by hand instead of detected ones",
+    "classic": "its first protocol, of one split each, instead of the new one",
+    "distractors": "the 500k distractors in the gallery too",
+    "query_in_gallery": "the queries stand in the gallery too",
+    "use_val": "train on the validation people too",
+    "query": "which images ask",
+    "search": "in all cameras or those indoors",
+    "shots": "gallery images per person and camera",
+}
 
 
 def add_data(parser: Parser, recipe: Recipe) -> None:
@@ -326,7 +347,9 @@ def add_data(parser: Parser, recipe: Recipe) -> None:
         read = reader(Value(type(default)), (STANDARD | ranges.of(entry.parse)).get(option))
         if option in entry.choices:
             read |= {"choices": entry.choices[option], "metavar": None}
-        add(f"--{name}_{option}", default=default, help=f"option of {name} (default: {default})", **read)
+        shown = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
+        said = OPTIONS.get(option, f"option of {name}")
+        add(f"--{name}_{option}", default=default, help=f"{said} (default: {shown})", **read)
 
 
 def add_fields(group: str, parser: Parser, recipe: Recipe) -> None:
@@ -355,7 +378,7 @@ def reader(value: Value, number: Number | None, empty: bool = False) -> dict[str
     many = ("*" if empty else "+") if value.length == 0 else value.length
     if value.kind is str:
         return {"type": words, "nargs": many, "metavar": "NAME"}
-    return {"type": number or Number(value.kind), "nargs": many, "metavar": "X"}
+    return {"type": number or Number(value.kind), "nargs": many, "metavar": "N" if value.kind is int else "X"}
 
 
 def help_of(text: str, value: Any) -> str:
@@ -429,14 +452,16 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
     add(
         "--test_batch",
         type=Number(int, Range(1, 65_536)),
+        metavar="N",
         default=128,
         help="images per batch in evaluation (default: 128)",
     )
     add("--flip_test", action="store_true", help="average the features of each image and its mirror image")
     add("--rerank", action="store_true", help="report k-reciprocal re-ranking as well")
-    add("--rerank_k1", type=NEIGHBOURS, default=20, help="(default: 20)")
-    add("--rerank_k2", type=NEIGHBOURS, default=6, help="(default: 6)")
-    add("--rerank_lambda", type=Number(float, SHARE), default=0.3, help="(default: 0.3)")
+    add("--rerank_k1", type=NEIGHBOURS, default=20, metavar="N", help="neighbours that must be mutual (default: 20)")
+    add("--rerank_k2", type=NEIGHBOURS, default=6, metavar="N", help="neighbours averaged over (default: 6)")
+    add("--rerank_lambda", type=Number(float, SHARE), default=0.3, metavar="X",
+        help="share of the first distance in the final one (default: 0.3)")  # fmt: skip
     add("--search_rerank", action="store_true", help="a table and a picture over k1, k2 and lambda of re-ranking")
     searched: dict[str, Any] = {
         "nargs": "+",
@@ -465,8 +490,13 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
         help="galleries that protocol cuhk03 draws (default: 10; torchreid v0.0.9: 100)",
     )
     add("--draws_per_query", action="store_true", help="each query draws its own, as torchreid; not all the same")
-    add("--max_rank", type=RANKS, default=50, help="length of the CMC curve (default: 50)")
-    add("--memory_gb", type=MEMORY, help="memory for evaluation and re-ranking (default: from what is free)")
+    add("--max_rank", type=RANKS, default=50, metavar="N", help="length of the CMC curve (default: 50)")
+    add(
+        "--memory_gb",
+        type=MEMORY,
+        metavar="GIB",
+        help="memory for evaluation and re-ranking (default: from what is free)",
+    )
 
 
 def add_visualizing(parser: Parser, recipe: Recipe) -> None:
@@ -479,11 +509,12 @@ def add_visualizing(parser: Parser, recipe: Recipe) -> None:
         help="draw with model_N.pt of the output folder",
     )
     add("--vis", nargs="+", choices=PICTURES, default=PICTURES, help="what to draw (default: all)")
-    add("--top_k", type=NEIGHBOURS, default=10, help="gallery images per query (default: 10)")
+    add("--top_k", type=NEIGHBOURS, default=10, metavar="N", help="gallery images per query (default: 10)")
     add(
         "--num_queries",
         type=Number(int, Range(0, 1_000_000)),
         default=20,
+        metavar="N",
         help="queries to draw as strips; the page has all (default: 20)",
     )
     add("--order", choices=("worst", "best", "random", "given"), default="worst", help="which first (default: worst)")

@@ -91,7 +91,7 @@ def test_all_shows_every_flag_and_a_recipe_its_paper_and_source(capsys):
         assert not about.also or f"--{about.also}" in every
     flat = " ".join(text.split())
     assert RECIPES["pyramid"].paper in flat and RECIPES["pyramid"].source in flat
-    assert "--image_size H W height and width in pixels (384 128)" in flat and "--branch_dim X (128)" in flat
+    assert "--image_size H W height and width in pixels (384 128)" in flat and "--branch_dim N (128)" in flat
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,11 @@
 """A method of one's own, as README and docs/method.md promise it: a class, perhaps a loss, and a row. Nothing else."""
 
 import json
+import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -132,3 +136,41 @@ def test_a_network_that_is_no_model_is_told_so(toy):
 
     with pytest.raises(ValueError, match=r"recipe toy \(toy_method.py:\d+\): Plain is no models.Model"):
         RECIPES["toy"].with_(network=Plain).outline(3)
+
+
+ROOT = Path(__file__).parents[1]
+BY_HAND = {  # file -> what somebody adds to it, with the imports that it needs there
+    "models.py": HEAD.replace("models.", ""),
+    "losses.py": LOSS.replace("torch.nn.", "nn."),
+    "recipes.py": "\nimport losses\nfrom config import Term\n"
+    + ROW.replace("recipes.row", "row").replace("MeanAndMax", "models.MeanAndMax").replace("Spread", "losses.Spread"),
+}
+USED = """
+import runpy, sys
+sys.argv[0] = "main.py"
+import main
+words = "--recipe toy --epochs 1 --steps 2 --p 2 --k 2 --image_size 64 32 --num_queries 0 --amp none"
+code = main.main([*words.split(), "--market_path", sys.argv[1], "--output_path", sys.argv[2]])
+runpy.run_path("docs/tables.py", run_name="__main__")
+sys.exit(code)
+"""
+
+
+def test_a_method_touches_the_files_that_the_page_lists_and_no_other(data, tmp_path):
+    """A copy of the suite, with the class, the loss and the row written into its own files, trains the method; the
+    table of docs/method.md has these files and those that docs/tables.py then changes, and names the tests."""
+    home = tmp_path / "suite"
+    shutil.copytree(ROOT, home, ignore=shutil.ignore_patterns(".*", "test_*.py", "runs", "__pycache__", "*.png"))
+    for name, text in BY_HAND.items():
+        (home / name).write_text((home / name).read_text("utf-8") + text, "utf-8")
+    words = [sys.executable, "-c", USED, str(data), str(tmp_path / "run")]
+    done = subprocess.run(words, cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model.pt").exists() and "spread" in (tmp_path / "run" / "log.jsonl").read_text()
+    files = [path.relative_to(home) for path in home.rglob("*") if path.suffix in (".py", ".md", ".svg", ".json")]
+    changed = {file.as_posix() for file in files if (home / file).read_bytes() != (ROOT / file).read_bytes()}
+    page = (ROOT / "docs" / "method.md").read_text("utf-8")
+    table = page.split("These files are all that is touched")[1].split("\n\n")[1]
+    listed = {name for line in table.splitlines() for name in re.findall(r"`([\w/]+\.\w+)`", line.split("|")[1])}
+    assert changed == {name for name in listed if not name.startswith("tests/")} > BY_HAND.keys()
+    assert all((ROOT / name).exists() for name in listed)
