@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as xml
 from html.parser import HTMLParser
 
+import browser
 import numpy as np
 import pytest
 
@@ -226,3 +227,21 @@ def test_ticks_are_few_and_hold_the_values_between_them(low, high):
 def test_a_seed_that_is_there_twice_is_said(runs):
     found = report.collected([runs / "slow_0", *(run_folder(runs / "copy", np.full(QUERIES, 0.5)),)])
     assert len(found.rows) == 1 and any("a seed is there more than once" in note for note in found.notes)
+
+
+@pytest.mark.skipif(browser.MISSING, reason=browser.REASON)
+def test_the_page_fits_a_phone_and_sorts(runs, tmp_path):
+    assert told(runs, "--output_path", tmp_path / "out") == 0
+    window = browser.Browser(tmp_path / "profile")
+    try:
+        for width, dark in ((390, True), (1440, False)):
+            window.open(tmp_path / "out" / "index.html", width=width, dark=dark)
+            assert window.failures == [] and window.run("document.documentElement.scrollWidth") <= width
+            light = window.run("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0]
+            assert (int(light) < 128) == dark
+        rows = "[...document.querySelectorAll('table.sorts tbody tr')].map(row => row.cells[0].textContent[0]).join('')"
+        heads = "[...document.querySelectorAll('table.sorts th')]"
+        orders = [window.run(f"{heads}[3].querySelector('button').click(), {rows}") for _ in range(2)]
+        assert orders == ["AB", "BA"] and window.run(f"{heads}[3].getAttribute('aria-sort')") == "ascending"
+    finally:
+        window.close()
