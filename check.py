@@ -23,6 +23,7 @@ import datasets
 from datasets import SUBSETS, Sample, Splits
 from machine import fingerprint, imagefile
 from machine.progress import Progress
+from machine.threads import cores
 from parsers.base import few, images_below
 from protocols import PROTOCOLS, Labels, Protocol
 
@@ -196,7 +197,7 @@ def _look_at_images(
     remarks: dict[str, list[str]] = defaultdict(list)  # what had to be decided -> of which images
     flat: list[str] = []
     bad: dict[str, str] = {}  # path -> why
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         results = zip(paths, pool.map(_decode, paths), strict=True)
         for path, result in Progress(len(paths), f"opening {splits.name}").over(results):
             if isinstance(result, str):

@@ -297,9 +297,13 @@ def add_run(parser: Parser, recipe: Recipe) -> None:
     add("--compile", action="store_true", help="torch.compile the network; pays in long runs only")
     add("--cuda_graphs", type=yes_no, default=True, help="let a GPU replay the network's kernels (default: yes)",
         **SWITCH)  # fmt: skip
-    add("--deterministic", action="store_true", help="on a GPU: the same bits every time; slower")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="the same bits every time: on a GPU slower ways, on a CPU a fixed number of threads",
+    )
     add("--threads", type=Number(int, Range(0, 4 * (os.cpu_count() or 1))), default=0, metavar="N",
-        help="CPU threads, 0 for torch's choice (default: 0)")  # fmt: skip
+        help="CPU threads; 0: one per core, fewer while others take the cores (default: 0)")  # fmt: skip
     add("--workers", type=Number(int, Range(0, 256)), default=0, metavar="N",
         help="decoding threads, 0 for one per core (default: 0)")  # fmt: skip
     add("--cache", choices=("auto", "ram", "gpu", "disk", "none"), default="auto",

@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import rerank as reranking
-from machine import ranges
+from machine import ranges, threads
 from machine.memory import GIB, Budget, FeatureRows
 from machine.progress import Progress
 from machine.ranges import ALPHA, Neighbours, Seed, Share
@@ -95,7 +95,7 @@ def extract(
     count, budget = _num_images(loader), Budget.of(memory_gb)
     embeddings, parts = FeatureRows(count, budget), FeatureRows(count, budget)
     with _eval_mode(model), torch.inference_mode(), progress or nullcontext():
-        for images, views in loader:
+        for images, views in threads.balanced(loader):
             output = model(images, views)
             mirrored = model(images.flip(3), views) if flip else output
             embeddings.add(output.embedding, mirrored.embedding)

@@ -20,7 +20,7 @@ import checkpoints
 import datasets
 import models
 from cli import dataset_options
-from machine import files, fingerprint, memory
+from machine import files, fingerprint, memory, threads
 from machine.device import pick_amp, pick_device
 from machine.version import VERSION, commit, versions
 from networks import mobile
@@ -52,10 +52,9 @@ class Run:
 
 
 def make_run(args, recipe: Recipe, trains: list[str]) -> Run:
-    """Device, precision and output folder, which is tried, as the flags ask; sets the number of threads."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    """Device, precision and output folder, which is tried, as the flags ask; chooses the number of threads."""
     device = pick_device(args.device)
+    threads.choose(args.threads, fixed=args.deterministic or device.type != "cpu")
     tune(device, args.deterministic)
     output = output_folder(args, recipe, trains)
     files.check_folder(output)

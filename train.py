@@ -25,7 +25,7 @@ from torch import nn
 import checkpoints
 from loading.views import Views
 from losses import Criterion, Terms
-from machine import files, graphs, loggers, processes
+from machine import files, graphs, loggers, processes, threads
 from machine.progress import Progress
 from models import Model
 
@@ -232,7 +232,7 @@ def train_one_epoch(
     count, sums = (span.partial["step"], dict(span.partial["sums"])) if span.partial else (0, {})
     after, shown = span.steps_after, processes.is_main()
     progress = Progress(span.num_steps, span.label, "batches", done=count, after=after, shown=shown)
-    for step, batch in enumerate(progress.over(batches, size_of), start=count):
+    for step, batch in enumerate(progress.over(threads.balanced(batches), size_of), start=count):
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         compute = whole if how.chunks == 1 else in_chunks

@@ -25,6 +25,7 @@ from loading.augmentation import (
 from machine import files, imagefile
 from machine.memory import free_memory
 from machine.progress import Progress
+from machine.threads import cores
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -77,13 +78,6 @@ def _decode_into(out: np.ndarray, paths: Sequence[str], interpolation: str) -> l
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error ...
             bad.append((row, imagefile.reason(error, path)))
     return bad
-
-
-def default_workers() -> int:
-    """Number of processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux; also right inside a container with fewer cores
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _size(num_bytes: int) -> str:
@@ -154,7 +148,7 @@ class ImageStore:
         self.image_size = (int(decoding.image_size[0]), int(decoding.image_size[1]))
         self.interpolation, self.skip_bad, self.progress = decoding.interpolation, decoding.skip_bad, decoding.progress
         self.check = decoding.check or decoding.skip_bad  # which files are bad must be known before an index is drawn
-        self.workers = max(1, decoding.workers or default_workers())
+        self.workers = max(1, decoding.workers or cores())
         self.device = torch.device(device)
         self.cache = self._choose(cache)
         self.kept = torch.arange(len(self.paths))

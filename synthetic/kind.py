@@ -16,6 +16,7 @@ from pathlib import Path
 
 from machine import files
 from machine.progress import Progress
+from machine.threads import cores
 
 HOME = Path(__file__).parents[1]  # from where `python -m synthetic.kind` is found
 SMALL_SET = 300  # JPEGs that are drawn before further processes have started
@@ -156,8 +157,7 @@ def _draw_share() -> None:
 
 def _default_processes(num_images: int) -> int:
     """One per core, at most 4; one for a small set."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, cores) if num_images > SMALL_SET else 1
+    return min(4, cores()) if num_images > SMALL_SET else 1
 
 
 def _is_whole(root: Path, expected: dict[str, int]) -> bool:

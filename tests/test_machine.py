@@ -19,7 +19,7 @@ import train
 from evaluate import extract
 from loading.views import Views
 from losses import Criterion, IDLoss
-from machine import files, fingerprint, lock, memory, progress, version
+from machine import files, fingerprint, lock, memory, progress, threads, version
 from models import Output
 
 ROOT = Path(__file__).parents[1]
@@ -303,3 +303,104 @@ def test_training_and_extraction_say_how_far_they_are(monkeypatch, capsys):
         "gallery  8 of 20 images  0.2 images/s  75 s left",
         "gallery  16 of 20 images  0.2 images/s  25 s left",
     ]
+
+
+# -------------------------------------------------------------------------------------------------------- threads
+
+
+class Machine:
+    """`cores` cores, of which neighbours want `others`; our threads get a fair share."""
+
+    def __init__(self, cores: int, monkeypatch):
+        self.cores, self.others, self.threads, self.told = cores, 0.0, cores, [1000.0, 0.0, 0.0]
+        for name, value in (("monotonic", 0), ("process_time", 1), ("idle_time", 2)):
+            monkeypatch.setattr(threads, name, lambda value=value: self.told[value])
+
+    def passes(self, seconds: float) -> None:
+        demand = self.threads + self.others
+        ours = self.threads * min(1.0, self.cores / demand)
+        for which, each in enumerate((1, ours, max(0.0, self.cores - demand))):
+            self.told[which] += each * seconds
+
+    def size(self, size: int) -> None:
+        self.threads = size
+
+
+@pytest.mark.parametrize("cores", [2, 8, 64])
+def test_threads_follow_the_cores_that_neighbours_leave(cores, monkeypatch):
+    machine = Machine(cores, monkeypatch)
+    crew = threads.Crew(cores, machine.size)
+    monkeypatch.setattr(threads, "_crew", crew)
+
+    def sizes(steps: int, seconds: float) -> list[int]:
+        found = []
+        for _ in threads.balanced(range(steps)):
+            found.append(machine.threads)
+            machine.passes(seconds)
+        return found
+
+    assert set(sizes(1000, 0.3)) == {cores}  # alone
+    machine.others = 0.2  # somebody's shell
+    assert set(sizes(1000, 0.3)) == {cores}
+    machine.others = 1.0
+    machine.passes(1)  # before the loop begins, as images are read
+    assert sizes(1, 0.3) == [max(1, cores - 1)]
+    assert set(sizes(100, 0.3)[-50:]) == {max(1, cores - 1)}
+    machine.others = cores
+    few = sizes(100, 5.0)
+    assert few[-1] <= cores / 2 + 1 and few[-50:] == [few[-1]] * 50
+    machine.others = 0.0
+    assert sizes(12, 0.3)[-1] == cores and machine.threads == cores  # within two periods; and behind every loop
+
+
+def test_a_number_that_is_given_is_kept(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setattr(threads, "_crew", None)
+        monkeypatch.setattr(threads, "cores", lambda: 64)
+        monkeypatch.setattr(threads, "idle_time", lambda: 0.0)
+        threads.choose(3)
+        assert threads._crew is None and torch.get_num_threads() == 3
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        threads.choose()
+        assert threads._crew is None and torch.get_num_threads() == 3
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        threads.choose(fixed=True)
+        assert threads._crew is None and torch.get_num_threads() == 3
+        monkeypatch.setattr(threads, "cores", lambda: 2)  # a container's share
+        threads.choose()
+        assert torch.get_num_threads() == 2
+        threads._crew.wanted = 1
+        assert [torch.get_num_threads() for _ in threads.balanced("ab")] == [1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "version, said, expected",
+    [(2, "150000 100000", 2), (2, "max 100000", 64), (2, "20000 100000", 1), (1, "300000", 3), (1, "-1", 64)],
+)
+def test_cores_are_those_that_a_container_gives(version, said, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text(
+        {1: "4:cpu,cpuacct:/a/b\n3:memory:/c\n", 2: "0::/a/b\n"}[version]
+    )
+    group = tmp_path / "sys" / "fs" / "cgroup" / {1: "cpu/a", 2: "a"}[version]  # a limit above the own group
+    group.mkdir(parents=True)
+    if version == 2:
+        (group / "cpu.max").write_text(said + "\n")
+    else:
+        (group / "cpu.cfs_quota_us").write_text(said + "\n")
+        (group / "cpu.cfs_period_us").write_text("100000\n")
+    assert threads.cores(tmp_path) == expected
+    assert threads.cores(tmp_path / "nothing") == 64
+
+
+def test_idle_time_is_that_of_our_own_cores(tmp_path, monkeypatch):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu 9 9 9 9 9\ncpu0 1 1 1 500 100 7\ncpu1 1 1 1 700 0 7\ncpu2 1 1 1 9000 0 7\nintr 5\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    assert threads.idle_time(str(stat)) == 13.0
+    assert threads.idle_time(str(tmp_path / "none")) is None
