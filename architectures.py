@@ -264,7 +264,7 @@ def crop_region(x: Tensor, translation: Tensor, size: tuple[int, int]) -> Tensor
     The affine transform of hard attention (section 3.1, II) as torchreid runs today: `grid_sample` with
     align_corners=False on the window at the map's own size, then bilinear resizing with align_corners=True.
     """
-    theta = x.new_zeros(len(x), 2, 3)
+    theta = x.new_zeros(x.shape[0], 2, 3)  # not len(x): an export keeps B free
     theta[:, 0, 0], theta[:, 1, 1] = 1.0, 0.25
     theta[:, :, 2] = translation
     window = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)

@@ -32,7 +32,7 @@ from networks import backbones
 from recipes import RECIPES, Recipe
 from weights import reading
 
-MODES = ("train", "test", "visualize", "extract", "check", "report")
+MODES = ("train", "test", "visualize", "extract", "export", "check", "report")
 PICTURES = ("ranks", "batch", "curves", "actmap")
 SWITCH: dict[str, Any] = {"nargs": "?", "const": True, "metavar": "yes|no"}  # --flag, --flag yes, --flag no
 
@@ -107,7 +107,7 @@ TRAIN_ON, TEST_ON = "--train_dataset NAME", "--test_dataset NAME"
 NETWORK = "--recipe NAME for a method with its training, --backbone NAME for another network in it"
 FILE = "--weights FILE in a test, --pretrained FILE to start a training from, --resume FILE to go on from it"
 HABITS = {  # flags of other suites -> what does it here; every one of these is answered, no letters in common needed
-    **dict.fromkeys(("a", "arch", "model", "features", "cfg"), NETWORK),
+    **dict.fromkeys(("a", "arch", "model", "cfg"), NETWORK),
     **dict.fromkeys(("s", "source_names", "sources", "trainset_part"), TRAIN_ON + " beside its --NAME_path DIR"),
     **dict.fromkeys(("t", "target_names", "targets"), TEST_ON + " beside its --NAME_path DIR"),
     **dict.fromkeys(("root", "data", "data_dir", "dataset_dir", "source", "data_path", "dataset_path", "image_path",
@@ -449,6 +449,9 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
         metavar="FILE",
         help="a checkpoint of ours or anybody's weight file; a training starts from it",
     )
+    add("--features", type=path, nargs="+", metavar="FILE",
+        help="measure features or distances that are there already: the query's file and the gallery's, or one of both "
+        "(.npz, .npy, .mat, .pt; docs/embedding.md)")  # fmt: skip
     add("--sie_cameras", type=words, metavar="NAME",
         help="the camera embeddings of --weights are those of this data set's cameras, in order (default: their mean)",
         )  # fmt: skip
@@ -531,7 +534,12 @@ def add_visualizing(parser: Parser, recipe: Recipe) -> None:
         help="other weights, or a run's folder: which queries got better, which worse",
     )
     add("--query_image", type=path, metavar="FILE", help="rank --gallery_path for one image, without labels")
-    add("--gallery_path", type=path, metavar="DIR", help="folder of images, for --query_image and --mode extract")
+    add("--gallery_path", type=path, metavar="DIR",
+        help="folder of images, for --query_image, --mode extract and --mode export")  # fmt: skip
+    add("--format", choices=("onnx", "torchreid"), default="onnx",
+        help="what --mode export writes: a folder that needs nothing of the suite, or weights under torchreid's names, "
+        "which boxmot and StrongSORT load too (default: onnx)")  # fmt: skip
+    add("--quantize", choices=("int8",), help="model_int8.onnx too, with its loss of mAP on the sets that are given")
 
 
 def fields_of(group: str):
@@ -651,6 +659,7 @@ NEEDS = {  # flag -> the one without which it does nothing, and which of its val
     "erase_value": ("erase_fill", "value", "value_raw"),
     "start_eval": ("eval_every",),
     "keep_best": ("validation_ids",),
+    "quantize": ("format", "onnx"),
     **dict.fromkeys(("search_k1", "search_k2", "search_lambda"), ("search_rerank",)),
     "local_weight": ("test_distance", "both"),
 }
@@ -671,9 +680,10 @@ WITH_A_NETWORK = tuple(mode for mode in MODES if mode != "report")
 READ = {  # topic of the help, or flag -> the modes that read it; what is not here may be read by all but report
     **dict.fromkeys(("optimisation", "losses", "training"), ("train",)),
     **dict.fromkeys(("amp", "compile", "cuda_graphs", "cache", "cache_path"), ("train",)),
-    "resume_test_epoch": ("test",),
+    **dict.fromkeys(("resume_test_epoch", "features"), ("test",)),
     **dict.fromkeys(("resume_visualize_epoch", "vis", "query_image", "compare"), ("visualize",)),
-    "gallery_path": ("visualize", "extract"),
+    "gallery_path": ("visualize", "extract", "export"),
+    **dict.fromkeys(("format", "quantize"), ("export",)),
     **dict.fromkeys(("num_queries", "top_k", "order", "only", "show_junk"), ("train", "visualize")),
     **dict.fromkeys(("images", "batches", "tracklets", "use_all_images"), ("train", "visualize")),
     **dict.fromkeys(("image_size", "interpolation", "test_interpolation", "mean", "std"), WITH_A_NETWORK),

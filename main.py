@@ -1,4 +1,4 @@
-"""One entry point: ``python main.py --mode train|test|visualize|extract|check|report``; ``--help`` lists the rest.
+"""One entry point: ``python main.py --mode train|test|visualize|extract|export|check|report``; see ``--help``.
 
 Reads the command line, builds what a run needs from ``recipes``, ``datasets`` and ``loaders``, and hands it over.
 Below this file and ``run`` nobody sees ``args``.
@@ -46,10 +46,11 @@ except Exception as mistake:  # whatever somebody's row or parser raises
         raise
     sys.exit(f"error: {usage.mistake_in_file(mistake)}")
 
-import numpy
-
 import check
 import checkpoints
+import embedder
+import export
+import features
 import loaders
 import losses
 import models
@@ -173,18 +174,11 @@ def load_for_test(
         raise ValueError(f"--weights {args.weights} and epoch {epoch} of a run name two weight files: give one of them")
     file = reading.read(args.weights or checkpoints.of_run(run.output, epoch))
     if file.ours is not None:
-        state = checkpoints.described(file.ours, file.path)
-        if args.recipe_given and recipe.name != state["recipe"]:
-            raise ValueError(
-                f"{file.path} is of recipe {state['recipe']}, not of --recipe {recipe.name}: leave that out"
-            )
         if args.sie_cameras:
             raise ValueError(f"{file.path} says itself which camera each embedding belongs to: leave out --sie_cameras")
-        check_held_out(file.path, state, args)
-        loaded = rebuild.network_of_ours(file.path, state, given)
-    else:
-        numbering = rebuild.cameras_of(args.sie_cameras, found or {}) if args.sie_cameras else {}
-        loaded = rebuild.network_of_anybody(file, recipe if args.recipe_given else None, given, numbering)
+        check_held_out(file.path, checkpoints.described(file.ours, file.path), args)
+    numbering = rebuild.cameras_of(args.sie_cameras, found or {}) if args.sie_cameras else {}
+    loaded = rebuild.network_of(file, recipe if args.recipe_given else None, given, numbering)
     return loaded._replace(model=run.place(loaded.model).eval())
 
 
@@ -385,6 +379,8 @@ def finish(args, recipe: Recipe, run: Run, parts: Parts, log: list[dict], kept: 
             "the last."
         )
     print(f"\n{'weights':<14}{weights}\n{'results':<14}{run.output / 'metrics.json'}")
+    for said in embedder.keep_threshold(weights, results, parts.tested):
+        print(said)
     for path in drawn:
         print(f"{'pictures':<14}{path}")
 
@@ -487,7 +483,9 @@ def measured(
 
 
 def mode_test(args, recipe: Recipe) -> None:
-    """Evaluate weights, ours or anybody's, on every test set."""
+    """Evaluate weights, ours or anybody's, on every test set; or the features in files."""
+    if args.features:
+        return score_features(args, recipe)
     began = time.perf_counter()
     with processes.main_first():
         found, trains, tests = load_data(args)
@@ -516,6 +514,8 @@ def mode_test(args, recipe: Recipe) -> None:
     files.write_text(tester.queries_file(path), tester.queries_table(tested, loaded.model))
     theirs = compared_with(loaded.recipe, tested, results, loaded.origin)
     print("\n" + tester.table(results, loaded.trained_on, theirs) + f"\n\nresults       {path}")
+    for said in embedder.keep_threshold(weights, results, tested):
+        print(said)
     for name, metrics in results.items():
         if "search" in metrics:
             picture = path.with_name(f"{path.stem.replace('metrics', 'search', 1)}_{name}.png")
@@ -523,13 +523,45 @@ def mode_test(args, recipe: Recipe) -> None:
     print(f"{'time':<14}{time.perf_counter() - began:.0f} s in all")
 
 
+def score_features(args, recipe: Recipe) -> None:
+    """What a test prints, of features or distances that are there already."""
+    features.refuse_others(args.said)
+    named = bool(args.test_dataset) or any(getattr(args, f"{name}_path") for name in datasets.DATASETS)
+    found, _, tests = load_data(args) if named else ({}, [], [])
+    if len(tests) > 1:
+        raise ValueError(f"--features holds the rows of one data set, and {', '.join(tests)} are given: name one")
+    known = found[tests[0]] if tests else None
+    scored = features.scorer(args.features, test_options(args), overrides(args).get("metric"), known)
+    run = make_run(argparse.Namespace(**(vars(args) | {"weights": args.features[0]})), recipe, [])
+    results = features.measure(scored)
+    digest = fingerprint.of_settings({"test": scored.digest()})
+    for each in results.values():
+        each["measured"]["fingerprint"] = digest
+    path = results_file(run.output, args.features[0], digest)
+    files.write_json(path, results)
+    print("\n" + tester.table(results, args.features[0].stem, {}) + f"\n\nresults       {path}")
+
+
 def make_tester(
     args, recipe: Recipe, run: Run, splits, cameras: dict, share: bool = False, drawn: bool = False
 ) -> tester.Tester:
     """The flags of testing as `tester.Options`; `share`: each process of torchrun takes a part of the work; `drawn`:
     pages will be drawn of it."""
+    return tester.Tester(
+        recipe,
+        splits,
+        test_options(args, drawn),
+        device=run.device,
+        channels_last=run.channels_last,
+        camera_label=functools.partial(datasets.camera_label, cameras) if cameras else None,
+        group=processes.group() if share else None,
+    )
+
+
+def test_options(args, drawn: bool = False) -> tester.Options:
+    """The flags of testing; `drawn`: pages will be drawn of it."""
     reranking = {"k1": args.rerank_k1, "k2": args.rerank_k2, "lambda_value": args.rerank_lambda}
-    options = tester.Options(
+    return tester.Options(
         batch_size=args.test_batch,
         workers=args.workers or None,
         flip=args.flip_test,
@@ -548,15 +580,6 @@ def make_tester(
         show_junk=args.show_junk,
         budget=Budget(args.memory_gb),
         skip_bad=args.skip_bad_images,
-    )
-    return tester.Tester(
-        recipe,
-        splits,
-        options,
-        device=run.device,
-        channels_last=run.channels_last,
-        camera_label=functools.partial(datasets.camera_label, cameras) if cameras else None,
-        group=processes.group() if share else None,
     )
 
 
@@ -668,9 +691,9 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
     """Rank the images of --gallery_path for --query_image; nothing is known of who is on them."""
     if not args.query_image.is_file():
         raise FileNotFoundError(f"--query_image {args.query_image} is not a file")
-    loaded, run, features = embedded_folder(args, recipe, given, [datasets.Sample(str(args.query_image), 0, 0)])
+    loaded, run, found = embedded_folder(args, recipe, given, [datasets.Sample(str(args.query_image), 0, 0)])
     plain = make_tester(args, loaded.recipe, run, {}, loaded.cameras)
-    query, gallery = features.only([0]), features.only(list(range(1, len(features.samples))))
+    query, gallery = found.only([0]), found.only(list(range(1, len(found.samples))))
     [ranking] = plain.nearest(query, gallery, args.top_k)
     compared = "re-ranked" if plain.options.rerank else loaded.recipe.metric
     folder = run.output / "visualize" / files.safe_name(args.query_image.stem)
@@ -682,19 +705,57 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
 
 
 def mode_extract(args, recipe: Recipe) -> None:
-    """Embeddings of every image under --gallery_path, as features.npy with paths.txt beside it."""
-    loaded, run, features = embedded_folder(args, recipe, overrides(args))
-    # both are complete before either takes its place: a row and a line of the same number are of one image
-    with files.replace(run.output / "paths.txt", "w") as lines:
-        lines.writelines(f"{files.as_line(path)}\n" for path in features.paths)
-        lines.flush()
-        with files.replace(run.output / "features.npy") as file:
-            numpy.save(file, features.embeddings.cpu().numpy())
-    print(
-        f"\n{len(features.samples):,} embeddings of {features.embeddings.shape[1]} numbers, "
-        f"to be compared with {loaded.recipe.metric} distance\n"
-        f"features      {run.output / 'features.npy'}\npaths         {run.output / 'paths.txt'}"
-    )
+    """Embeddings of every image under --gallery_path, or of the queries and galleries of data sets, with labels."""
+    if named := args.said & {"test_dataset", *(f"{name}_path" for name in datasets.DATASETS)}:
+        if args.gallery_path is not None:
+            raise ValueError(f"--gallery_path and --{min(named)} both name images to embed: give one of them")
+        return extract_sets(args, recipe)
+    loaded, run, found = embedded_folder(args, recipe, overrides(args))
+    facts = features.facts_of(make_tester(args, loaded.recipe, run, {}, {}), weights_of(args, run))
+    print(features.write_folder(run.output, found, facts))
+
+
+def extract_sets(args, recipe: Recipe) -> None:
+    """<set>_query.npz and <set>_gallery.npz of each test set, which --features measures."""
+    found, trains, tests = load_data(args)
+    given = overrides(args)
+    run = make_run(args, customised(recipe, given), trains)
+    loaded = load_for_test(args, recipe, given, run, None, found)
+    print(loaded.said)
+    sets = {name: found[name] for name in tests}
+    tested = make_tester(args, loaded.recipe, run, sets, loaded.cameras)
+    for line in features.write_sets(run.output, tested, loaded.model, weights_of(args, run)):
+        print(line)
+
+
+def weights_of(args, run: Run) -> Path:
+    """The weight file of a test, an extraction or an export."""
+    return args.weights or checkpoints.of_run(run.output)
+
+
+def mode_export(args, recipe: Recipe) -> None:
+    """The network as files that need nothing of this suite, or under torchreid's names."""
+    named = args.said & {"test_dataset", *(f"{name}_path" for name in datasets.DATASETS)}
+    export.check_asked(args.format, bool(args.quantize), args.gallery_path is not None, bool(named))
+    found, trains, tests = load_data(args) if args.gallery_path is None and args.format == "onnx" else ({}, [], [])
+    given = overrides(args)
+    run = make_run(args, customised(recipe, given), trains)
+    loaded = load_for_test(args, recipe, given, run, None, found)
+    print(loaded.said)
+    folder = run.output if args.weights else run.output / "export"
+    if args.format == "torchreid":
+        lines = export.write_torchreid(loaded, folder)
+    else:
+        sets = {name: found[name] for name in tests}
+        tested = make_tester(args, loaded.recipe.with_(test_distance="global"), run, sets, {})
+        samples = folder_of_images(args.gallery_path) if args.gallery_path else export.images_of(sets)
+        job = export.Job(loaded, weights_of(args, run), tested, samples[: export.CHECKED])
+        calibration = [
+            *(found[trains[0]].train if trains else ()),
+            *(s for each in sets.values() for s in each.gallery),
+        ]
+        lines = [*export.write(job, folder, bool(args.quantize), calibration), f"{'folder':<14}{folder}"]
+    print("\n" + "\n".join(lines))
 
 
 def embedded_folder(
@@ -705,8 +766,10 @@ def embedded_folder(
     In the order of their cost: the folders, the weights, every image, and only then what the network computes.
     """
     if args.gallery_path is None:
-        what = "--query_image" if first else "--mode extract"
-        raise ValueError(f"{what} needs --gallery_path, a folder of images")
+        what, or_set = (
+            ("--query_image", "") if first else ("--mode extract", ", or a data set such as --market_path DIR")
+        )
+        raise ValueError(f"{what} needs --gallery_path, a folder of images{or_set}")
     itself = {os.path.realpath(frame) for sample in first for frame in sample.frames}
     others = [each for each in folder_of_images(args.gallery_path) if os.path.realpath(each.frames[0]) not in itself]
     if not others:
@@ -716,10 +779,10 @@ def embedded_folder(
     run = make_run(args, recipe, list(data_paths(args)))
     loaded = load_for_test(args, recipe, given, run, args.resume_visualize_epoch if first else None)
     print(loaded.said)
-    features = make_tester(args, loaded.recipe, run, {}, loaded.cameras).features(loaded.model, samples, "images")
-    if features.samples[: len(first)] != (*first,):
+    found = make_tester(args, loaded.recipe, run, {}, loaded.cameras).features(loaded.model, samples, "images")
+    if found.samples[: len(first)] != (*first,):
         raise ValueError(f"--query_image {args.query_image} cannot be read")
-    return loaded, run, features
+    return loaded, run, found
 
 
 def folder_of_images(path: Path) -> list[datasets.Sample]:
@@ -765,6 +828,7 @@ ACTIONS = {
     "test": mode_test,
     "visualize": mode_visualize,
     "extract": mode_extract,
+    "export": mode_export,
     "check": mode_check,
     "report": mode_report,
 }

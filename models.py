@@ -838,7 +838,7 @@ class SIETransformer(Model):
         """(B, 3, H, W), views or None -> tokens (B, 1 + N, D) that the first block reads, SIE added."""
         base = self.base
         patches = base.patch_embed.proj(base.patch_embed.conv(images)).flatten(2).transpose(1, 2)  # (B, N, D)
-        x = torch.cat((base.cls_token.expand(len(images), -1, -1), patches), dim=1)
+        x = torch.cat((base.cls_token.expand(images.shape[0], -1, -1), patches), dim=1)
         if x.shape[1] != base.pos_embed.shape[1]:
             raise ValueError(
                 f"TransReID was built for {base.pos_embed.shape[1] - 1} patches, images of "

@@ -41,6 +41,25 @@ def size_said(recipe: Recipe, given: Mapping[str, Any], otherwise: str) -> str:
     return f"images of {height}x{width}, {'as --image_size says' if 'image_size' in given else otherwise}"
 
 
+def network_of(
+    file: reading.WeightFile,
+    recipe: Recipe | None,
+    given: dict[str, Any],
+    numbering: dict[str, list[int]] | None = None,
+) -> Loaded:
+    """The network of a weight file, ours or anybody's, as a test has it before it is placed on a device.
+
+    recipe: the one that the user names, or None; given: fields and options that he gives; numbering: of a foreign file,
+    see `network_of_anybody`. ValueError for a checkpoint of ours of another recipe, and as the two below.
+    """
+    if file.ours is None:
+        return network_of_anybody(file, recipe, given, numbering or {})
+    state = checkpoints.described(file.ours, file.path)
+    if recipe is not None and recipe.name != state["recipe"]:
+        raise ValueError(f"{file.path} is of recipe {state['recipe']}, not of --recipe {recipe.name}: leave that out")
+    return network_of_ours(file.path, state, given)
+
+
 def network_of_ours(path: Path, state: dict[str, Any], given: dict[str, Any]) -> Loaded:
     """The network of a checkpoint of this suite, with the options it was trained with and those `given` now."""
     stored = {name: tuple(value) if isinstance(value, list) else value for name, value in state["overrides"].items()}

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ import datasets
 import models
 from cli import dataset_options
 from machine import files, fingerprint, memory, threads
-from machine.device import pick_amp, pick_device
+from machine.device import pick_amp, pick_device, tune
 from machine.version import VERSION, commit, versions
 from networks import mobile
 from recipes import Recipe
@@ -59,21 +58,6 @@ def make_run(args, recipe: Recipe, trains: list[str]) -> Run:
     output = output_folder(args, recipe, trains)
     files.check_folder(output)
     return Run(device, pick_amp(args.amp, device), args.channels_last, output)
-
-
-def tune(device: torch.device, deterministic: bool = False) -> None:
-    """Settings of torch that make every batch of one size faster; float32 stays float32.
-
-    deterministic: a GPU gives the same bits every time. What torch has no such way for is an error that names it.
-    """
-    if device.type == "cpu":
-        memory.keep_freed_memory()
-    torch.set_flush_denormal(True)  # CPU arithmetic on numbers below 1e-38 is a hundred times slower
-    torch.backends.cudnn.allow_tf32 = False  # torch's default rounds what convolutions multiply to 10 bits
-    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by the first matrix product
-        torch.use_deterministic_algorithms(True)
 
 
 def data_paths(args) -> dict[str, Path | None]:

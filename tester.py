@@ -59,6 +59,7 @@ class Options:
     show_junk: bool = False  # in these lists, what the protocol removes
     budget: Budget = Budget()  # for everything that grows with queries or gallery
     skip_bad: bool = False
+    progress: bool = True  # a bar in a terminal
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Tester:
             recipe.test_filter,
             self.options.workers,
             self.options.skip_bad,
-            processes.is_main(),
+            processes.is_main() and self.options.progress,
             check=loose,
         )
         return loaders.EvalLoader(
@@ -220,7 +221,7 @@ class Tester:
             model = video.for_tracklets(model, self.recipe.temporal_pooling)
         sized = Sized(self.batches(loader, name, stop), len(loader), loader.num_images)
         unit = "tracklets" if loader.tracklets else "images"
-        progress = Progress(loader.num_images, label, unit, shown=processes.is_main())
+        progress = Progress(loader.num_images, label, unit, shown=processes.is_main() and self.options.progress)
         embeddings, parts = evaluate.extract(
             model, sized, flip=self.options.flip, progress=progress, memory_gb=self.options.budget
         )
@@ -365,15 +366,20 @@ class Tester:
 
     def conditions(self, name: str) -> dict:
         """What else decides the numbers of data set `name`: the comparison, every option of the test, the images."""
-        recipe, options = self.recipe, self.options
+        options = self.options
         names = ("flip", "rerank", "search", "grid", "expansion", "multi_query", "ap", "max_rank", "details")
         asked = {key: getattr(options, key) for key in (*names, "skip_bad")}
-        compared = {key: getattr(recipe, key) for key in ("image_size", "mean", "std", *RESULT_FIELDS)}
-        compared["interpolation"] = recipe.test_filter
         protocol = self.protocol(name)
         if protocols.PROTOCOLS[protocol].cmc == "draws":
             asked |= {"draws": options.draws or protocols.NUM_DRAWS, "draws_per_query": options.draws_per_query}
-        return {"recipe": recipe.name, "protocol": protocol, **compared, "options": asked, "data": self.data[name]}
+        facts = {"recipe": self.recipe.name, "protocol": protocol, **self.compared}
+        return facts | {"options": asked, "data": self.data[name]}
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """What of the recipe decides an embedding of given weights and its distance to another."""
+        found = {key: getattr(self.recipe, key) for key in ("image_size", "mean", "std", *RESULT_FIELDS)}
+        return found | {"interpolation": self.recipe.test_filter}
 
     @functools.cached_property
     def data(self) -> dict[str, dict[str, str]]:

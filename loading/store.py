@@ -42,10 +42,8 @@ class UnreadableImages(RuntimeError):
     def __init__(self, bad: Sequence[tuple[str, str]], total: int):
         named = ", ".join(f"{files.printable(path)} ({reason})" for path, reason in bad[:5])
         more = f" and {len(bad) - 5:,} more" if len(bad) > 5 else ""
-        super().__init__(
-            f"{len(bad):,} of {total:,} images cannot be read: {named}{more}. "
-            "Replace them, or leave them out with --skip_bad_images."
-        )
+        self.found = f"{len(bad):,} of {total:,} images cannot be read: {named}{more}"
+        super().__init__(f"{self.found}. Replace them, or leave them out with --skip_bad_images.")
         self.paths = tuple(path for path, _ in bad)
 
 

@@ -30,8 +30,23 @@ class Picture(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
+class Held(str):
+    """The name of an image that is in memory already and stands in the place of a path: `read` opens no file for it.
+
+    image: as Pillow opened or made it.
+    """
+
+    __slots__ = ("image",)
+    image: Image.Image
+
+    def __new__(cls, name: str, image: Image.Image) -> Held:
+        held = super().__new__(cls, name)
+        held.image = image
+        return held
+
+
 def read(path: str | os.PathLike) -> Picture:
-    """The first image of a file of one of FORMATS, told by its content, whatever its name.
+    """The first image of a file of one of FORMATS, told by its content, whatever its name; or one that is `Held`.
 
     8-bit images are converted as Pillow converts them (transparency is dropped). Grey of more bits keeps its highest 8,
     as Pillow does with 16-bit colour. Float grey has its white at 1, or at 255 where a value is above 2. An EXIF
@@ -39,15 +54,20 @@ def read(path: str | os.PathLike) -> Picture:
     Raises: OSError and others from Pillow if the file is missing, truncated or no image (`reason` puts it in words);
         ValueError if its numbers do not say what is white.
     """
+    if isinstance(path, Held):
+        return _picture(path.image)
     with open(path, "rb", opener=_open_now) as file:
-        image: Image.Image = Image.open(file, formats=FORMATS)  # no `draft`: it would be faster and change pixels
-        tags = dict(getattr(image, "tag_v2", {}))  # before loading, which changes them
-        turned = tags.get(ORIENTATION) in TURNS  # Pillow turns a TIFF itself while it loads
-        image.load()
-        try:
-            turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-        except Exception:  # Pillow's reader of EXIF raises anything for a damaged block
-            turn = None
+        return _picture(Image.open(file, formats=FORMATS))  # no `draft`: it would be faster and change pixels
+
+
+def _picture(image: Image.Image) -> Picture:
+    tags = dict(getattr(image, "tag_v2", {}))  # before loading, which changes them
+    turned = tags.get(ORIENTATION) in TURNS  # Pillow turns a TIFF itself while it loads
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow's reader of EXIF raises anything for a damaged block
+        turn = None
     deep = image.mode == "F" or image.mode.startswith("I")
     remarks = [f"{'float' if image.mode == 'F' else 'more than 8 bits of'} grey"] if deep else []
     if deep:

@@ -21,7 +21,8 @@ Modes
   train        train a recipe, test it, draw its rankings (the default)
   test         measure weights, ours or anybody's
   visualize    ranked lists, curves, activation maps; or one image ranked against a folder
-  extract      embeddings of a folder of images
+  extract      embeddings of a folder of images, or of a data set
+  export       the network as ONNX with all that it needs, or under torchreid's names
   check        what a data set holds, what is missing, what a test would leave out
   report       several runs side by side: --mode report runs/*
 

@@ -142,7 +142,8 @@ class OSBlock(nn.Module):
         shortcut = self.downsample(x) if hasattr(self, "downsample") else x
         x = self.conv1(x)
         streams = self.streams(x)
-        gates = self.gate(torch.cat([x_t.mean(dim=(2, 3), keepdim=True) for x_t in streams])).chunk(len(streams))
+        pooled = torch.cat([x_t.mean(dim=(2, 3), keepdim=True) for x_t in streams])  # (T B, C/4, 1, 1)
+        gates = self.gate(pooled).unflatten(0, (len(streams), -1)).unbind()  # no chunk: an export keeps B free
         x = streams[0] * gates[0]
         for x_t, gate in zip(streams[1:], gates[1:], strict=True):
             x += x_t * gate  # Eq. (3): sum_t G(x^t) * x^t (addcmul would be slower: it broadcasts element by element)

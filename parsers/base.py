@@ -490,27 +490,33 @@ def read_list(
 
 
 def read_mat(entry: Entry, path: str, *variables: str) -> list:
-    """Variables of a MATLAB file (version 5 to 7) as arrays; ValueError if it is another file.
+    """Variables of a MATLAB file (version 5 to 7) as arrays; ValueError if it is another file."""
+    try:
+        content = mat_variables(path, *variables)
+    except ValueError as error:
+        raise ValueError(f"{entry.name}: {error} Take it again from the archive.") from None
+    absent_ones = [name for name in variables if name not in content]
+    if absent_ones:
+        raise ValueError(f"{entry.name}: {path} has no variable {few(absent_ones)}. Take it again from the archive.")
+    return [content[name] for name in variables]
+
+
+def mat_variables(path: str, *names: str) -> dict[str, Any]:
+    """The variables of a MATLAB file (version 5 to 7), or those of `names` that it has; ValueError if it is another.
 
     A process of its own reads it: of a damaged file scipy can end the process (1.17, of an element whose type is no
     number's), and what it raises may be anything.
     """
     script = (
-        "import pickle, sys; from scipy.io import loadmat; found = loadmat(sys.argv[1], variable_names=sys.argv[2:])"
+        "import pickle, sys; from scipy.io import loadmat; found = loadmat(sys.argv[1], "
+        "variable_names=sys.argv[2:] or None); sys.stdout.buffer.write(pickle.dumps(found))"
     )
-    script += "; sys.stdout.buffer.write(pickle.dumps(found))"
-    done = subprocess.run([sys.executable, "-c", script, path, *variables], capture_output=True)
+    done = subprocess.run([sys.executable, "-c", script, path, *names], capture_output=True)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         reason = said[-1] if said and done.returncode == 1 else f"its reader ended with {done.returncode}"
-        raise ValueError(
-            f"{entry.name}: {path} cannot be read as a MATLAB file ({reason}). Take it again from the archive."
-        )
-    content = pickle.loads(done.stdout)
-    absent_ones = [name for name in variables if name not in content]
-    if absent_ones:
-        raise ValueError(f"{entry.name}: {path} has no variable {few(absent_ones)}. Take it again from the archive.")
-    return [content[name] for name in variables]
+        raise ValueError(f"{path} cannot be read as a MATLAB file ({reason}).")
+    return {name: value for name, value in pickle.loads(done.stdout).items() if not name.startswith("__")}
 
 
 # ============ repeated splits ============

@@ -21,13 +21,15 @@ LONGEST, MOST = 60, 8  # lines of a function, its parameters
 BY_CONTRACT = {"evaluate_features", "rank_metrics"}  # whose parameters DESIGN fixes
 FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"main"},
-    {"embedder", "pictures", "rebuild", "report", "run"},
+    {"export"},
+    {"embedder", "features"},
+    {"pictures", "rebuild", "report", "run"},
     {"cli"},
     {"recipes", "tester", "check"},
     {"config", "datasets", "details"},
     {"evaluate", "architectures", "video", "loaders", "train", "parsers"},
     {"models", "rerank", "checkpoints", "loading", "synthetic", "page"},
-    {"networks", "losses", "protocols", "visualize", "published", "weights", "machine"},
+    {"networks", "losses", "protocols", "visualize", "published", "embed", "weights", "machine"},
 )
 
 

@@ -382,11 +382,18 @@ def _refuse_other_files(path: Path, file: IO[bytes]) -> None:
         raise _NotWeights(f"{path} is a web page, not weights: the download failed; fetch the file in a browser.")
     if head.startswith(b"version https://git-lfs"):
         raise _NotWeights(f"{path} is a git-lfs pointer, not weights: run 'git lfs pull' where it came from.")
+    if start.startswith((b"\x93NUMPY", b"MATLAB ")):
+        raise _NotWeights(f"{path} {ARRAYS}")
+    if path.suffix == ".onnx":
+        raise _NotWeights(
+            f"{path} is an exported model, which embed.py beside it runs: name the weights it was made of."
+        )
     kind = next((kind for kind, (at, magic) in ARCHIVES.items() if start[at:].startswith(magic)), None)
     if kind is not None:
         raise _NotWeights(f"{path} is a {kind} archive: unpack it and name the weight file inside.")
 
 
+ARRAYS = "holds arrays, not weights: features and distances are measured by --mode test --features."
 ZIP_MAGIC = b"PK\x03\x04"
 ARCHIVES = {  # (position, bytes)
     "tar": (257, b"ustar"),
@@ -447,6 +454,8 @@ def _root(archive: zipfile.ZipFile) -> str | None:
 def _read_zip(path: Path, archive: zipfile.ZipFile, size: int) -> WeightFile:
     names, root = archive.namelist(), _root(archive)
     if root is None:
+        if all(name.endswith(".npy") for name in names):
+            raise _NotWeights(f"{path} {ARRAYS}")
         inside = ", ".join(names[:3])
         raise _NotWeights(f"{path} is a zip archive ({inside}), not weights: unpack it and name the file inside.")
     if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != sys.byteorder.encode():
