@@ -258,16 +258,18 @@ class HarmoniousAttention(nn.Module):
         return self.soft_attn(x), self.hard_attn(x)
 
 
-def crop_region(x: Tensor, translation: Tensor, size: tuple[int, int]) -> Tensor:
+def crop_region(x: Tensor, translation: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """A full-width quarter-height window of x (B, C, h, w), moved by `translation` (B, 2), resized to `size`.
 
     The affine transform of hard attention (section 3.1, II) as torchreid runs today: `grid_sample` with
-    align_corners=False on the window at the map's own size, then bilinear resizing with align_corners=True.
+    align_corners=False on the window at the map's own size, then bilinear resizing with align_corners=True. Before
+    torch 1.3 `grid_sample` knew `align_corners` only as True.
     """
     theta = x.new_zeros(x.shape[0], 2, 3)  # not len(x): an export keeps B free
     theta[:, 0, 0], theta[:, 1, 1] = 1.0, 0.25
     theta[:, :, 2] = translation
-    window = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=align_corners)
+    window = F.grid_sample(x, grid, align_corners=align_corners)
     return F.interpolate(window, size=size, mode="bilinear", align_corners=True)
 
 
@@ -276,17 +278,24 @@ class HACNN(WholeNetwork):
 
     For images of 160 x 64. feats = (global, local), 512-d each; logits likewise; embedding: both L2-normalised and
     concatenated (B, 1024). The regions share the local branch's weights but not its batch statistics while training,
-    as in torchreid.
+    as in torchreid. align_corners: of `crop_region`; True for weights that were trained with torch before 1.3.
     """
 
     renames = ()
     shown = "the last map of the global branch, not those of the regions"
 
     def __init__(
-        self, *, num_pids: int, pretrained: bool = False, channels: Sequence[Width] = (128, 256, 384), dim: Width = 512
+        self,
+        *,
+        num_pids: int,
+        pretrained: bool = False,
+        channels: Sequence[Width] = (128, 256, 384),
+        dim: Width = 512,
+        align_corners: bool = False,
     ):
         super().__init__()
         no_imagenet("HACNN", pretrained)
+        self.align_corners = align_corners
         self.conv = ConvBlock(3, 32, 3, stride=2, padding=1)
         widths = (32, *channels)
         for i in (1, 2, 3):
@@ -310,7 +319,7 @@ class HACNN(WholeNetwork):
             y = getattr(self, f"inception{i}")(x)
             attention, translations = getattr(self, f"ha{i}")(y)
             local_conv = getattr(self, f"local_conv{i}")
-            crops = [crop_region(x, translations[:, r], size) for r in range(4)]
+            crops = [crop_region(x, translations[:, r], size, self.align_corners) for r in range(4)]
             if regions:
                 crops = [crop + region for crop, region in zip(crops, regions, strict=True)]  # cross-attention
             regions = [local_conv(crop) for crop in crops]

@@ -128,7 +128,7 @@ def as_trained(recipe: Recipe, given: dict) -> dict[str, tuple[float, ...]]:
             "with --pretrained FILE, or start from random weights with --pretrained none"
         )
     file = reading.existing_file(recipe.pretrained, "--pretrained weight")
-    found = recognising.input_statistics(file) if own in ("imagenet", "none") else {}
+    found = recognising.input_statistics(reading.read_once(file)) if own in ("imagenet", "none") else {}
     if found:
         words = ", ".join(f"{name} {' '.join(f'{x:g}' for x in values)}" for name, values in found.items())
         print(f"{file}: images are normalised with {words}, as its own were, unless --mean and --std say otherwise")
@@ -139,7 +139,7 @@ def begun_after(args) -> int:
     """The epochs that --resume FILE has behind it; 0 where there is no such file. ValueError if nobody says."""
     if not isinstance(args.resume, Path):
         return 0
-    epochs = epochs_of(args.resume)
+    epochs = reading.read_once(args.resume).epochs
     if epochs is None:
         raise ValueError(
             f"--resume {args.resume} does not say how many epochs it has behind it: start from its weights with "
@@ -148,18 +148,13 @@ def begun_after(args) -> int:
     return epochs
 
 
-@functools.lru_cache(1)
-def epochs_of(path: Path) -> int | None:
-    """How many epochs a weight file has behind it."""
-    return reading.read(reading.only_file(path)).epochs
-
-
 def build_network(recipe: Recipe, num_pids: int, cameras: int, run: Run, seed: int) -> models.Model:
     """The network, drawn from `seed`, with the weights that `recipe.pretrained` names."""
     torch.manual_seed(seed)
     model = recipe.model(num_pids, recipe.pretrained == "imagenet", cameras)
     if recipe.pretrained not in ("imagenet", "none"):
-        print(importing.import_weights(model, Path(recipe.pretrained), start=True))
+        print(importing.import_weights(model, reading.read_once(recipe.pretrained), start=True))
+        reading.forget()
     return run.place(model)
 
 

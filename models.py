@@ -21,7 +21,16 @@ from torch.utils.checkpoint import checkpoint
 
 from machine.ranges import Blocks, Dropout, Few, OneOrTwo, Spread, Width, WidthOrNone
 from networks import backbones, resnets
-from networks.blocks import POOLINGS, GeM, bn_neck, conv_reduction, linear_classifier, linear_classifiers, reduction
+from networks.blocks import (
+    POOLINGS,
+    AddedGeM,
+    GeM,
+    bn_neck,
+    conv_reduction,
+    linear_classifier,
+    linear_classifiers,
+    reduction,
+)
 from networks.clip_resnet import AttentionPool
 
 if TYPE_CHECKING:
@@ -378,6 +387,7 @@ class PCB(Headed):
 
     embedding: the g_i, L2-normalised each and concatenated (parts * C; order: channel, then part), or with
     test_feature="after" the h_i likewise (parts * reduced_dim); with normalize_each=False normalised as a whole.
+    normalize_channels: each channel over the parts instead, as wangguanan's PCB (core/model.py at 6bc07c5).
     feats = (h_1, ..., h_p). logits: one per part.
     shared_reduction: one 1x1 for all stripes (released code, torchreid) or, False, one each, which
         huanghoujing/beyond-part-models found better (README there: 92.9 against 90.9 rank-1 on Market-1501).
@@ -404,11 +414,13 @@ class PCB(Headed):
         dropout: Dropout = 0.5,
         test_feature: str = "before",
         normalize_each: bool = True,
+        normalize_channels: bool = False,
         **trunk: Any,
     ):
         super().__init__(last_stride=last_stride, **trunk)
         dim = self.base.out_channels
-        self.parts, self.normalize_each, self.stripes = parts, normalize_each, (parts,)
+        self.parts, self.stripes = parts, (parts,)
+        self.normalize_each, self.normalize_channels = normalize_each, normalize_channels
         self.reduced = choose("test_feature", test_feature, {"before": False, "after": True})
         count = 1 if shared_reduction else parts
         self.reduction = nn.ModuleList(
@@ -436,8 +448,8 @@ class PCB(Headed):
         feats = h.unbind(dim=2)
         logits = logits_of_each(self, feats, self.classifier)
         compared = h if self.reduced else g.squeeze(3)  # (B, C or d, p)
-        if self.normalize_each:
-            return Output(F.normalize(compared, dim=1).flatten(1), logits, feats)
+        if self.normalize_each or self.normalize_channels:
+            return Output(F.normalize(compared, dim=2 if self.normalize_channels else 1).flatten(1), logits, feats)
         return Output(F.normalize(compared.flatten(1), dim=1), logits, feats)
 
 
@@ -747,22 +759,13 @@ class TwoStreamAGW(AGW):
 
     base: Any
 
-    # Released weights hold three whole ResNets of which the stems of two and the stages of one are used.
-    renames = (
-        ("visible_module.visible.conv1.", "base.conv1."),
-        ("visible_module.visible.bn1.", "base.bn1."),
-        ("thermal_module.thermal.conv1.", "base.infrared.conv1."),
-        ("thermal_module.thermal.bn1.", "base.infrared.bn1."),
-        ("base_resnet.base.layer", "base.layer"),
-    )
-
     def __init__(self, **options: Any):
         super().__init__(**options)
         self.base.infrared = nn.Sequential(
             OrderedDict((name, copy.deepcopy(getattr(self.base, name))) for name in ("conv1", "bn1", "relu", "maxpool"))
         )
         if isinstance(self.global_pool, GeM):
-            self.global_pool.p.requires_grad_(False)
+            self.global_pool = AddedGeM(learned=False)
         if isinstance(self.bottleneck, nn.BatchNorm1d):
             nn.init.normal_(self.bottleneck.weight, 1.0, 0.01)
 

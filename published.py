@@ -317,6 +317,8 @@ def _aligned_flags(name: str) -> dict[str, Any]:
         given |= {"id_weight": 1.0}
     if "NF" in losses:
         given |= {"triplet_normalize": True, "metric": "cosine"}
+    if name.endswith(", M2"):
+        given |= {"test_member": 2}
     return given | ({"test_distance": _TESTED[losses[-1]]} if _TESTED[losses[-1]] != "both" else {})
 
 
@@ -333,8 +335,7 @@ def _aligned(mutual: bool) -> Iterable[Variant]:
                  for on, text in texts.items()}  # fmt: skip
         for name in dict.fromkeys(name for table in found.values() for name in table):
             if ("ML" in name.split(" + ")[:-1]) == mutual:
-                second = "the second network of the pair" if name.endswith("M2") else ""
-                yield Variant(name, _aligned_flags(name) | length, under(name, found), second)
+                yield Variant(name, _aligned_flags(name) | length, under(name, found))
 
 
 def rows_own(variants: Iterable[Variant]) -> tuple[dict[str, Published], tuple[Variant, ...]]:

@@ -86,6 +86,9 @@ def network_of_anybody(
 
     numbering: the cameras that its camera embeddings belong to, by data set; empty where nobody says.
     """
+    other = recognising.not_here(formats.stripped(file.tensors))
+    if other:
+        raise ValueError(f"{file.path} is {other}")
     hints = recognising.recognise(file) or {}
     pool = recognising.stem_pool(file)
     if pool == "" and recipe is None and "stem_pool" not in given:

@@ -54,6 +54,8 @@ ALIASES = {
     "nasnetmobile": ("here", "nasnetamobile"),
     "nasnsetmobile": ("here", "nasnetamobile"),  # spelt so in torchreid
     "osnetain": ("here", "osnet_ain_x1_0"),
+    # torchreid's first releases (af328ff, models/DenseNet.py) have no ReLU behind the last batch norm
+    **{f"densenet{depth}_linear": ("torchvision", f"densenet{depth}_linear") for depth in (121, 161, 169, 201)},
     "res50": ("torchvision", "resnet50"),
     "res50ibna": ("here", "resnet50_ibn_a"),
     **{f"resnet{depth}ibna": ("here", f"resnet{depth}_ibn_a") for depth in (18, 34, 50, 101, 152)},
@@ -218,6 +220,7 @@ def _torchvision_names() -> list[str]:
 
 def _create_torchvision(name: str, pretrained: bool, image_size: tuple[int, int] | None) -> nn.Module:
     """The children in front of the head, in a Sequential under their own names: so weight names do not change."""
+    linear, name = name.endswith("_linear"), name.removesuffix("_linear")
     options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
     if pretrained and name == "googlenet":
         raise ValueError("torchvision's googlenet weights expect inputs scaled in another way; choose 'inception_v3'.")
@@ -229,7 +232,7 @@ def _create_torchvision(name: str, pretrained: bool, image_size: tuple[int, int]
         if child in HEADS:
             break
         body[child] = module
-    if isinstance(whole, DenseNet):  # its forward applies a ReLU between `features` and the pooling
+    if isinstance(whole, DenseNet) and not linear:  # its forward applies a ReLU between `features` and the pooling
         body["relu"] = nn.ReLU(inplace=True)
     return nn.Sequential(body)
 

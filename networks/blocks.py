@@ -43,6 +43,13 @@ class GeM(nn.Module):
         return x.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
+class AddedGeM(GeM):
+    """GeM of mangye16/Cross-Modal-Re-ID-baseline (model.py at e817a26): 1e-12 is added to the mean, nothing is cut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.pow(self.p).mean(dim=(2, 3)) + 1e-12).pow(1 / self.p)
+
+
 POOLINGS: dict[str, Callable[[], nn.Module]] = {
     "avg": AvgPool,
     "max": MaxPool,

@@ -1123,7 +1123,7 @@ def by_formula(state):
     for name in sorted(state):
         noise = torch.randn(state[name].shape, generator=generator) if state[name].is_floating_point() else None
         if noise is None:
-            found[name] = torch.zeros_like(state[name])
+            found[name] = torch.zeros(state[name].shape, dtype=state[name].dtype)
         elif noise.dim() > 1:
             found[name] = noise * (0.6 / noise[0].numel()) ** 0.5
         elif name.endswith("running_var"):
@@ -1163,3 +1163,124 @@ def test_files_of_tiny_baseline_and_strong_baseline_give_the_released_features_o
         features = loaded(tmp_path / file, *words).model.eval()(images).embedding
     name = "test_files_of_tiny_baseline_and_strong_baseline_give_the_released_features_or_are_refused"
     torch.testing.assert_close(features[0, :6], torch.tensor(released), rtol=0, atol=parity.largest(__file__, name))
+
+
+FIRST_RELEASE_NAMES = {  # of torchreid v0.0.9 (af328ff), models/
+    "DenseNet": renamed((r"^base\.features\.", "base.")),
+    "SEResNet": renamed(*((rf"^base\.layer{i}\.", f"base.{i}.") for i in range(5))),
+    "MobileNet": renamed((r"^base\.conv([28])\.0\.", r"block\1."), (r"^base\.conv([3-7])\.", r"block\1."), ROOT_TRUNK),
+    "ResNet50M": renamed(
+        (r"^base\.conv1\.", "layers1.0."), (r"^base\.bn1\.", "layers1.1."), (r"^base\.layer1\.", "layers2.1."),
+        (r"^base\.layer2\.", "layers3."), (r"^base\.layer3\.", "layers4."),
+        *((rf"^base\.layer4\.{i}\.", f"layers5{letter}.") for i, letter in enumerate("abc")),
+        (r"^fc_fusion\.", "fc_fuse."),
+    ),
+    "ResNeXt": renamed(
+        (r"^base\.conv1\.", "features.0."), (r"^base\.bn1\.", "features.1."),
+        *((rf"^base\.layer{stage}\.(\d+)\.{ours}\.", rf"features.{stage + 3}.\1.0.{theirs}.")
+          for stage in (1, 2, 3, 4)
+          for ours, theirs in (("conv1", "0.0.0"), ("bn1", "0.0.1"), ("conv2", "0.0.3"), ("bn2", "0.0.4"),
+                               ("conv3", "0.1"), ("bn3", "0.2"), (r"downsample\.0", "1.0"), (r"downsample\.1", "1.1"))),
+    ),
+}  # fmt: skip
+JSIA_NAMES = renamed(
+    (r"^base\.conv1\.", "mod_invar_enc.resnet_conv1.0."), (r"^base\.bn1\.", "mod_invar_enc.resnet_conv1.1."),
+    (r"^base\.layer1\.", "mod_invar_enc.resnet_conv1.3."),
+    *((rf"^base\.layer{i}\.", f"mod_invar_enc.resnet_conv2.{i - 2}.") for i in (2, 3, 4)),
+    (r"^bottleneck\.", "mod_invar_enc.classifier.bn."), (r"^classifier\.", "mod_invar_enc.classifier.classifier."),
+)  # fmt: skip
+
+
+def wangguanan_pcb_names(state):
+    """core/model.py at 6bc07c5: linear layers, and an embedder beside each classifier that its test leaves out."""
+    rename = renamed(
+        (r"^base\.conv1\.", "resnet_conv.0."), (r"^base\.bn1\.", "resnet_conv.1."),
+        *((rf"^base\.layer{i}\.", f"resnet_conv.{i + 3}.") for i in (1, 2, 3, 4)),
+        (r"^reduction\.(\d)\.", r"classifier\1.bottle."), (r"^classifier\.(\d)\.", r"classifier\1.classifier.0."),
+    )  # fmt: skip
+    state = {name: value.flatten(1) if re.search(r"^reduction\.\d\.0\.weight", name) else value
+             for name, value in state.items()}  # fmt: skip
+    return rename(state) | {f"embedder{i}.bias": torch.ones(256) for i in range(6)}
+
+
+def two_lights_names(state):
+    """model.py at e817a26 (Cross-Modal-Re-ID-baseline)."""
+    rename = renamed(
+        (r"^base\.(conv1|bn1)\.", r"visible_module.visible.\1."),
+        (r"^base\.infrared\.", "thermal_module.thermal."), (r"^base\.layer", "base_resnet.base.layer"),
+        (r"^base\.(NL_\d\.\d\.g)\.", r"\1.0."), (r"^base\.NL", "NL"),
+    )  # fmt: skip
+    unused = {
+        "thermal_module.thermal.layer1.0.conv1.weight": torch.ones(1),
+        "base_resnet.base.bn1.weight": torch.ones(1),
+    }
+    return rename({name: value for name, value in state.items() if name != "global_pool.p"}) | unused
+
+
+SEED_FILES = {  # name -> (network, its released names, size of the images, flags, its feature in the public code)
+    "torchreid v0.0.9, DenseNet.py": (
+        partial(models.Softmax, backbone="densenet121"), FIRST_RELEASE_NAMES["DenseNet"], (64, 32), (),
+        [-0.242813, 0.175428, -0.129619, -0.0977343, 0.0596545, -0.0767103],
+    ),
+    "torchreid v0.0.9, MobileNet.py": (
+        partial(models.Softmax, backbone="mobilenetv2_x1_0"), FIRST_RELEASE_NAMES["MobileNet"], (64, 32), (),
+        [-0.0490181, -0.0875962, 0.0475918, -0.0937976, 0.093718, 0.0787356],
+    ),
+    "torchreid v0.0.9, ResNet.py, ResNet50M": (
+        models.ResNet50M, FIRST_RELEASE_NAMES["ResNet50M"], (64, 32), (),
+        [-0.0857066, 0.0689411, 0.0141745, 0.0575252, 0.0864948, -0.0642921],
+    ),
+    "torchreid v0.0.9, HACNN.py, torch 0.4": (
+        architectures.HACNN, bare, (160, 64), ("--recipe", "hacnn", "--align_corners", "yes"),
+        [0.0167092, -0.0354797, -0.0348333, 0.0444225, -0.0250033, -0.00525452],
+    ),
+    "JSIA-ReID 6eb008b, core/networks.py": (
+        models.BagOfTricks, JSIA_NAMES, (256, 128), (),
+        [0.205821, 0.282005, 0.159507, -0.0595772, -0.0871431, 0.214868],
+    ),
+    "wangguanan's PCB 6bc07c5, core/model.py": (
+        partial(models.PCB, shared_reduction=False), wangguanan_pcb_names, (96, 32), (),
+        [0.0887298, 0.00913419, -0.110236, -0.0822034, -0.0697487, -0.0121114],
+    ),
+    "Cross-Modal-Re-ID-baseline e817a26, model.py": (
+        models.TwoStreamAGW, two_lights_names, (64, 32), (),
+        [0.36258, -0.158168, -0.162521, 0.337952, 0.224877, 0.126047],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEED_FILES)
+def test_a_file_of_a_seed_gives_the_feature_of_its_public_code(tmp_path, name):
+    """The public networks were given the same weights (`by_formula`) and images outside of this repository."""
+    build, rename, size, words, released = SEED_FILES[name]
+    with torch.device("meta"):
+        state = build(num_pids=7).state_dict()
+    torch.save(nested(by_formula(rename(state))), tmp_path / "w.pth.tar")
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(15))
+    with torch.inference_mode():
+        feature = loaded(tmp_path / "w.pth.tar", *words).model(images).embedding[0].double()
+    name = "test_a_file_of_a_seed_gives_the_feature_of_its_public_code"
+    largest = parity.largest(__file__, name) * float(feature.abs().max())
+    parts = (feature * torch.arange(len(feature)).cos()).tensor_split(6)
+    found = torch.stack([part.sum() / len(part) ** 0.5 for part in parts])
+    torch.testing.assert_close(
+        found, torch.tensor(released).double(), rtol=0, atol=largest * float(feature.abs().max())
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            {"fire2.squeeze.bn.weight": (16,), "conv10.weight": (7, 512, 1, 1)},
+            "SqueezeNet of torchreid's first .*squeezenet1_0",
+        ),
+        ({"entryflow.conv1.conv.weight": (32, 3, 3, 3)}, "Xception of torchreid's first .*--backbone xception"),
+        ({"stage2.0.conv1.weight": (60, 8, 1, 1), "stage4.3.conv1.weight": (240, 320, 1, 1)}, "ShuffleNet of .*v0.0.9"),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--recipe", "softmax")])
+def test_a_network_that_is_not_here_is_named(tmp_path, names, words, flags):
+    torch.save(nested({name: torch.zeros(shape) for name, shape in names.items()}), tmp_path / "w.pth.tar")
+    with pytest.raises(ValueError, match=words):
+        loaded(tmp_path / "w.pth.tar", *flags)

@@ -143,7 +143,7 @@ def test_released_names_are_understood(images, tmp_path):
         elif inner.startswith("layer"):
             net[f"visible_module.visible.{inner}"] = net[f"thermal_module.thermal.{inner}"] = torch.zeros(1)  # unused
             inner = f"base_resnet.base.{inner}"
-        net[inner] = tensor
+        net[inner.replace(".g.", ".g.0.")] = tensor
     net["base_resnet.base.conv1.weight"] = net["base_resnet.base.bn1.weight"] = torch.zeros(1)
     torch.save({"net": net, "epoch": 3}, tmp_path / "sysu_best.t")
     model = two_streams()

@@ -483,6 +483,20 @@ def test_a_file_that_declares_more_than_it_holds_is_refused_at_once(tmp_path, ca
         assert path.name in said or path.stem == "views of one storage", (path.stem, answer)
 
 
+def test_a_file_that_is_asked_again_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    opened, read = [], reading.read
+    monkeypatch.setattr(reading, "read", lambda path: opened.append(path) or read(path))
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.zeros(3)}, path)
+    first = reading.read_once(path)
+    assert reading.read_once(tmp_path) is first and opened == [path]  # a folder is the one file in it
+    torch.save({"a": torch.ones(30)}, path)
+    assert reading.read_once(path).tensors["a"].sum() == 30
+    reading.forget()
+    assert reading.read_once(path).tensors["a"].sum() == 30 and opened == [path] * 3
+    reading.forget()
+
+
 @pytest.mark.parametrize("read", [reading.read, checkpoints.load])
 def test_a_zip_behind_something_else_is_refused(tmp_path, read):
     """torch opens a file by its first bytes, a zip reader by its last: what one has checked the other does not read."""

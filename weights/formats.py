@@ -109,6 +109,37 @@ def _efficientnet_lite(stages: tuple[int, ...]) -> tuple[Rule, ...]:
     return (r"^_blocks\.(\d+)\._(\w+)\.", layer), *ends
 
 
+def _cadene_resnext() -> tuple[Rule, ...]:
+    """The nested sequences of a ResNeXt converted from Lua: of a block, what is added (0) and the shortcut (1)."""
+    layers = {"0.0.0": "conv1", "0.0.1": "bn1", "0.0.3": "conv2", "0.0.4": "bn2", "0.1": "conv3", "0.2": "bn3"}
+    layers |= {"1.0": "downsample.0", "1.1": "downsample.1"}
+    stages = rf"^features\.([4-7])\.(\d+)\.0\.({'|'.join(map(re.escape, layers))})\.(?=[a-z])"
+    ends = ((r"^features\.0\.", "conv1."), (r"^features\.1\.", "bn1."))
+    return (stages, lambda match: f"layer{int(match[1]) - 3}.{match[2]}.{layers[match[3]]}."), *ends
+
+
+# KaiyangZhou/deep-person-reid af328ff (v0.0.9) to 016293c (v0.2.2), models/: (a name of one network, its rules). Their
+# other networks have the names of later releases or of AlignedReID++.
+FIRST_RELEASES = "torchreid's first releases"
+FIRST_TORCHREID: tuple[tuple[str, tuple[Rule, ...]], ...] = (
+    (
+        r"^layers5a\.",  # ResNet50M; its feature has the last block in front of the fused ones (`completed`)
+        (
+            (r"^layers1\.0\.", "conv1."),
+            (r"^layers1\.1\.", "bn1."),
+            (r"^layers2\.1\.", "layer1."),
+            (r"^layers([34])\.", lambda match: f"layer{int(match[1]) - 1}."),
+            (r"^layers5([abc])\.", lambda match: f"layer4.{'abc'.index(match[1])}."),
+            (r"^fc_fuse\.", "fc_fusion."),
+        ),
+    ),
+    (r"^base\.denseblock1\.", ((r"^base\.", "features."),)),
+    (r"^base\.1\.0\.se_module\.", tuple((rf"^base\.{i}\.", f"layer{i}.") for i in range(5))),
+    (r"^features\.4\.0\.0\.0\.0\.0\.weight", _cadene_resnext()),
+    (r"^block2\.dwconv2\.", ((r"^block([28])\.", r"conv\1.0."), (r"^block(\d)\.", r"conv\1."))),
+)
+
+
 TOWER = r"^(?:image_encoder|visual)\."  # of images; that of texts, with the same names, stands beside it
 CLIP_NECKS = ((r"^(bottleneck|classifier)_proj\.", r"\1_1."),)
 CLIP_VIT = (
@@ -134,6 +165,14 @@ CLIP_RESNET = (
     (TOWER, ""),
 )
 CLIP_STATISTICS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+
+
+BN_CLASSIFIER = ((r"^classifier\.bn\.", "bottleneck."), (r"^classifier\.classifier\.", "classifier."))  # wangguanan
+RELU_ENTRY = (
+    (r"^resnet_conv\.0\.", "conv1."),
+    (r"^resnet_conv\.1\.", "bn1."),
+    *((rf"^resnet_conv\.{i + 3}\.", f"layer{i}.") for i in range(1, 5)),
+)
 
 
 FAST_REID = (  # of every head of fast-reid
@@ -196,23 +235,41 @@ FORMATS = (
             (r"^resnet_conv\.0\.", "conv1."),
             (r"^resnet_conv\.1\.", "bn1."),
             *((rf"^resnet_conv\.{i + 2}\.", f"layer{i}.") for i in range(1, 5)),
-            (r"^classifier\.bn\.", "bottleneck."),
-            (r"^classifier\.classifier\.", "classifier."),
+            *BN_CLASSIFIER,
         ),
         PLAIN_OR_IBN,
         carries=BICUBIC,
     ),
-    # the same with the ReLU as a module of its own, as in the author's PCB: layer1 is entry 4
+    # wangguanan/Pytorch-Person-ReID-Baseline-PCB-Beyond-Part-Models 6bc07c5, core/model.py: the same with the ReLU as a
+    # module of its own, so that layer1 is entry 4; its test compares the stripes in front of their layers, each channel
+    # normalised over the stripes (F.normalize(dim=2))
     Format(
-        "wangguanan (stem with ReLU)",
-        (r"^resnet_conv\.0\.", r"^resnet_conv\.7\."),
+        "wangguanan PCB",
+        (r"^resnet_conv\.7\.", r"^classifier0\.bottle\."),
         (
-            (r"^resnet_conv\.0\.", "conv1."),
-            (r"^resnet_conv\.1\.", "bn1."),
-            *((rf"^resnet_conv\.{i + 3}\.", f"layer{i}.") for i in range(1, 5)),
-            (r"^classifier\.bn\.", "bottleneck."),
-            (r"^classifier\.classifier\.", "classifier."),
+            *RELU_ENTRY,
+            (r"^classifier(\d)\.bottle\.([01])\.", r"reduction.\1.\2."),
+            (r"^classifier(\d)\.classifier\.0\.", r"classifier.\1."),
         ),
+        carries=BICUBIC
+        | IMAGENET
+        | {"image_size": (384, 128), "options": {"test_feature": "before", "normalize_channels": True}},
+    ),
+    Format("wangguanan (stem with ReLU)", (r"^resnet_conv\.0\.", r"^resnet_conv\.7\."), (*RELU_ENTRY, *BN_CLASSIFIER)),
+    # wangguanan/JSIA-ReID 6eb008b, core/networks.py: the encoder, alone or in the file of either generator; without the
+    # ReLU; of grey images (`completed`)
+    Format(
+        "JSIA",
+        (r"^(mod_invar_enc\.)?resnet_conv1\.3\.", r"^(mod_invar_enc\.)?resnet_conv2\.2\."),
+        (
+            (r"^mod_invar_enc\.", ""),
+            (r"^resnet_conv1\.0\.", "conv1."),
+            (r"^resnet_conv1\.1\.", "bn1."),
+            (r"^resnet_conv1\.3\.", "layer1."),
+            *((rf"^resnet_conv2\.{i - 2}\.", f"layer{i}.") for i in (2, 3, 4)),
+            *BN_CLASSIFIER,
+        ),
+        PLAIN_OR_IBN,
         carries=BICUBIC,
     ),
     # layumi/Person_reID_baseline_pytorch 82ff40f, model.py: ClassBlock; PCB_test compares what is in front of it
@@ -319,6 +376,7 @@ FORMATS = (
         (
             (r"^head\.bn\.", "bottleneck."),
             (r"^head\.classifier\.", "classifier."),
+            (r"^pooling\.0\.p$", "global_pool.p"),
             (r"^backbone\.", ""),
         ),
     ),
@@ -354,6 +412,19 @@ FORMATS = (
     Format("TransReID", (r"^base\.cls_token$", r"^bottleneck\."), NO_BASE, carries=BILINEAR),
     # mangye16/ReID-Survey 38f5912, modeling/baseline.py, backbones/resnet_nl.py: without the ReLU, as its model
     Format("AGW", (r"^base\.NL_\d\.", r"^bottleneck\."), NO_BASE, r"resnet\d+", carries=BILINEAR),
+    # mangye16/Cross-Modal-Re-ID-baseline e817a26, model.py: three whole ResNets; the stems of two and the stages of the
+    # third are used
+    Format(
+        "AGW for two lights",
+        (r"^thermal_module\.thermal\.", r"^base_resnet\.base\.layer1"),
+        (
+            (r"^visible_module\.visible\.(conv1|bn1)\.", r"\1."),
+            (r"^thermal_module\.thermal\.(conv1|bn1)\.", r"infrared.\1."),
+            (r"^base_resnet\.base\.layer", "layer"),
+            (r"^(NL_\d\.\d\.g)\.0\.", r"\1."),
+        ),
+        carries=BILINEAR,
+    ),
     # syfafterzy/PCB_RPP_for_reID e29cf54, reid/models/resnet.py, resnet_rpp.py; base is a whole ResNet, fc included
     Format("PCB_RPP", (r"^base\.", r"^instance0\."), NO_BASE),
     # huanghoujing/beyond-part-models 1686e88, bpm/model/PCBModel.py
@@ -367,6 +438,10 @@ FORMATS = (
         "AlignedReID++",
         (r"^base\.0\.weight", r"^base\.7\.0\.conv1\."),
         _sequential(4),
+    ),
+    *(
+        Format(FIRST_RELEASES, (name, r"^classifier\.weight"), rules, carries=BILINEAR)
+        for name, rules in FIRST_TORCHREID
     ),
     # michuanhaohao/reid-strong-baseline 3da7e6f, modeling/baseline.py; its flat rewrite has the same names
     # (without the neck there is no bottleneck.*); modeling/backbones/resnet.py: "add missed relu", commented out
@@ -475,6 +550,9 @@ UNUSED = (
         r"^(prompt_learner\.(cls_ctx|token_prefix|token_suffix)"
         r"|text_encoder\.(positional_embedding|text_projection|ln_final\.\w+|transformer\.resblocks\..*))$",
     ),
+    ((r"^head\.bn\.", r"^backbone\."), r"^head\.is_hash$"),  # light-reid 4653140: binary features are another test's
+    ((r"^classifier0\.bottle\.",), r"^embedder\d\."),  # wangguanan's PCB: of the triplet loss alone
+    ((r"^mod_invar_enc\.",), r"^(mod_spec_enc|dec|mlp)\."),  # JSIA: they generate images
     ((r"^image_encoder\.attnpool\.",), r"^cv_embed$"),  # made where SIE is asked for, and added to no ResNet's input
     (
         (r"^visual\.",),
@@ -600,6 +678,13 @@ def _expansion(common: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"conv.weight": eye} | {f"bn.{name}": value.float() for name, value in moments.items()}
 
 
+def _of_grey(weight: Tensor) -> Tensor:
+    """A first convolution (O, 3, k, k) of grey images as one of their colours: JSIA's encoder makes images grey when
+    they are normalised (core/networks.py, rgb2gray), which is linear and leaves the zeros of the padding."""
+    shares = torch.tensor((0.2989, 0.5870, 0.1140), dtype=weight.dtype)[:, None, None]
+    return weight.sum(1, keepdim=True) * shares if weight.dim() == 4 and weight.shape[1] == 3 else weight
+
+
 def completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
     """`source` with what its network has but does not store, and a plain trunk dealt out to its copies (`COPIES`)."""
     tensors = dict(source)
@@ -618,10 +703,14 @@ def completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str,
     ours = any(key.endswith("conv2.0.dwconv2.conv.weight") for key in target)  # torchreid's MobileNetV2
     if ours and "conv2.0.dwconv2.conv.weight" in common and "conv2.0.conv1.conv.weight" not in common:
         tensors |= {f"conv2.0.conv1.{name}": tensor for name, tensor in _expansion(common).items()}
+    if format_of(list(source)).name == "JSIA":
+        tensors |= {name: _of_grey(tensor) for name, tensor in source.items() if name.endswith("resnet_conv1.0.weight")}
+    if "layers5a.conv1.weight" in source and "classifier.weight" in source:
+        tensors["classifier.weight"] = source["classifier.weight"].roll(-2048, dims=-1)
     if "reduction.bias" in target and "reduction.bias" not in common:
         tensors["reduction.bias"] = torch.zeros(target["reduction.bias"].shape)  # a layer without one
     for key, table in COPIES:
-        if key not in target or key in source:
+        if key not in target or key in source or key.removeprefix("base.") in common:
             continue
         for name in source:
             word = renamed(name, rules)

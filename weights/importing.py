@@ -33,7 +33,7 @@ from weights.formats import (
     unused_names,
 )
 from weights.reading import OURS, WeightFile, read
-from weights.recognising import CARRIED, architecture_of, recognise_tensors
+from weights.recognising import CARRIED, architecture_of, not_here, recognise_tensors
 
 REQUIRED_SHARE = 0.9  # of the backbone's tensors, of the model and of the file, that have to find each other
 
@@ -125,14 +125,16 @@ def import_weights(model: nn.Module, source: str | os.PathLike | WeightFile, sta
     if file.ours is not None:
         return Report(str(path), OURS, list(loaded), skipped, missing, resized, ())
     name = " ".join(filter(None, (form.name, network)))
-    notes = (*file.notes, *_stem_notes(form, network))
+    notes = (*file.notes, *_notes(form, network))
     return Report(str(path), f"{name}; {file.container}", list(loaded), skipped, missing, resized, notes)
 
 
-def _stem_notes(form: Format, network: str) -> Iterator[str]:
-    """Of a ResNet whose stem is not torchvision's; an empty pattern means no network of the format."""
+def _notes(form: Format, network: str) -> Iterator[str]:
+    """What the network of a file needs that its tensors do not show, with the flag; an empty pattern means none."""
     if form.no_stem_relu and re.fullmatch(form.no_stem_relu, network):
         yield "this format's network has no ReLU after the stem (--stem_relu no)"
+    if network == "hacnn":
+        yield "if it was trained with torch before 1.3, which it does not say, give --recipe hacnn --align_corners yes"
     if form.stem_ceil and re.fullmatch(form.stem_ceil, network):
         yield "this format's network pools its stem without padding (--stem_ceil yes)"
 
@@ -315,6 +317,9 @@ def _require_all(
 
 def advice(stored: dict[str, Tensor]) -> str:
     """What to do with a file that does not fit: flags of the network it looks like, or the formats that are read."""
+    other = not_here(stored)
+    if other:
+        return f"It is {other}."
     guess = recognise_tensors(stored) or {}
     flags = " ".join(_flags({name: value for name, value in guess.items() if name not in CARRIED}))
     if flags:

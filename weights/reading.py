@@ -349,6 +349,24 @@ def read(source: str | os.PathLike | WeightFile) -> WeightFile:
         ) from error
 
 
+def read_once(path: str | os.PathLike) -> WeightFile:
+    """`read`, which gives a file that was the last one again while it is unchanged, until `forget`: the start of a
+    training asks it for its epochs, its normalisation and its weights."""
+    path = existing_file(path, "weight")
+    status = path.stat()
+    return _read_at(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(1)
+def _read_at(path: Path, size: int, changed: int) -> WeightFile:
+    return read(path)
+
+
+def forget() -> None:
+    """Let go of the numbers that `read_once` keeps."""
+    _read_at.cache_clear()
+
+
 @contextlib.contextmanager
 def _unwrapped(file: IO[bytes]) -> Iterator[tuple[IO[bytes], str]]:
     """(the one weight file in the zip archive `file`, its name there); (`file`, "") for all else.

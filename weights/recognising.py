@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from weights.formats import PLAIN_OR_IBN, Format, all_occur, format_of, renamed, stripped
+from weights.formats import FIRST_RELEASES, PLAIN_OR_IBN, Format, all_occur, format_of, renamed, stripped
 from weights.reading import WeightFile, read
 
 OSNET_WIDTHS = {64: "x1_0", 48: "x0_75", 32: "x0_5", 16: "x0_25"}  # channels of conv1; torchreid/models/osnet.py
@@ -70,6 +70,15 @@ FAMILIES: tuple[tuple[str, str | dict[int, str]], ...] = (
 )
 
 
+# Networks of released files that are not here: (a tensor, its number of input channels) -> what it is and what helps.
+FIRST = "of torchreid's first releases"
+NOT_HERE = (
+    ("fire2.squeeze.bn.weight", None, f"the SqueezeNet {FIRST}, with batch norms and bypasses", "squeezenet1_0"),
+    ("entryflow.conv1.conv.weight", None, f"the Xception {FIRST}, with ReLU6 and other strides", "xception"),
+    ("stage2.0.conv1.weight", 8, "the ShuffleNet of torchreid v0.0.9, with a grouped first layer", "shufflenet"),
+)
+
+
 SIE_WEIGHT = 3.0  # of camera embeddings; TransReID, config/defaults.py, for persons
 SIE_WEIGHT_CLIP = 1.0  # CLIP-ReID 4c0eb20, configs/person/vit_clipreid.yml
 
@@ -81,6 +90,8 @@ NON_LOCAL = (0, 2, 3, 0)  # of ResNet-50; ReID-Survey, modeling/baseline.py; fas
 METHODS = (
     ("solider_swin_tiny", (r"^semantic_embed_w\.0\.",)),  # or _small, _base
     ("hacnn", (r"^ha1\.", r"^fc_local\.")),
+    ("jsia", (r"^(mod_invar_enc\.)?resnet_conv1\.3\.", r"^(mod_invar_enc\.)?resnet_conv2\.2\.")),
+    ("agw_rgbir", (r"^thermal_module\.thermal\.", r"^bottleneck\.running_mean$")),
     ("mlfn", (r"^fc_s\.", r"^feature\.0\.fm_conv1\.")),
     ("mudeep", (r"^block5\.a1$",)),
     ("resnet50mid", (r"^fc_fusion\.",)),
@@ -136,10 +147,18 @@ def _on_resnest(found: dict[str, Any], name: str) -> dict[str, Any] | None:
     return found | {"recipe": told[0]} if len(told) == 1 else None
 
 
+def not_here(tensors: dict[str, Tensor]) -> str:
+    """Which network the `tensors` are of, and what to do, where it is one that this suite does not have; else ""."""
+    for name, inputs, what, backbone in NOT_HERE:
+        if name in tensors and inputs in (None, *tensors[name].shape[1:2]):
+            return f"{what}, which is not here: test it with its own code, or train --backbone {backbone} anew"
+    return ""
+
+
 def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     """`recognise` for tensors that are already read: a state dict of any of the `FORMATS`."""
     form = format_of(list(tensors))
-    if form.start:
+    if form.start or not_here(tensors):
         return None
     common = {renamed(name, form.rules): tensor for name, tensor in tensors.items()}
     names = tensors.keys() | common.keys()
@@ -147,7 +166,7 @@ def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     if method in WHOLE_NETWORKS:
         return {"recipe": method}
     trunks = (_osnet(common), _vit(common), _clip_resnet(common), _resnet(common), _swin(common), _lite(form, common))
-    backbone = next(filter(None, trunks), None) or _other_trunk(common)
+    backbone = next(filter(None, trunks), None) or _other_trunk(form, common)
     if backbone is None:
         return None
     if method.startswith("solider"):
@@ -237,7 +256,7 @@ def _softmax(backbone: str, common: dict[str, Tensor]) -> dict[str, Any] | None:
 def _details(method: str, backbone: str, form: Format, common: dict[str, Tensor]) -> dict[str, Any]:
     """What a file tells of its network beyond method and backbone."""
     hints: dict[str, Any] = {}
-    if re.fullmatch(PLAIN_OR_IBN, backbone) and method in ("bot", "agw", "sbs", "mgn"):
+    if re.fullmatch(PLAIN_OR_IBN, backbone) and method in ("bot", "jsia", "agw", "sbs", "mgn"):
         relu = {} if method == "mgn" else {"stem_relu": re.fullmatch(form.no_stem_relu, backbone) is None}
         hints |= relu | {"stem_ceil": re.fullmatch(form.stem_ceil, backbone) is not None}
     if method == "bot" and "global_pool.p" in common:
@@ -250,8 +269,9 @@ def _details(method: str, backbone: str, form: Format, common: dict[str, Tensor]
         sizes = {1 + size[0] * size[1] // 16**2: size for size in ((256, 128), (384, 128), (384, 192))}
         size = sizes.get(common["attention.pos_embed"].shape[-2])
         hints |= {"image_size": size} if size else {}
-    if method in ("agw", "sbs"):
+    if method in ("agw", "sbs", "agw_rgbir"):
         counts = tuple(_count_of(rf"^NL_{i}\.", common) for i in range(1, 5))
+        hints |= {"pooling": "avg"} if method == "agw_rgbir" and not any(counts) else {}  # train.py, --method base
         hints |= {"options": {"non_local": counts}} if counts != NON_LOCAL else {}
     if method.startswith("pcb"):
         parts = _count_of(r"^(classifier\.|instance|fc_list\.)", common)
@@ -353,11 +373,11 @@ def _lite(form: Format, common: dict[str, Tensor]) -> str | None:
             ("3", 48): "tf_efficientnet_lite3", ("4", 56): "tf_efficientnet_lite4"}.get(size)  # fmt: skip
 
 
-def _other_trunk(common: dict[str, Tensor]) -> str | None:
+def _other_trunk(form: Format, common: dict[str, Tensor]) -> str | None:
     """torchreid's others, by a name that only one family has and, where it comes in sizes, by a count or a width."""
     for name, sizes in FAMILIES:
         tensor = common.get(name)
         if tensor is not None:
             return sizes.get(tensor.shape[0]) if isinstance(sizes, dict) else sizes
-    dense = tuple(_count_of(rf"^features\.denseblock{i}\.denselayer", common) for i in range(1, 5))
-    return DENSENETS.get(dense)
+    dense = DENSENETS.get(tuple(_count_of(rf"^features\.denseblock{i}\.denselayer", common) for i in range(1, 5)))
+    return f"{dense}_linear" if dense and form.name == FIRST_RELEASES else dense  # no ReLU behind it
