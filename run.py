@@ -19,7 +19,7 @@ import checkpoints
 import datasets
 import models
 from cli import dataset_options
-from machine import files, fingerprint, memory, threads
+from machine import files, fingerprint, threads
 from machine.device import pick_amp, pick_device, tune
 from machine.version import VERSION, commit, versions
 from networks import mobile
