@@ -374,8 +374,8 @@ def finish(args, recipe: Recipe, run: Run, parts: Parts, log: list[dict], kept: 
             "the last."
         )
     print(f"\n{'weights':<14}{weights}\n{'results':<14}{run.output / 'metrics.json'}")
-    for said in embedder.keep_threshold(weights, results, parts.tested):
-        print(said)
+    for line in embedder.keep_threshold(weights, results, parts.tested):
+        print(line)
     for path in drawn:
         print(f"{'pictures':<14}{path}")
 

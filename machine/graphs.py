@@ -11,6 +11,7 @@ import contextlib
 import random
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,10 +107,9 @@ class Graph:
     """Forward and backward pass of `model` on batches like (images, views), replayed on what it is called with."""
 
     def __init__(self, model: nn.Module, images: Tensor, views):
-        self.views = views
-        body = Body(model, self)
+        self.views, self.output = views, None
         inputs = (images.clone(), views.camera.clone())
-        self.replay = torch.cuda.make_graphed_callables(body, inputs, allow_unused_input=True)
+        self.replay: Any = torch.cuda.make_graphed_callables(Body(model, self), inputs, allow_unused_input=True)
 
     def __call__(self, images: Tensor, views):
         tensors = self.replay(images, views.camera)
@@ -169,7 +169,7 @@ def refuse_unread_layers(model: nn.Module, images: Tensor, views, read: set[int]
     outputs = processes.fields(model(images, views))
     reached: list[set[int]] = []
     for tensor in outputs:
-        slopes = [None] * len(parameters)
+        slopes: Sequence[Tensor | None] = [None] * len(parameters)
         if tensor.requires_grad:
             slopes = torch.autograd.grad(tensor.sum(), parameters, retain_graph=True, allow_unused=True)
         reached.append({i for i, slope in enumerate(slopes) if slope is not None})
@@ -223,5 +223,5 @@ def apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     pairs = list(zip(found, expected, strict=True))
     if not pairs:
         return 0.0
-    squares = [((a.double() - b.double()).square().sum(), b.double().square().sum()) for a, b in pairs]
-    return float((sum(s[0] for s in squares) / sum(s[1] for s in squares).clamp(min=1e-30)).sqrt())
+    away = torch.stack([(a.double() - b.double()).square().sum() for a, b in pairs]).sum()
+    return float((away / torch.stack([b.double().square().sum() for _, b in pairs]).sum().clamp(min=1e-30)).sqrt())
