@@ -85,7 +85,7 @@ class Replayed(nn.Module):
                 warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # of the capture itself
                 refuse_draws_of_the_host(self.model, images, views, kept)
                 refuse_unread_layers(self.model, images, views, read)
-                graph = Graph(self.model, images, views)
+                graph: Callable = Graph(self.model, images, views)
                 compare(graph, self.model, images, views, kept)
             text = f"CUDA graph: the network is replayed for batches of {shape}."
         except (RuntimeError, AssertionError, Unfit) as error:
@@ -193,7 +193,7 @@ def refuse_draws_of_the_host(model: nn.Module, images: Tensor, views, buffers: S
         raise Unfit("the network draws random numbers on the host, which a graph would repeat")
 
 
-def compare(graph: Graph, model: nn.Module, images: Tensor, views, buffers: Sequence[Tensor]) -> None:
+def compare(graph: Callable, model: nn.Module, images: Tensor, views, buffers: Sequence[Tensor]) -> None:
     """Unfit unless outputs, gradients and statistics of the graph are the model's, on other images than it was made
     with."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
