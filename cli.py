@@ -606,7 +606,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
         raise SystemExit(0)
     parser = build_parser(recipe)
     if early.mode == "report":
-        parser.add_argument("runs", type=path, nargs="+", metavar="RUN")
+        parser.add_argument("runs", type=path, nargs="*", metavar="RUN")
     args = parser.parse_args(argv)
     if args.weights is not None:
         args.weights = reading.only_file(args.weights)

@@ -482,17 +482,17 @@ def csv_table(report: Report) -> str:
 
 
 def collected(paths: Iterable[Path], chosen: Sequence[str] = (), output: Path | None = None, seed: int = 0) -> Report:
-    """Everything about the runs of `paths`; chosen: data sets, all where none is named; output: a folder to pass over.
+    """Everything about the runs of `paths`; chosen: data sets, all where none is named; output: where it will be
+    written.
 
     ValueError where there is no run to report.
     """
     runs: dict[Path, Run] = {}
     notes = []
     for path in (each for named in paths for each in _expanded(named)):
-        if output is not None and path.resolve() == output.resolve():
-            continue
         inside = found(path)
-        notes += [] if inside else [f"left out: {path} holds no run (no metrics*.json, no log.jsonl)"]
+        own = output is not None and path.resolve() == output.resolve()  # an earlier report, of runs/*
+        notes += [] if inside or own else [f"left out: {path} holds no run (no metrics*.json, no log.jsonl)"]
         runs |= {run.path.resolve(): run for run in inside}
     if not runs:
         raise ValueError(

@@ -198,6 +198,7 @@ def test_a_run_that_is_not_finished_is_a_row_of_its_own(runs):
 
 
 @pytest.mark.parametrize(("words", "message"), [
+    ("", "found no run: name folders of runs, as in --mode report runs/*"),
     ("nothing", "there is no nothing: name folders of runs"),
     ("empty", "found no run: name folders of runs, as in --mode report runs/*; left out: empty holds no run"),
     ("runs --test_dataset duke", "--test_dataset duke: no run has results of it"),
