@@ -443,12 +443,8 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
     """Flags of a test."""
     add_fields("testing", parser, recipe)
     add = parser.add_argument_group("testing").add_argument
-    add(
-        "--weights",
-        type=path,
-        metavar="FILE",
-        help="a checkpoint of ours or anybody's weight file; a training starts from it",
-    )
+    add("--weights", type=path, metavar="FILE",
+        help="a checkpoint of ours or anybody's weight file; a training starts from it")  # fmt: skip
     add("--features", type=path, nargs="+", metavar="FILE",
         help="measure features or distances that are there already: the query's file and the gallery's, or one of both "
         "(.npz, .npy, .mat, .pt; docs/embedding.md)")  # fmt: skip
@@ -456,13 +452,8 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
         help="the camera embeddings of --weights are those of this data set's cameras, in order (default: their mean)",
         )  # fmt: skip
     add("--resume_test_epoch", type=Number(int, EPOCHS), metavar="N", help="test model_N.pt of the output folder")
-    add(
-        "--test_batch",
-        type=Number(int, Range(1, 65_536)),
-        metavar="N",
-        default=128,
-        help="images per batch in evaluation (default: 128)",
-    )
+    add("--test_batch", type=Number(int, Range(1, 65_536)), metavar="N", default=128,
+        help="images per batch in evaluation (default: 128)")  # fmt: skip
     add("--flip_test", action="store_true", help="average the features of each image and its mirror image")
     add("--rerank", action="store_true", help="report k-reciprocal re-ranking as well")
     add("--rerank_k1", type=NEIGHBOURS, default=20, metavar="N", help="neighbours that must be mutual (default: 20)")
