@@ -46,6 +46,7 @@ from machine import graphs, processes  # noqa: E402
 from machine.device import pick_amp, pick_device  # noqa: E402
 from machine.version import commit  # noqa: E402
 from recipes import RECIPES  # noqa: E402
+from run import tune  # noqa: E402
 
 
 def beside(name: str):
@@ -576,7 +577,7 @@ def main(argv=None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    suite.tune(args.device)
+    tune(args.device)
     name = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else "CPU"
     of = (
         f"{name}, torch {torch.__version__.split('+')[0]}, {'small, ' if args.small else ''}commit {args.commit or '?'}"

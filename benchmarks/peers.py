@@ -102,7 +102,7 @@ class Ours(Suite):
             changes = {"image_size": tuple(self.args.image_size), "batch_size": self.args.batch_size}
             self.bench.CASES[NETWORK] = (NETWORK, {**self.bench.SMALL, **changes})
             flags = argparse.Namespace(device="cpu", amp="auto", compile=False, sync_bn=False, cpu_time=False)
-            self.bench.suite.tune(torch.device("cpu"))
+            self.bench.tune(torch.device("cpu"))
             self.case = self.bench.Case(NETWORK, flags, self.splits.train, self.bench.stores(self.splits.train))
         return self.case
 
@@ -120,8 +120,8 @@ class Ours(Suite):
 
         recipe = RECIPES[NETWORK].with_(pretrained="none")
         device = torch.device("cpu")
-        self.bench.suite.tune(device)
-        run = self.bench.suite.Run(device, "none", True, Path())
+        self.bench.tune(device)
+        run = self.bench.Run(device, "none", True, Path())
         model = run.place(recipe.model(751)).eval()
         options = tester.Options(batch_size=100)
         tested = tester.Tester(recipe, {"market": self.splits}, options, device=device, channels_last=True)
@@ -210,11 +210,13 @@ class Fastreid(Suite):
         sys.path.insert(0, str(args.fastreid))
         super().__init__(args)
         from fastreid.config import get_cfg
+        from fastreid.utils.events import EventStorage
 
+        EventStorage(0).__enter__()  # its losses write there
         self.cfg, self.model = get_cfg(), None
         self.cfg.merge_from_list([
             "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_osnet_backbone", "MODEL.BACKBONE.DEPTH", "x0_25",
-            "MODEL.BACKBONE.FEAT_DIM", 512, "MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.WITH_BNNECK", True,
+            "MODEL.BACKBONE.FEAT_DIM", 128, "MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.WITH_BNNECK", True,
             "MODEL.LOSSES.NAME", ("CrossEntropyLoss",), "INPUT.SIZE_TRAIN", list(args.image_size),
             "INPUT.FLIP.ENABLED", True, "SOLVER.IMS_PER_BATCH", args.batch_size, "MODEL.HEADS.NUM_CLASSES", 751,
         ])  # fmt: skip

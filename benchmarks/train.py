@@ -38,6 +38,7 @@ import train  # noqa: E402
 from machine import graphs, processes  # noqa: E402
 from machine.device import pick_amp, pick_device  # noqa: E402
 from recipes import RECIPES  # noqa: E402
+from run import Run, tune  # noqa: E402
 
 SMALL = {"image_size": (128, 64), "pretrained": "none", "fixbase_epochs": 0}
 BOT = {**SMALL, "pad": 5}
@@ -85,7 +86,7 @@ class Case:
         self.name, self.recipe = name, RECIPES[row].with_(**changes)
         self.device = pick_device(args.device)
         self.amp = pick_amp(args.amp, self.device)
-        self.run = suite.Run(self.device, self.amp, True, Path())
+        self.run = Run(self.device, self.amp, True, Path())
         data = datasets.combine([datasets.Splits("market", tuple(samples), (), ())])
         recipe, self.num_pids = self.recipe, data.num_pids
         self.loader = loaders.TrainLoader(
@@ -187,7 +188,7 @@ class PlainNetwork:
     """The yardstick: the same network as most code runs it, NCHW and float32."""
 
     def __init__(self, case: Case):
-        run = suite.Run(case.device, "none", False, Path())
+        run = Run(case.device, "none", False, Path())
         self.case = case
         self.model, _, self.optimizers = case.fresh(run)
         self.images = case.ready[0].contiguous()
@@ -279,7 +280,7 @@ def table(args) -> None:
     device = pick_device(args.device)
     if args.cpu_time and torch.get_num_threads() > 1:
         raise SystemExit("error: --cpu_time needs --threads 1: threads that wait for one another count as well")
-    suite.tune(device)
+    tune(device)
     names = args.recipe or (["bot"] if device.type == "cuda" else ["osnet_x0_25", "resnet18", "mobilenet_v3_small"])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     several = f"{processes.world_size()} processes{', --sync_bn' if args.sync_bn else ''}, each "
