@@ -101,7 +101,7 @@ class Ours(Suite):
         if self.case is None:
             changes = {"image_size": tuple(self.args.image_size), "batch_size": self.args.batch_size}
             self.bench.CASES[NETWORK] = (NETWORK, {**self.bench.SMALL, **changes})
-            flags = argparse.Namespace(device="cpu", amp="auto", compile=False, sync_bn=False, cpu_time=False)
+            flags = self.bench.arguments(["--device", "cpu"])
             self.bench.tune(torch.device("cpu"))
             self.case = self.bench.Case(NETWORK, flags, self.splits.train, self.bench.stores(self.splits.train))
         return self.case
