@@ -65,18 +65,17 @@ def idle_time(path: str = "/proc/stat") -> float | None:
 
 
 class Crew:
-    """The number of threads: as many as there were cores for, in the last period, that nobody else used.
+    """The number of threads: as many as there were cores for that nobody else used, in two periods on end.
 
-    That is what this process used itself and what was idle. More threads than that are called for only when there was
-    room for them in two periods on end.
+    That is what this process used itself and what was idle. One period alone may be somebody's passing command, for
+    which no bits are to change.
 
-    most: threads at most. apply: sets their number.
+    most: threads at most. apply: sets their number. say: is told the first time that it is another.
     """
 
-    def __init__(self, most: int, apply: Callable[[int], None]):
-        self.most, self.apply = most, apply
-        self.size = self.wanted = most  # now; inside `balanced`
-        self.room = False  # in the period before there was room for more
+    def __init__(self, most: int, apply: Callable[[int], None], say: Callable[[str], None] = print):
+        self.most, self.apply, self.say = most, apply, say
+        self.size = self.wanted = self.before = most  # now; inside `balanced`; by the last period alone
         self.began = self.now()
 
     @staticmethod
@@ -95,16 +94,22 @@ class Crew:
     def decide(self, given: float) -> None:
         """There were `given` cores for this process."""
         found = max(1, min(self.most, math.floor(given + TOLERATED)))
-        more = found > self.wanted
-        if not more or self.room:
+        if min(found, self.before) > self.wanted or max(found, self.before) < self.wanted:
             self.wanted = found
-        self.room = more
+        self.before = found
 
     def set(self, size: int) -> None:
         """So many threads from here on."""
-        if size != self.size:
-            self.size = size
-            self.apply(size)
+        if size == self.size:
+            return
+        if size < self.most:
+            self.say(
+                f"Others use this machine: {size} of {self.most} threads while they do. Their number decides the last "
+                f"bits of sums; --threads {self.most} keeps it."
+            )
+            self.say = lambda text: None
+        self.size = size
+        self.apply(size)
 
 
 _crew: Crew | None = None  # of this process, where its number of threads may change

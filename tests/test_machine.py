@@ -329,7 +329,8 @@ class Machine:
 @pytest.mark.parametrize("cores", [2, 8, 64])
 def test_threads_follow_the_cores_that_neighbours_leave(cores, monkeypatch):
     machine = Machine(cores, monkeypatch)
-    crew = threads.Crew(cores, machine.size)
+    said: list[str] = []
+    crew = threads.Crew(cores, machine.size, said.append)
     monkeypatch.setattr(threads, "_crew", crew)
 
     def sizes(steps: int, seconds: float) -> list[int]:
@@ -342,10 +343,15 @@ def test_threads_follow_the_cores_that_neighbours_leave(cores, monkeypatch):
     assert set(sizes(1000, 0.3)) == {cores}  # alone
     machine.others = 0.2  # somebody's shell
     assert set(sizes(1000, 0.3)) == {cores}
+    machine.others = cores  # a passing command
+    machine.passes(1)
+    machine.others = 0.0
+    assert set(sizes(100, 0.3)) == {cores} and not said
     machine.others = 1.0
     machine.passes(1)  # before the loop begins, as images are read
-    assert sizes(1, 0.3) == [max(1, cores - 1)]
+    assert sizes(8, 0.3)[-1] == max(1, cores - 1)
     assert set(sizes(100, 0.3)[-50:]) == {max(1, cores - 1)}
+    assert len(said) == 1 and f"{max(1, cores - 1)} of {cores} threads" in said[0]
     machine.others = cores
     few = sizes(100, 5.0)
     assert few[-1] <= cores / 2 + 1 and few[-50:] == [few[-1]] * 50
