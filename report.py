@@ -724,6 +724,7 @@ def curves(lines: Sequence[Line], title: str, percent: bool) -> str:
     x_ticks, y_ticks = ticks(min(0, *xs), max(xs), whole=True), ticks(min(ys), max(ys))
     if percent:
         y_ticks = [each for each in y_ticks if 0 <= each <= 100]
+        y_ticks = y_ticks if len(y_ticks) > 1 else ticks(0, 100)  # all of them are 100
     low, high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
 
     def place(x: float, y: float) -> tuple[float, float]:

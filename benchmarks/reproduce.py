@@ -221,6 +221,16 @@ def run_all(jobs: Sequence[Job], count: int, seconds: float) -> bool:
     return all(job.done for job in jobs)
 
 
+def compare(jobs: Sequence[Job], output: Path) -> None:
+    """A page and tables of the finished runs of each group, by ``main.py --mode report``."""
+    for group in dict.fromkeys(job.experiment.group for job in jobs):
+        done = [str(job.folder) for job in jobs if job.experiment.group == group and job.done]
+        if len(done) > 1:
+            command = [sys.executable, "main.py", "--mode", "report", *done, "--output_path"]
+            subprocess.run([*command, str(output / f"report_{group}")], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+            print(f"{group:<14}{output / f'report_{group}' / 'index.html'}")
+
+
 def write(rows: list[dict[str, str]], path: Path) -> None:
     """Append the rows that the results file does not hold yet."""
     held = []
@@ -277,6 +287,7 @@ def main(argv=None) -> int:
     rows = [job.row(args.commit) for job in jobs if job.done]
     write(rows, args.csv or args.output / "results.csv")
     print(table(rows))
+    compare(jobs, args.output)
     if not complete:
         print("not all done: the same command goes on")
     return 0 if complete else 3

@@ -61,7 +61,7 @@ def test_reproduce_runs_what_is_listed_and_writes_its_row_once(tmp_path, monkeyp
     reproduce = script("reproduce")
     each = reproduce.Experiment(
         "own", "a demonstration, short", ("--recipe", "demo", "--p", "2", "--k", "2", "--epochs", "1", "--steps", "2",
-        "--image_size", "64", "32"), published="50.0 / 40.0", source="nobody",
+        "--image_size", "64", "32"), seeds=(0, 1), published="50.0 / 40.0", source="nobody",
     )  # fmt: skip
     monkeypatch.setattr(reproduce, "EXPERIMENTS", [each])
     torch.save(backbones.create("osnet_x0_25").state_dict(), tmp_path / "start.pth")
@@ -70,11 +70,12 @@ def test_reproduce_runs_what_is_listed_and_writes_its_row_once(tmp_path, monkeyp
     for _ in range(2):
         assert reproduce.main(words) == 0, capsys.readouterr().out
     with open(tmp_path / "runs" / "results.csv", newline="") as file:
-        [row] = csv.DictReader(file)
+        row, other = csv.DictReader(file)
     assert (row["data"], row["seed"], row["published"]) == ("market → market", "0", "50.0 / 40.0")
+    assert other["seed"] == "1" and "±" in (tmp_path / "runs" / "report_own" / "table.md").read_text()
     assert row["command"].startswith("python main.py --mode train --market_path Market-1501 --pretrained start.pth")
     assert str(tmp_path) not in row["command"] and 0 <= float(row["mAP"]) <= 100
-    assert capsys.readouterr().out.count("begins") == 1
+    assert capsys.readouterr().out.count("begins") == 2
     assert reproduce.main(words[:2]) == 2 and "--pretrained" in capsys.readouterr().err
 
 
