@@ -493,4 +493,4 @@ def test_help_shows_the_defaults_of_the_recipe(capsys):
 
 if __name__ == "__main__":
     workers = str(min(4, os.cpu_count() or 1))  # test processes, one thread each (conftest.py)
-    sys.exit(pytest.main(["-q", "-n", workers, "--dist", "loadscope", str(ROOT), *sys.argv[1:]]))
+    sys.exit(pytest.main(["-q", "-n", workers, "--dist", "worksteal", str(ROOT), *sys.argv[1:]]))

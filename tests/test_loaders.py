@@ -125,7 +125,7 @@ def test_free_memory_is_plausible():
 
 
 def test_description_names_number_size_and_place(files):
-    assert store(files).description == "40 images of 24x12 in host memory (0 MiB)"
+    assert store(files).description == "40 images of 24x12 in host memory (below 1 MiB)"
     assert "decoded as needed" in store(files, "none").description
 
 

@@ -99,6 +99,7 @@ def plain_twin(model, stem) -> models.AGW:
         if stem == "infrared":
             state[name.replace("infrared.", "")] = infrared
     twin.load_state_dict(state)
+    twin.global_pool = model.global_pool
     return twin.eval()
 
 
