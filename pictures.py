@@ -18,7 +18,7 @@ import datasets
 import details
 import tester
 import visualize
-from page import report
+from page import ranked
 
 MAPS = 2000  # images whose activation maps are computed: every one of a small set, else the first queries' lists
 
@@ -93,7 +93,7 @@ def pages(sources: Sequence[Source], folder: Path, wanted: Wanted) -> list[Path]
         links["Strips"] = place / "ranks"
         title = f"{first.tested.recipe.name} on {splits.title or datasets.DATASETS[name].title}"
         people = {sample.pid for sample in shown[0].query}
-        made = report.Page(
+        made = ranked.Page(
             title,
             [view for source, each in zip(sources, shown, strict=True) for view in views(source, name, each, wanted)],
             "; ".join([*ranked_text(shown[0], first.tested.options), f"strips of {which}"])
@@ -105,7 +105,7 @@ def pages(sources: Sequence[Source], folder: Path, wanted: Wanted) -> list[Path]
             links=links | {title: path for title, path in wanted.figures.items() if path.stem != "batch"},
             start=start(wanted),
         )
-        drawn.append(report.write(place, made, shown[0].query, shown[0].gallery))
+        drawn.append(ranked.write(place, made, shown[0].query, shown[0].gallery))
     return drawn
 
 
@@ -123,7 +123,7 @@ def evaluated(source: Source, name: str) -> tester.Shown:
     return tested.last[name]
 
 
-def views(source: Source, name: str, shown: tester.Shown, wanted: Wanted) -> list[report.View]:
+def views(source: Source, name: str, shown: tester.Shown, wanted: Wanted) -> list[ranked.View]:
     """The ranking that was measured, and where it was re-ranked also the one before, of all queries."""
     found = [shown] if shown.before is None else [shown, shown.before]
     rankings = [each.lists.choose("given", num=len(shown.query)) for each in found]
@@ -134,18 +134,18 @@ def views(source: Source, name: str, shown: tester.Shown, wanted: Wanted) -> lis
     result = []
     for each, rows in zip(found, rankings, strict=True):
         words = "re-ranked" if each.reranked else f"{recipe.metric} distance"
-        inside = report.Inside(maps, source.model.shown, source.model.stripes, alignments(each, rows, recipe))
+        inside = ranked.Inside(maps, source.model.shown, source.model.stripes, alignments(each, rows, recipe))
         published, beside = published_of(source, name, each)
         judged: dict[str, Any] = {}
         if each.details:
             counts, cameras = each.details
             judged = tester.plain_details([counts], [cameras]) | {"histogram": counts.histogram()}
         result.append(
-            report.View(
+            ranked.View(
                 ": ".join(filter(None, (source.name, words))),
                 rows,
                 "re-ranked distance" if each.reranked else words,
-                report.Measured(
+                ranked.Measured(
                     each.metrics,
                     published,
                     beside,
@@ -240,8 +240,8 @@ def unlabelled_page(folder: Path, ranking: details.Ranking, query, gallery, unit
     """The page of one image's ranking in a folder of which nobody knows who is on it."""
     visualize.draw_strips(folder, [ranking], query, gallery, labelled=False)
     title = f"{Path(visualize.one_path(query[0].path)).name} in a folder of {len(gallery):,} images"
-    made = report.Page(title, [report.View(unit, [ranking], unit)], "1 query", labelled=False)
-    return report.write(folder, dataclasses.replace(made, links={"Strip": folder / "ranks"}), query, gallery)
+    made = ranked.Page(title, [ranked.View(unit, [ranking], unit)], "1 query", labelled=False)
+    return ranked.write(folder, dataclasses.replace(made, links={"Strip": folder / "ranks"}), query, gallery)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

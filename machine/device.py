@@ -51,23 +51,26 @@ def tune(device: torch.device, deterministic: bool = False) -> None:
     """
     if device.type == "cpu":
         memory.keep_freed_memory()
-    torch.set_flush_denormal(True)  # CPU arithmetic on numbers below 1e-38 is a hundred times slower
-    torch.backends.cudnn.allow_tf32 = False  # torch's default rounds what convolutions multiply to 10 bits
-    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    set_arithmetic(flush=True, tf32=False, benchmark=device.type == "cuda" and not deterministic)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by the first matrix product
         torch.use_deterministic_algorithms(True)
 
 
+def set_arithmetic(flush: bool, tf32: bool, benchmark: bool) -> None:
+    """flush: CPU arithmetic takes numbers below 1e-38 for 0, on which it is a hundred times slower; tf32: convolutions
+    round what they multiply to 10 bits, as is torch's default; benchmark: cuDNN tries its kernels for each new size."""
+    torch.set_flush_denormal(flush)
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = tf32, benchmark
+
+
 @contextlib.contextmanager
 def tuned(device: torch.device) -> Iterator[None]:
     """The arithmetic of `tune` inside, and that of the program that calls us again afterwards."""
-    cudnn, tiny = torch.backends.cudnn, torch.full((1,), 1e-30)
-    before = cudnn.allow_tf32, cudnn.benchmark, not (tiny * 1e-10).any().item()  # the last: numbers below 1e-38 are 0
-    torch.set_flush_denormal(True)
-    cudnn.allow_tf32, cudnn.benchmark = False, device.type == "cuda"
+    flushed = not (torch.full((1,), 1e-30) * 1e-10).any().item()
+    before = flushed, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    set_arithmetic(flush=True, tf32=False, benchmark=device.type == "cuda")
     try:
         yield
     finally:
-        cudnn.allow_tf32, cudnn.benchmark, flushed = before
-        torch.set_flush_denormal(flushed)
+        set_arithmetic(*before)

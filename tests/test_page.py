@@ -5,30 +5,17 @@ import math
 import os
 import re
 from collections import namedtuple
-from typing import NamedTuple
 
 import browser
 import numpy as np
 import pytest
 from PIL import Image
+from test_visualize import Ranking
 
 from machine import files
-from page import report, thumbnails
+from page import ranked, thumbnails
 
 Sample = namedtuple("Sample", "path pid camid")
-
-
-class Ranking(NamedTuple):
-    """What `details.Ranking` holds."""
-
-    query: int
-    ap: float
-    first_hit: int | None
-    num_hits: int
-    index: tuple
-    distance: tuple
-    mark: tuple
-    rank: tuple
 
 
 def image(path, size=(32, 64), colour=(200, 30, 30)):
@@ -59,15 +46,15 @@ def data_of(page):
 
 
 def page_of(rankings=ROWS, **more):
-    measured = report.Measured({"rank1": 0.5, "mAP": 0.625, "rank1_interval": None, "cmc": [0.5, 1.0]})
-    return report.Page("A page", [report.View("euclidean distance", rankings, measured=measured)], **more)
+    measured = ranked.Measured({"rank1": 0.5, "mAP": 0.625, "rank1_interval": None, "cmc": [0.5, 1.0]})
+    return ranked.Page("A page", [ranked.View("euclidean distance", rankings, measured=measured)], **more)
 
 
 # ============ what is written ============
 
 
 def test_the_page_holds_what_it_is_given_and_needs_nothing_else(samples, tmp_path):
-    path = report.write(tmp_path / "out", page_of(distractors=frozenset({0, 7})), *samples)
+    path = ranked.write(tmp_path / "out", page_of(distractors=frozenset({0, 7})), *samples)
     data, text = data_of(path), path.read_text("utf-8")
     assert path == tmp_path / "out" / "index.html" and not re.search(r"\{\{\w+\}\}", text)
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text.replace("http://www.w3.org", ""))
@@ -91,14 +78,14 @@ def test_the_page_holds_what_it_is_given_and_needs_nothing_else(samples, tmp_pat
 
 def test_an_earlier_page_in_the_folder_is_gone_and_stays_where_a_new_one_cannot_be_made(samples, tmp_path):
     query, gallery = samples
-    path = report.write(tmp_path / "out", page_of(), query, gallery)
+    path = ranked.write(tmp_path / "out", page_of(), query, gallery)
     before = path.read_text("utf-8")
     other = [Sample(image(tmp_path / "other.jpg"), 1, 1), *query[1:2], Sample(str(tmp_path / "gone.jpg"), 3, 1)]
     with pytest.raises(FileNotFoundError, match="gone.jpg"):
-        report.write(tmp_path / "out", page_of(), other, gallery)
+        ranked.write(tmp_path / "out", page_of(), other, gallery)
     assert path.read_text("utf-8") == before
     assert all((path.parent / "thumbs" / f"{name}.jpg").is_file() for name in data_of(path)["images"]["file"])
-    report.write(tmp_path / "out", page_of(), [other[0], *query[1:]], gallery)
+    ranked.write(tmp_path / "out", page_of(), [other[0], *query[1:]], gallery)
     kept = {file.stem for file in (path.parent / "thumbs").iterdir()}
     assert kept == set(data_of(path)["images"]["file"]) and len(kept) == 6
 
@@ -113,8 +100,8 @@ def test_any_name_can_be_shown(tmp_path, name):
     path = os.fsdecode(os.path.join(os.fsencode(folder), name.replace(b"/", b"")))
     Image.new("L", (8, 16), 90).save(path, "PNG")
     ranking = Ranking(0, math.nan, None, 0, (0,), (0.1,), (None,), (1,))
-    page = report.Page(os.fsdecode(name), [report.View("distance", [ranking])], labelled=False)
-    data = data_of(report.write(tmp_path / "out", page, [Sample(path, 1, 1)], [Sample(path, 1, 1)]))
+    page = ranked.Page(os.fsdecode(name), [ranked.View("distance", [ranking])], labelled=False)
+    data = data_of(ranked.write(tmp_path / "out", page, [Sample(path, 1, 1)], [Sample(path, 1, 1)]))
     assert data["images"]["name"][0] == files.printable(os.path.basename(path))
     assert data["title"] == files.printable(os.fsdecode(name))
 
@@ -124,7 +111,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(samples, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     twice = [Sample(image(tmp_path / name / "0001.jpg"), 1, 1) for name in ("a", "b")]
-    data = data_of(report.write(tmp_path / "out", page_of(), [*twice, query[2]], gallery))
+    data = data_of(ranked.write(tmp_path / "out", page_of(), [*twice, query[2]], gallery))
     assert data["images"]["name"][:2] == ["a/0001.jpg", "b/0001.jpg"]
 
 
@@ -187,7 +174,7 @@ def many(tmp_path_factory):
     def measured(value):
         numbers = {"rank1": value, "mAP": value, "mINP": value, "mAP_interval": [value - 0.1, value + 0.1]}
         edges = [0, 0.5, 1]
-        return report.Measured(
+        return ranked.Measured(
             numbers | {"cmc": [value, 1.0]},
             [{"rank1": 94.5, "mAP": 85.9, "source": "the paper"}],
             facts={"Weights": "model.pt", "SHA-256 of the weights": "ab" * 32},
@@ -197,16 +184,16 @@ def many(tmp_path_factory):
         )
 
     maps = {path: np.linspace(0, 1, 32, dtype=np.float32).reshape(8, 4) for path in paths}
-    inside = report.Inside(maps, "the last map", (6,), {(0, 0): "qgqg"})
+    inside = ranked.Inside(maps, "the last map", (6,), {(0, 0): "qgqg"})
     views = [
-        report.View("re-ranked", rows(lambda i: i / 400), "re-ranked distance", measured(0.6), inside),
-        report.View("euclidean distance", rows(lambda i: 1 - i / 400), "euclidean distance", measured(0.4)),
+        ranked.View("re-ranked", rows(lambda i: i / 400), "re-ranked distance", measured(0.6), inside),
+        ranked.View("euclidean distance", rows(lambda i: 1 - i / 400), "euclidean distance", measured(0.4)),
     ]
     log = [{"epoch": 1, "lr": 3e-4, "id": 5.5, "metrics": {"market": {"rank1": 0.5, "mAP": 0.4}}}]
-    page = report.Page(
+    page = ranked.Page(
         "Many", views, log=log, infrared=frozenset({3}), distractors=frozenset({99}), start={"sort": "ap"}
     )
-    return report.write(folder / "out", page, query, gallery)
+    return ranked.write(folder / "out", page, query, gallery)
 
 
 @in_browser
@@ -306,7 +293,7 @@ def test_the_large_view_is_walked_with_the_keys(many, window, width):
 def test_thousands_of_queries_open_at_once(samples, tmp_path, window):
     query, gallery = samples
     rows = [RIGHT._replace(query=i, ap=i / 5000) for i in range(5000)]
-    window.open(report.write(tmp_path / "out", page_of(rows), query[:1] * 5000, gallery))
+    window.open(ranked.write(tmp_path / "out", page_of(rows), query[:1] * 5000, gallery))
     found = look(window, "found.shown = shown().length; found.filled = filled(); pick('#tool-down', '1');")
     window.settle()
     then = look(window, "found.first = shown()[0]; found.filled = filled();")
@@ -318,8 +305,8 @@ def test_thousands_of_queries_open_at_once(samples, tmp_path, window):
 def test_tracklets_play_and_an_unlabelled_page_judges_nothing(tmp_path, window):
     frames = tuple(image(tmp_path / f"f{i}.png", (16, 32), (i * 60, 0, 0)) for i in range(4))
     ranking = Ranking(0, math.nan, None, 0, (0,), (0.1,), (None,), (1,))
-    page = report.Page("Frames", [report.View("distance", [ranking])], labelled=False)
-    window.open(report.write(tmp_path / "out", page, [Sample(frames, 1, 1)], [Sample(frames, 2, 1)]))
+    page = ranked.Page("Frames", [ranked.View("distance", [ranking])], labelled=False)
+    window.open(ranked.write(tmp_path / "out", page, [Sample(frames, 1, 1)], [Sample(frames, 2, 1)]))
     found = look(window, """
       const at = () => $('#list img').style.transform, still = at();
       found.still = still; $('#play').click();
