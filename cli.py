@@ -15,6 +15,7 @@ import datasets
 from config import (
     FIELDS,
     HINTS,
+    Recipe,
     Value,
     applies,
     called,
@@ -29,7 +30,7 @@ from config import (
 from machine import loggers, ranges, usage
 from machine.ranges import ALPHA, EPOCHS, MEMORY, NEIGHBOURS, RANKS, SEEDS, SHARE, Number, Range
 from networks import backbones
-from recipes import RECIPES, Recipe
+from recipes import RECIPES
 from weights import reading
 
 MODES = ("train", "test", "visualize", "extract", "export", "check", "report")

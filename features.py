@@ -21,12 +21,13 @@ from torch import Tensor, nn
 import evaluate
 import tester
 from cli import named_recipe
+from config import Recipe
 from datasets import DATASETS, Sample, Splits
 from machine import files, fingerprint
 from machine.version import VERSION, commit
 from parsers.base import mat_variables
 from protocols import PROTOCOLS
-from recipes import RECIPES, Recipe
+from recipes import RECIPES
 from weights.reading import existing_file, first_line
 
 # ---------------------------------------------------------------------------------------------------------------------

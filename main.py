@@ -63,13 +63,13 @@ import train
 import video
 import visualize
 from cli import check_needs, customised, overrides, parse
-from config import FIELDS, check_test_distance, check_trunk, plain, value_in
+from config import FIELDS, Recipe, check_test_distance, check_trunk, plain, value_in
 from loading import samplers
 from machine import files, fingerprint, graphs, lock, loggers, memory, processes
 from machine.memory import Budget
 from machine.version import VERSION, commit
 from parsers.base import images_below
-from recipes import RECIPES, Recipe
+from recipes import RECIPES
 from run import (
     Run,
     asked_for,
@@ -831,6 +831,16 @@ ACTIONS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one mode; returns the exit status. A mistake of the user's ends in one message, not in a traceback."""
+    with processes.stoppable():
+        try:
+            return answer(argv)
+        except (KeyboardInterrupt, tester.Stopped):
+            print("\nStopped.", file=sys.stderr)
+            return 130
+
+
+def answer(argv: list[str] | None) -> int:
+    """As `main`, but for what a signal raises."""
     args, recipe = None, None
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what no terminal can write
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -848,9 +858,8 @@ def main(argv: list[str] | None = None) -> int:
     except train.Interrupted as stopped:
         print(f"\n{processes.label()}{stopped}", file=sys.stderr)
         return 130
-    except (KeyboardInterrupt, tester.Stopped):
-        print("\nStopped.", file=sys.stderr)
-        return 130
+    except tester.Stopped:
+        raise
     except Exception as error:
         if args is not None and args.debug:
             raise

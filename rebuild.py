@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import checkpoints
 import models
 from cli import customised, named_recipe
-from config import applies
+from config import Recipe, applies
 from datasets import Splits
-from recipes import Recipe
 from weights import formats, importing, reading, recognising
 
 

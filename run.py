@@ -19,11 +19,11 @@ import checkpoints
 import datasets
 import models
 from cli import dataset_options
+from config import Recipe
 from machine import files, fingerprint, threads
 from machine.device import pick_amp, pick_device, tune
 from machine.version import VERSION, commit, versions
 from networks import mobile
-from recipes import Recipe
 from weights import reading
 
 

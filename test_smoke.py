@@ -349,6 +349,28 @@ def test_sigterm_ends_with_a_message_and_the_same_command_goes_on(trained, data,
     assert (tmp_path / "last.pt").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("at", ["work", "error"])
+def test_sigterm_says_a_word_wherever_it_arrives(at, monkeypatch, capsys):
+    """In a mode that keeps nothing, and between an error and its message, as torchrun sends it."""
+
+    import main
+
+    def work(*_):
+        if at == "work":
+            signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("Connection closed by peer")
+
+    def message_of(error):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setitem(main.ACTIONS, "check", work)
+    monkeypatch.setattr(main, "message_of", message_of)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert main.main(["--mode", "check", "--market_path", "."]) == 130
+    assert "Stopped." in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is handler
+
+
 def test_a_folder_of_another_run_is_not_overwritten(trained, data, capsys):
     before = (trained / "last.pt").read_bytes()
     assert train_tiny(data, trained, "--lr", "0.5") == 1

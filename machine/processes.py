@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from datetime import timedelta
 
 import torch
@@ -97,6 +99,28 @@ def joined(device: str):
             ) from error
         raise
     dist.destroy_process_group()  # not after an error: there may be nobody left to agree with
+
+
+@contextlib.contextmanager
+def stoppable():
+    """SIGTERM, as torchrun, a scheduler or ``kill`` send it, raises KeyboardInterrupt, which Ctrl-C does anyway.
+
+    Nothing else says why a run ended: without it the process would be gone without a word wherever no training is
+    there to keep what it has done, such as between the error of a broken connection and its message.
+    """
+
+    def interrupt(number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough, and the message must get out
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def lost_another(error: RuntimeError) -> bool:

@@ -277,8 +277,8 @@ def test_values_that_a_checkpoint_keeps_are_held_to_the_same_ranges():
 
 
 @pytest.mark.parametrize(("file", "old", "new", "message"), [
-    ("recipes.py", "    lr=3.5e-4,\n", "    lr=-1.0,\n", r"recipes\.py:\d+, row bot: lr is -1\.0, expected .*"),
-    ("recipes.py", "BOT = row(", "BOT = rwo(", r"recipes\.py, line \d+: NameError: name 'rwo' is not defined .*"),
+    ("rows/baselines.py", "    lr=3.5e-4,\n", "    lr=-1.0,\n", r"baselines\.py:\d+, row bot: lr is -1\.0, .*"),
+    ("rows/baselines.py", "BOT = row(", "BOT = rwo(", r".*baselines\.py, line \d+: NameError: name 'rwo' is .*"),
     ("parsers/small.py", "\nENTRIES = (", "\nENTRIES = ((", r"parsers/small\.py.* cannot be imported: SyntaxError: .*"),
     ("losses.py", "import math\n", "import maths\n", r"losses\.py, line \d+: ModuleNotFoundError: No module .*"),
 ])  # fmt: skip

@@ -26,6 +26,7 @@ FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"pictures", "rebuild", "report", "run"},
     {"cli"},
     {"recipes", "tester", "check"},
+    {"rows"},
     {"config", "datasets", "details"},
     {"evaluate", "architectures", "video", "loaders", "train", "parsers"},
     {"models", "rerank", "checkpoints", "loading", "synthetic", "page"},
@@ -221,8 +222,8 @@ def test_the_loop_and_the_evaluation_know_no_method_and_no_data_set():
 def test_no_field_of_a_recipe_is_unread():
     """Each is read as an attribute somewhere, or handed by its name to a network, a loss or the augmentation."""
     import loaders
-    from config import arguments
-    from recipes import RECIPES, Recipe
+    from config import Recipe, arguments
+    from recipes import RECIPES
 
     read = {node.attr for m in modules().values() for node in ast.walk(m.tree) if isinstance(node, ast.Attribute)}
     read |= {field.name for field in dataclasses.fields(loaders.Augmentation)}

@@ -142,7 +142,7 @@ ROOT = Path(__file__).parents[1]
 BY_HAND = {  # file -> what somebody adds to it, with the imports that it needs there
     "models.py": HEAD.replace("models.", ""),
     "losses.py": LOSS.replace("torch.nn.", "nn."),
-    "recipes.py": "\nimport losses\nfrom config import Term\n"
+    "recipes.py": "\nimport losses\nimport models\nfrom config import Term\n"
     + ROW.replace("recipes.row", "row").replace("MeanAndMax", "models.MeanAndMax").replace("Spread", "losses.Spread"),
 }
 USED = """

@@ -325,7 +325,7 @@ def test_an_unknown_field_is_an_error():
 
 
 def test_two_rows_of_one_name_are_an_error_that_says_where_both_are():
-    with pytest.raises(ValueError, match=r"^test_recipes.py:\d+, row bot: two recipes.*at recipes.py:\d+"):
+    with pytest.raises(ValueError, match=r"^test_recipes.py:\d+, row bot: two recipes.*at baselines.py:\d+"):
         recipes.row(RECIPES["bot"])
 
 
@@ -394,7 +394,7 @@ def test_a_row_that_leaves_out_what_every_row_has_names_it():
 
 def test_an_option_with_a_value_that_its_network_refuses_names_the_row():
     recipe = RECIPES["pcb"].with_(backbone="resnet18", options={"test_feature": "middle"})
-    with pytest.raises(ValueError, match=r"^recipe pcb \(recipes.py:\d+\): test_feature is 'middle'"):
+    with pytest.raises(ValueError, match=r"^recipe pcb \(parts.py:\d+\): test_feature is 'middle'"):
         recipe.outline(3)
 
 

@@ -23,9 +23,10 @@ import losses
 import main as suite
 import models
 import train
+from config import Stage
 from loading.views import Views
 from networks import blocks
-from recipes import RECIPES, Stage
+from recipes import RECIPES
 
 DEMO = RECIPES["demo"]
 
