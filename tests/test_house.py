@@ -28,7 +28,7 @@ FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"recipes", "tester", "check"},
     {"rows"},
     {"config", "datasets", "details"},
-    {"evaluate", "architectures", "video", "loaders", "train", "parsers"},
+    {"evaluate", "architectures", "papers", "video", "loaders", "train", "parsers"},
     {"models", "rerank", "checkpoints", "loading", "synthetic", "page"},
     {"networks", "losses", "protocols", "visualize", "published", "embed", "weights", "machine"},
 )
