@@ -96,8 +96,12 @@ def network_of_anybody(
             "say --stem_pool 3x3 (or --recipe bot) for the first, --stem_pool 2x2 for the second"
         )
     hints |= {"stem_pool": pool} if pool else {}
-    if recipe is not None:
-        hints = {name: value for name, value in hints.items() if name in recognising.CARRIED}
+    if recipe is not None and hints.get("recipe") == recipe.name:
+        del hints["recipe"]
+    elif recipe is not None:  # of another row the options are the file's where its network is the same
+        same = "recipe" in hints and named_recipe(hints["recipe"]).network is recipe.network
+        carried = (*recognising.CARRIED, "options") if same else recognising.CARRIED
+        hints = {name: value for name, value in hints.items() if name in carried}
     elif not hints:
         advice = importing.advice(formats.stripped(file.tensors))
         raise ValueError(f"{file.path} does not say which network it belongs to. {advice}")

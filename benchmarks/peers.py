@@ -10,8 +10,8 @@ on a busy machine only neighbours in time can be compared.
 
     train      iterations on Market-1501 with its decoding and augmentation (flip), softmax, AMSGrad or Adam. Ours
                decodes each image once and keeps the pixels, theirs decode in --workers processes, which go on while
-               others have their turn: up to two batches each stand ready at the start of theirs. `bare` is the limit
-               of ours: forward, cross-entropy, backward and step on one ready batch
+               others have their turn: as many batches as can stand ready then are taken before the clock starts.
+               `bare` is the limit of ours: forward, cross-entropy, backward and step on one ready batch
     extract    features of the first query images, from their files
     evaluate   from ready features of a --size set to mAP and CMC, in the form of its own that each suite has at hand
     rerank     from ready features to k-reciprocal distances
@@ -79,6 +79,8 @@ def beside(name: str):
 class Suite:
     """A suite in its own process; what a piece of work needs is made at its first call, which is not timed."""
 
+    decodes_ahead = False  # whether batches of training images stand ready after a pause
+
     def __init__(self, args):
         self.args, found = args, np.load(args.folder / "features.npz")
         self.query, self.gallery = (torch.from_numpy(found[name]) for name in FEATURES[:2])
@@ -143,6 +145,8 @@ class Ours(Suite):
 class Torchreid(Suite):
     """KaiyangZhou/deep-person-reid, through its data manager and engine."""
 
+    decodes_ahead = True
+
     def __init__(self, args):
         sys.path.insert(0, str(args.torchreid))
         super().__init__(args)
@@ -203,6 +207,8 @@ class Torchreid(Suite):
 class Fastreid(Suite):
     """JDAI-CV/fast-reid, through its configuration, data set, network and optimiser; its own loader needs a GPU, so a
     plain one reads its data set."""
+
+    decodes_ahead = True
 
     def __init__(self, args):
         os.environ["FASTREID_DATASETS"] = str(args.folder)
@@ -302,6 +308,8 @@ def serve(args) -> None:
                 suite = SUITES[args.child](args)
                 if args.threads:
                     torch.set_num_threads(args.threads)
+            if work == "train" and suite.decodes_ahead:
+                suite.train(2 * args.workers)  # torch's loader prefetches two batches for each worker
             began = time.perf_counter()
             answers.write(json.dumps([getattr(suite, work)(int(amount)), time.perf_counter() - began]) + "\n")
         except (Exception, SystemExit) as error:  # whatever another suite raises

@@ -13,6 +13,7 @@ from torch import nn
 
 import architectures
 import cli
+import config
 import datasets
 import models
 import recipes
@@ -1266,6 +1267,19 @@ def test_a_file_of_a_seed_gives_the_feature_of_its_public_code(tmp_path, name):
     torch.testing.assert_close(
         found, torch.tensor(released).double(), rtol=0, atol=largest * float(feature.abs().max())
     )
+
+
+@pytest.mark.parametrize("name", SEED_FILES)
+def test_naming_the_recipe_that_is_recognised_changes_nothing(tmp_path, name):
+    build, rename, _, words, _ = SEED_FILES[name]
+    with torch.device("meta"):
+        state = build(num_pids=7).state_dict()
+    torch.save(nested(by_formula(rename(state))), tmp_path / "w.pth.tar")
+    found = loaded(tmp_path / "w.pth.tar", *words).recipe
+    named = loaded(tmp_path / "w.pth.tar", *words, "--recipe", found.name).recipe
+    assert {field: (getattr(found, field), getattr(named, field)) for field in config.FIELDS
+            if getattr(found, field) != getattr(named, field)} == {}  # fmt: skip
+    assert found.options == named.options
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,18 @@ def test_each_format_loads_every_tensor(tmp_path, make, name, absent, options):
     assert set(report.loaded) >= {key for key in model.state_dict() if key.startswith("base.")}
 
 
+def test_of_two_networks_in_a_file_it_is_said_which_is_read(tmp_path):
+    """AlignedReID's pair: [network, network, optimiser, optimiser]."""
+    first, model = Net(seed=1), Net(seed=2)
+    pair = [first.state_dict(), Net(seed=3).state_dict(), *({"state": {0: {"step": torch.ones(1)}}} for _ in "12")]
+    torch.save({"state_dicts": pair, "ep": 3}, tmp_path / "w.pth")
+    report = importing.import_weights(model, tmp_path / "w.pth")
+    assert_equal_states(model, first, ())
+    assert "the first of its 2 networks is read" in str(report)
+    torch.save({"state_dicts": [pair[0], pair[2]]}, tmp_path / "w.pth")
+    assert "is read" not in str(importing.import_weights(model, tmp_path / "w.pth"))
+
+
 def test_other_identities_are_skipped_with_the_reason(tmp_path):
     torch.save(Net(num_pids=7, seed=1).state_dict(), tmp_path / "w.pth")
     model = Net(num_pids=5, seed=2)

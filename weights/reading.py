@@ -524,7 +524,8 @@ NOT_WEIGHTS = re.compile(r"optim|sched|scaler|hyper|loss|meter|criterion|center"
 
 def _collect(path: Path, value: Any, buffer: Callable[[_Storage], bytearray], container: str, size: int) -> WeightFile:
     """Find the weights within `value` and read their numbers; `size`: of the file in bytes."""
-    found, trail = _Search().unwrap(value, ())
+    search = _Search()
+    found, trail = search.unwrap(value, ())
     form = value.get("format") if isinstance(value, dict) else None
     if isinstance(form, str) and form.startswith("reid-suite-") and form != FORMAT:
         raise _NotWeights(
@@ -553,7 +554,7 @@ def _collect(path: Path, value: Any, buffer: Callable[[_Storage], bytearray], co
     if form == FORMAT:
         return WeightFile(path, tensors, OURS, ours=_plain(value, tensor), epochs=epochs_behind(path, keys))
     ema = [key for key in WRAPPERS_EMA if key in keys and key not in trail]
-    notes = (f"averaged weights under {ema[0]!r} were not used",) if ema else ()
+    notes = (*search.notes, *([f"averaged weights under {ema[0]!r} were not used"] if ema else []))
     return WeightFile(path, tensors, ", ".join((container, *trail)), notes, epochs=epochs_behind(path, keys))
 
 
@@ -614,6 +615,7 @@ class _Search:
 
     def __init__(self) -> None:
         self.steps = 0
+        self.notes: list[str] = []  # what a reader of the file should know of it
 
     def step(self) -> None:
         """One more entry is looked at."""
@@ -632,8 +634,11 @@ class _Search:
         if isinstance(value, Inert):
             return self.unwrap(value.entries or (value.state if isinstance(value.state, dict) else {}), trail)
         if isinstance(value, (list, tuple)):
-            inside = (self.unwrap(item, trail) for item in value if isinstance(item, (dict, Inert)))
-            return next((pair for pair in inside if pair[0]), ({}, trail))
+            inside = [self.unwrap(item, trail) for item in value if isinstance(item, (dict, Inert))]
+            networks = [pair for pair in inside if pair[0]]
+            if len(networks) > 1:  # AlignedReID's two that learn from each other (2e2d454, train_ml.py)
+                self.notes.append(f"the first of its {len(networks)} networks is read; the others are not")
+            return networks[0] if networks else ({}, trail)
         if not isinstance(value, dict):
             return {}, trail
         for key in WRAPPERS:
