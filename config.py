@@ -23,12 +23,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+import criteria
 import evaluate
 import loaders
 import losses
 import models
 import train
 import video
+from epochs import Hook
 from loading.augmentation import FILLS
 from loading.samplers import EPOCH_LENGTHS, SAMPLE_METHODS
 from loading.store import FILTERS
@@ -62,12 +64,16 @@ class Stage(NamedTuple):
     What is frozen keeps its BatchNorm in eval mode. `restart`: the learning rate schedule starts again with the stage;
     otherwise it runs on over all stages (torchreid's ``fixbase_epoch``, PCB+RPP). `lr`: the rate all through the stage,
     in place of the schedule's.
+    `changes`: fields of the recipe in which the stage differs, of `STAGED`. Such a stage has its own criterion, loader
+    and optimisers, made of the changed recipe, and its schedule starts with it (CLIP-ReID's prompts, then images).
+    Flags change the recipe, and not what a stage sets itself.
     """
 
     epochs: int
     trainable: tuple[str, ...] = ()
     restart: bool = False
     lr: float = 0.0
+    changes: dict[str, Any] = {}  # noqa: RUF012 (a tuple's default, which nobody changes)
 
 
 class Term(NamedTuple):
@@ -107,6 +113,8 @@ def field(default: Any, text: str = "", group: str = "", **about: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """`value` of a field in plain types, which can be kept and compared; a class or function by its name."""
+    if isinstance(value, Stage) and not value.changes:
+        value = value[:-1]  # as it was kept before stages could change anything
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
     if isinstance(value, dict):
@@ -134,6 +142,7 @@ class Recipe:
     network: Callable[..., models.Model]
     options: dict[str, Any] = field({})  # arguments of the network's and of the terms' constructors that are no fields
     terms: dict[str, Term] = field({})  # losses of this row alone
+    hook: Callable[..., Hook] | None = None  # called before each epoch; gets what its constructor names
     backbone: str = field(
         "resnet50",
         "torchvision or timm name, or one of ours (osnet_x1_0, resnet50_ibn_a, ...)",
@@ -439,7 +448,7 @@ class Recipe:
             )
         return video.Tracklet(model, "attention") if self.temporal_pooling == "attention" else model
 
-    def arguments_of(self, made: Callable[..., nn.Module]) -> dict[str, Any]:
+    def arguments_of(self, made: Callable) -> dict[str, Any]:
         """The fields and options of this row that the constructor of a network or a loss names."""
         names = arguments(made)
         fields = {name: getattr(self, name) for name in FIELDS if name in names}
@@ -447,7 +456,16 @@ class Recipe:
 
     def losses(self, num_pids: int) -> losses.Criterion:
         """The criterion: called with (Output, labels), answers {name: weighted term}."""
-        return combined(self, num_pids)
+        return criteria.combined(self, num_pids, own_terms(self, num_pids))
+
+    def before_epochs(self) -> Hook | None:
+        """What is called before each epoch, if anything is."""
+        return None if self.hook is None else self.hook(**self.arguments_of(self.hook))
+
+    def of_stage(self, index: int) -> Recipe:
+        """What stage `index` of the `plan` trains by: this recipe, with what the stage changes."""
+        changes = self.plan()[index].changes
+        return self.with_(**changes) if changes else self
 
     @property
     def reads_logits(self) -> bool:
@@ -533,10 +551,31 @@ FIELDS: dict[str, About] = {name: about for name, about in ABOUT.items() if abou
 SUPPLIED = ("num_pids", "pretrained", "num_cameras", "dim")  # arguments of constructors that a run fills in itself
 
 
+STAGED = (  # fields that a stage may change
+    *(name for name, about in FIELDS.items() if about.group == "losses"),
+    *("flip", "pad", "translate", "erase", "erase_fill", "erase_area", "erase_log_aspect", "erase_value"),
+    *("auto_augment", "color_jitter", "random_patch", "p", "k", "batch_size", "steps", "epoch_length", "alternate"),
+    *("optimizer", "lr", "base_lr_mult", "bias_lr_mult", "weight_decay", "norm_decay", "momentum", "nesterov"),
+    *("clip_grad", "clip_by", "schedule", "milestones", "gamma", "lr_floor", "warmup_epochs", "warmup_iterations"),
+    *("first_epoch", "warmup_method", "warmup_factor", "terms"),
+)
+
+
+def all_terms(recipe: Recipe) -> dict[str, Term]:
+    """The losses of the row and of its stages alone."""
+    return {k: term for each in recipe.stages for k, term in each.changes.get("terms", {}).items()} | recipe.terms
+
+
+def makers(recipe: Recipe) -> list[Callable]:
+    """What the options of a row are handed to: the network, what makes its own losses, the hook."""
+    hook = [] if recipe.hook is None else [recipe.hook]
+    return [recipe.network, *(term.loss for term in all_terms(recipe).values()), *hook]
+
+
 def option_defaults(recipe: Recipe) -> dict[str, Any]:
-    """Every argument of the network's and the terms' constructors that is no field, with its value in this row."""
-    found = {f"{name}_weight": term.weight for name, term in recipe.terms.items()}
-    for made in (recipe.network, *(term.loss for term in recipe.terms.values())):
+    """Every argument of the constructors of `makers` that is no field, with its value in this row."""
+    found = {f"{name}_weight": term.weight for name, term in all_terms(recipe).items()}
+    for made in makers(recipe):
         own = {name: p.default for name, p in arguments(made).items() if name not in ABOUT}
         supplied = SUPPLIED if made is not recipe.network else SUPPLIED[:-1]
         found |= {name: default for name, default in own.items() if name not in supplied}
@@ -545,8 +584,8 @@ def option_defaults(recipe: Recipe) -> dict[str, Any]:
 
 def option_numbers(recipe: Recipe) -> dict[str, Number]:
     """Those of the options that are numbers whose range is declared, in the annotations of the constructors."""
-    found = {f"{name}_weight": Number(float, WEIGHT) for name in recipe.terms}
-    for made in (recipe.network, *(term.loss for term in recipe.terms.values())):
+    found = {f"{name}_weight": Number(float, WEIGHT) for name in all_terms(recipe)}
+    for made in makers(recipe):
         for base in reversed(constructors(made)):
             found |= ranges.of(base)
     return {name: number for name, number in found.items() if name not in ABOUT}
@@ -590,10 +629,21 @@ def checked(base: Recipe | None, fields: dict[str, Any]) -> Recipe:
     for name in fields.keys() & FIELDS.keys():
         if not applies(recipe, name) and fields[name] != getattr(Recipe, name):
             raise ValueError(f"{name} is {fields[name]!r}, but {called(recipe.network)} has no argument {name}")
+    for stage in recipe.stages:
+        check_changes(stage)
     check_constructors(recipe)
     check_options(recipe)
     check_lengths(recipe)
     return recipe
+
+
+def check_changes(stage: Stage) -> None:
+    """ValueError if a stage changes what holds for a whole run, or to a value that its field cannot have."""
+    for name, value in stage.changes.items():
+        if name not in STAGED:
+            what = "which holds for a whole run" if name in ABOUT else f"which is no field{nearest(name, STAGED)}"
+            raise ValueError(f"a stage of {stage.epochs} epochs changes {name}, {what}; it can change those of STAGED")
+        check_value(name, value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -641,12 +691,12 @@ def fits(value: Any, hint: Any) -> bool:
 
 def check_constructors(recipe: Recipe) -> None:
     """ValueError if the network or a term needs an argument that nothing fills in, or a term has a name in use."""
-    for name in recipe.terms:
+    for name in all_terms(recipe):
         if f"{name}_weight" in ABOUT:
             raise ValueError(f"a term cannot be called {name}: --{name}_weight is the weight of another loss")
     filled = {*ABOUT, *recipe.options}
-    for made in (recipe.network, *(term.loss for term in recipe.terms.values())):
-        supplied = SUPPLIED[:-1] if made is recipe.network else ("num_pids", "dim")
+    for made in makers(recipe):
+        supplied = SUPPLIED[:-1] if made is recipe.network else () if made is recipe.hook else ("num_pids", "dim")
         gaps = [n for n, p in arguments(made).items() if p.default is p.empty and n not in filled | {*supplied}]
         if gaps:
             raise ValueError(
@@ -661,14 +711,13 @@ def check_constructors(recipe: Recipe) -> None:
 def check_options(recipe: Recipe) -> None:
     """ValueError if `options` has a name that no constructor takes, or a value of another type than its default."""
     known = option_defaults(recipe.with_(options={}))
-    makers = (recipe.network, *(term.loss for term in recipe.terms.values()))
     numbers = option_numbers(recipe)
     for name, value in recipe.options.items():
         if name in ABOUT:
             raise ValueError(f"{name} is a field: set {name}={value!r} itself, not within options")
         if name not in known:
             raise ValueError(
-                f"options has {name}, which is no argument of {' or '.join(map(called, makers))}"
+                f"options has {name}, which is no argument of {' or '.join(map(called, makers(recipe)))}"
                 f"{nearest(name, known)}. Known: {', '.join(known) or 'none'}"
             )
         kind = type(known[name])
@@ -792,99 +841,6 @@ def part_distance(recipe: Recipe, query: tuple, gallery: tuple) -> torch.Tensor:
     if recipe.test_distance == "local":
         return local
     return evaluate.pairwise_distance(query[0], gallery[0], recipe.metric) + recipe.local_weight * local
-
-
-def id_loss(recipe: Recipe, num_pids: int, reduction: str) -> nn.Module:
-    """The recipe's identity loss; `reduction` over several classifiers, which the margin losses do not have."""
-    if recipe.id_loss == "softmax":
-        return losses.IDLoss(recipe.label_smoothing, reduction)
-    if recipe.id_loss == "focal":
-        return losses.FocalLoss(recipe.focal_gamma, reduction)
-    face = {"arcface": losses.ArcFace, "cosface": losses.CosFace, "circle": losses.CircleSoftmax}[recipe.id_loss]
-    network = recipe.outline(0)
-    width, numbers = network.embedding_dim // network.id_parts, (recipe.id_scale, recipe.id_margin)
-    faces = [face(width, num_pids, *numbers, recipe.label_smoothing) for _ in range(network.id_parts)]
-    return losses.OfParts(faces) if network.id_parts > 1 else faces[0]
-
-
-def triplet_loss(recipe: Recipe, reduction: str) -> nn.Module:
-    """The recipe's triplet loss, weighted-regularised or batch-hard with its margin; `reduction` over several feats."""
-    if recipe.mining != "hard":
-        exact = recipe.mining == "weighted_exact"
-        return losses.WeightedRegularizedTriplet(recipe.triplet_normalize, reduction, exact)
-    return losses.TripletLoss(recipe.margin, recipe.hard_factor, recipe.triplet_normalize, reduction)
-
-
-class Some(nn.Module):
-    """`loss` of the logits and feats that `which` picks."""
-
-    takes_notes = True
-
-    def __init__(self, loss: nn.Module, which: slice):
-        super().__init__()
-        self.loss, self.which, self.needs = loss, which, loss.needs
-
-    def forward(self, output, labels, notes):
-        output = output._replace(logits=output.logits[self.which], feats=output.feats[self.which])
-        if not all(getattr(output, field) for field in self.needs):
-            raise ValueError(
-                "reduction half weighs the first output against the others, but this network has only one; use mean"
-            )
-        return losses.noted(self.loss, output, labels, notes)
-
-    def collapsed(self, mean: float, notes: dict) -> str | None:
-        """The loss's own advice on its epoch mean; None if it has none."""
-        return losses.advice_of(self.loss, mean, notes)
-
-
-def over_outputs(name: str, weight: float, make: Callable[[str], nn.Module], reduction: str) -> dict:
-    """Terms of a loss that a network with several outputs has once per output; `make` is called with mean or sum."""
-    if reduction != "half":
-        return {name: (weight, make(reduction))}
-    first, others = Some(make("mean"), slice(0, 1)), Some(make("mean"), slice(1, None))
-    return {name: (weight / 2, first), f"{name}_parts": (weight / 2, others)}
-
-
-def combined(recipe: Recipe, num_pids: int) -> losses.Criterion:
-    """Every loss whose weight is not zero."""
-    r = recipe
-    terms: dict[str, tuple[float, nn.Module]] = {}
-    if r.balance_sigma:
-        if r.id_weight != r.triplet_weight:
-            raise ValueError(
-                f"--balance_sigma {r.balance_sigma} weighs the ID and the triplet loss itself, but --id_weight is "
-                f"{r.id_weight} and --triplet_weight {r.triplet_weight}; give both the same"
-            )
-        both = id_loss(r, num_pids, r.reduction), triplet_loss(r, r.reduction)
-        balance = losses.DynamicBalance(*both, r.balance_alpha, r.balance_gamma, r.balance_sigma, r.balance_rule)
-        terms["balance"] = (r.id_weight, balance)
-    else:
-        if r.id_weight:
-            terms |= over_outputs("id", r.id_weight, partial(id_loss, r, num_pids), r.reduction)
-        if r.triplet_weight:
-            terms |= over_outputs("triplet", r.triplet_weight, partial(triplet_loss, r), r.reduction)
-    if r.local_triplet_weight:
-        local = losses.AlignedTriplet(r.local_margin, r.triplet_normalize, r.normalize_parts, r.local_mining)
-        terms["local"] = (r.local_triplet_weight, local)
-    if r.center_weight:
-        dim = r.feature_width(num_pids)
-        terms["center"] = (r.center_weight, losses.CenterLoss(num_pids, dim, sgd_lr=r.center_lr))
-    if r.circle_weight:
-        terms["circle"] = (r.circle_weight, losses.CircleLoss(r.circle_margin, r.circle_gamma))
-    if r.ring_weight:
-        terms["ring"] = (r.ring_weight, losses.RingLoss())
-    if r.mutual_kl_weight:
-        terms["mutual_kl"] = (r.mutual_kl_weight, losses.MutualKL(r.members))
-    if r.mutual_distance_weight:
-        distance = losses.MutualDistance(r.members, r.triplet_normalize)
-        terms["mutual_distance"] = (r.mutual_distance_weight, distance)
-    if r.mutual_local_weight:
-        local_distance = losses.MutualLocalDistance(r.members, r.normalize_parts)
-        terms["mutual_local"] = (r.mutual_local_weight, local_distance)
-    own = own_terms(r, num_pids)
-    if own.keys() & terms.keys():
-        raise ValueError(f"recipe {r.name} names a term of its own {', '.join(own.keys() & terms.keys())}: it has one")
-    return losses.Criterion(**terms, **own)
 
 
 def own_terms(recipe: Recipe, num_pids: int) -> dict[str, tuple[float, nn.Module]]:

@@ -11,13 +11,14 @@ Behind this file, in `loading/`: `store` decodes images and keeps their pixels, 
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -225,7 +226,8 @@ class TrainLoader:
         seed: int = 0,
     ):
         self.store, self.batches, self.augmentation, self.seed = store, batches, augmentation, seed
-        self.clips, delivery = clips or Clips(), delivery or Delivery()
+        self.clips = clips or Clips()
+        self.delivery = delivery = delivery or Delivery()
         self.device, self.channels_last = torch.device(delivery.device), delivery.channels_last
         self.batch_size, self.world_size = batches.batch_size, delivery.world_size
         self.mine = delivery.of(self.batch_size)
@@ -243,6 +245,9 @@ class TrainLoader:
         self.labels = torch.from_numpy(labels[self.rows.kept].astype(np.int64))
         camera = torch.from_numpy(cameras[self.rows.kept].astype(np.int64))
         self.views = Views(camera, _lights(camera, data.infrared))
+        self.labels_of_set = self.labels
+        self.inputs: Tensor | None = None
+        self._given = samples
         self._planned: tuple[int, Tensor] = (0, self._plan(0))  # raises now what would raise in the first epoch
 
     @property
@@ -278,13 +283,49 @@ class TrainLoader:
         """Batches of that epoch. Differs between epochs only for p x k batches without a given number of steps."""
         return len(self._batches(epoch))
 
+    def alike(self, batches: Batches, augmentation: Augmentation) -> TrainLoader:
+        """A loader of the same images with other batches and another augmentation; pixels are decoded once for both."""
+        other = copy.copy(self)
+        other.batches, other.augmentation = batches, augmentation
+        other.batch_size, other.choice = batches.batch_size, 0
+        other.mine = self.delivery.of(batches.batch_size)
+        other.redraw()
+        other._planned = (0, other._plan(0))
+        return other
+
+    def redraw(self, labels: Tensor | None = None, inputs: Tensor | None = None) -> None:
+        """From now on draw by `labels` (n,), -1: not at all, in place of the data set's, and yield rows of `inputs`
+        (n, ...) in place of images; None: as it was made."""
+        self.labels = self.labels_of_set if labels is None else labels
+        self.inputs = inputs
+        self._planned = (-1, torch.empty(0))
+
+    def in_order(self, batch_size: int, part: slice = slice(None)) -> EvalLoader:
+        """The samples in use in order, prepared as in a test, with the pixels that are decoded already.
+
+        part: which of them. `views` are those of training.
+        """
+        normalisation = self.augmentation.mean, self.augmentation.std
+        delivery = Delivery(self.device, self.channels_last)
+        loader = EvalLoader(self._given, self.store, normalisation, batch_size=batch_size, delivery=delivery)
+        loader.views, loader.part = self.views, part
+        return loader
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Views]]:
         """Yield (images (B, 3, H, W), labels (B,) int64, views) on the device, from step `start`.
 
         Of tracklets: images (B, T, 3, H, W), and `views.there` where their lengths differ (`stacked`); with
         `frame_by_frame` as above, B then counts frames.
+        Of `inputs`: rows of theirs in place of images.
         A pure function of (seed, epoch), and of what was observed in between if `alternate` is on.
         """
+        if self.inputs is not None:
+            for step in range(start, self.steps(epoch)):
+                index = self._batch(epoch, step)[self.mine]
+                views = self.views.each(functools.partial(_rows_of, index))
+                both = to_device(self.inputs[index], self.device), to_device(self.labels[index], self.device)
+                yield *both, views.each(self._to_device)
+            return
         draws: deque[tuple[Tensor, np.ndarray, Draws, int]] = deque()
         mine = self.mine
 
@@ -323,13 +364,17 @@ class TrainLoader:
         if self.alternate and "balanced" in terms:
             self.choice = 0 if terms["balanced"] else 1
 
-    def state_dict(self) -> dict[str, bool]:
-        """What `observe` has changed and a checkpoint must keep."""
-        return {"balanced": self.choice == 0}
+    def state_dict(self) -> dict[str, Any]:
+        """What `observe` and `redraw` have changed and a checkpoint must keep."""
+        labels = None if self.labels is self.labels_of_set else self.labels
+        drawn = {name: rows for name, rows in (("labels", labels), ("inputs", self.inputs)) if rows is not None}
+        return {"balanced": self.choice == 0} | drawn
 
-    def load_state_dict(self, state: dict[str, bool]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`."""
         self.choice = 0 if state["balanced"] else 1
+        if "labels" in state or "inputs" in state:
+            self.redraw(state.get("labels"), state.get("inputs"))
 
     def _frames(self, index: Tensor, epoch: int, step: int) -> tuple[Tensor, np.ndarray]:
         """(rows of the store, number of rows of each sample) for the samples of a whole batch."""
@@ -358,7 +403,10 @@ class TrainLoader:
 
     def _plan(self, epoch: int) -> Tensor:
         """(steps, choices, B)"""
-        return self.batches.plan(self.labels, self.views.infrared, self.seed, epoch)
+        used = (self.labels >= 0).nonzero()[:, 0]
+        groups = getattr(self.views, self.batches.reads)
+        groups = None if groups is None else groups[used]
+        return used[self.batches.plan(self.labels[used], groups, self.seed, epoch)]
 
 
 def _rows_of(rows: Tensor | np.ndarray, field: Tensor) -> Tensor:
@@ -425,13 +473,14 @@ class EvalLoader:
         self.tracklets = are_tracklets(samples)
         self.rows = Rows.of(samples, self.store)
         self.samples = [samples[i] for i in self.rows.kept.tolist()]
+        self.part = slice(None)  # of them, what is yielded
         camids = torch.tensor([sample.camid for sample in self.samples], dtype=torch.int64)
         self.views = Views(camids, _lights(camids, infrared))
 
     @property
     def num_images(self) -> int:
-        """Samples in use, images or tracklets."""
-        return len(self.samples)
+        """Samples that are yielded, images or tracklets."""
+        return len(range(*self.part.indices(len(self.samples))))
 
     @property
     def description(self) -> str:
@@ -443,7 +492,7 @@ class EvalLoader:
         return math.ceil(self.num_images / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor | Tracklets, Views]]:
-        batches = torch.arange(self.num_images).split(self.batch_size) if self.num_images else ()
+        batches = torch.arange(len(self.samples))[self.part].split(self.batch_size) if self.num_images else ()
         if self.tracklets:
             for index in batches:
                 yield Tracklets(self, index.tolist()), self._views(index)

@@ -49,6 +49,7 @@ except Exception as mistake:  # whatever somebody's row or parser raises
 import check
 import checkpoints
 import embedder
+import epochs
 import export
 import features
 import loaders
@@ -60,11 +61,11 @@ import report
 import rerank
 import tester
 import train
+import training
 import video
 import visualize
 from cli import check_needs, customised, overrides, parse
 from config import FIELDS, Recipe, check_test_distance, check_trunk, plain, value_in
-from loading import samplers
 from machine import files, fingerprint, graphs, lock, loggers, memory, processes
 from machine.memory import Budget
 from machine.version import VERSION, commit
@@ -314,18 +315,20 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
     free = frozenset({"overrides", "eval_every", "start_eval", "epochs"})  # the settings say more than the overrides
     folder = checkpoints.Folder(run.output, description, bool(args.resume), free, tested.digest())
     dry = argparse.Namespace(**(vars(args) | {"skip_bad_images": False}))
-    loader = training_data(dry, recipe, run, data, cache="none")  # raises what would be raised, and decodes nothing
+    loader = training.data(dry, recipe, run, data, cache="none")  # raises what would be raised, and decodes nothing
     with processes.main_first():  # which may download weights
         model = build_network(recipe, data.num_pids, sum(map(len, cameras.values())), run, args.seed)
         if loader.tracklets:
             model = video.for_tracklets(model, recipe.temporal_pooling)
-    model = prepared(model, args, loader)
+    model = training.prepared(model, args, loader)
     if run.device.type == "cpu":
         frames = recipe.seq_len if loader.tracklets and not recipe.frame_by_frame else 1
         images = loader.batch_size // loader.world_size // args.accumulate * frames
         memory.check_step(model, recipe.image_size, images, run.amp != "none")
     torch.manual_seed(args.seed)  # the criterion's own weights do not depend on how the network drew its own
     criterion = recipe.losses(data.num_pids).to(run.device)
+    hook = recipe.before_epochs()
+    phases = training.phases_of(args, data, epochs.Phase(recipe, criterion, loader), run)
     conditions = train.Conditions(
         seed=args.seed,
         autocast=run.autocast,
@@ -339,8 +342,10 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
     if not told and processes.is_main():
         tested.check_images()
     if not trained:
-        loader = training_data(args, recipe, run, data)
+        loader = training.data(args, recipe, run, data)
+        phases = training.with_pixels(phases, epochs.Phase(recipe, criterion, loader), data)
         print(f"Training images: {loader.store.description}", flush=True)
+    conditions = dataclasses.replace(conditions, between=epochs.Between(hook, tested.of_training, phases))
     return Parts(model, criterion, loader, tested, folder, conditions)
 
 
@@ -388,71 +393,6 @@ def compared_with(
         return {}
     row, told = RECIPES[recipe.name], tester.training_told(origin)
     return {name: tester.beside(row, recipe, origin["trained_on"], name, told | tested.told(name)) for name in results}
-
-
-def prepared(model: models.Model, args, loader: loaders.TrainLoader) -> models.Model:
-    """`model` for training with --accumulate, --grad_checkpoint and --sync_bn; ValueError where they cannot be."""
-    share = loader.batch_size // loader.world_size
-    if args.accumulate < 1 or share % args.accumulate or (args.accumulate > 1 and share // args.accumulate < 2):
-        raise ValueError(
-            f"--accumulate {args.accumulate} cannot part {share} images (a batch of {loader.batch_size} over "
-            f"{loader.world_size} process(es)) evenly into parts of two or more"
-        )
-    if args.grad_checkpoint:
-        able: list[Any] = [m for m in model.modules() if hasattr(m, "set_grad_checkpointing")]
-        if not able:
-            raise ValueError("--grad_checkpoint needs a backbone of timm that offers it, such as a ViT; leave it out")
-        for module in able:
-            module.set_grad_checkpointing(True)
-    if args.sync_bn and loader.world_size > 1:
-        processes.synchronised_batch_norm(model)  # in place
-    return model
-
-
-def training_data(args, recipe: Recipe, run: Run, data: datasets.TrainingSet, cache: str | None = None):
-    """The training loader of `data`, as the recipe augments and batches it."""
-    decoding = decoding_of(args, recipe)
-    cached = loaders.Cache(cache or args.cache, args.cache_path or run.output / "cache")
-    if not recipe.infrared:  # then the network is not told of the light
-        data = dataclasses.replace(data, infrared=frozenset())
-    loader = loaders.TrainLoader(
-        data,
-        loaders.make_store(data.samples, decoding, cached, run.device),
-        batches_of(recipe, data),
-        augmentation_of(recipe),
-        clips=loaders.Clips(recipe.seq_len, recipe.sample_method, recipe.frame_by_frame, recipe.same_augmentation),
-        delivery=loaders.Delivery(run.device, run.channels_last, processes.rank(), processes.world_size()),
-        seed=args.seed,
-    )
-    if loader.store.skipped:
-        print(f"Training images: {loader.store.left_out}")
-    return loader
-
-
-def decoding_of(args, recipe: Recipe) -> loaders.Decoding:
-    """How the recipe reads image files, with the flags of this machine."""
-    return loaders.Decoding(
-        recipe.image_size, recipe.interpolation, args.workers or None, args.skip_bad_images, processes.is_main()
-    )
-
-
-def augmentation_of(recipe: Recipe) -> loaders.Augmentation:
-    """What happens to training images of the recipe, whose fields have the names of the augmentation's."""
-    names = [field.name for field in dataclasses.fields(loaders.Augmentation) if hasattr(recipe, field.name)]
-    return loaders.Augmentation(**{name: getattr(recipe, name) for name in names})
-
-
-def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
-    """What makes a batch of the recipe."""
-    if recipe.infrared and not data.infrared:
-        raise ValueError(
-            f"recipe {recipe.name} trains on colour and infrared images, but {', '.join(data.numbering)} has no "
-            "infrared cameras; train on sysu, regdb or syntheticrgbir, or set --infrared no"
-        )
-    if not recipe.p:
-        return samplers.Shuffled(recipe.batch_size, recipe.steps)
-    kind = samplers.BothLights if recipe.infrared else samplers.Alternating if recipe.alternate else samplers.PK
-    return kind(recipe.p, recipe.k, recipe.steps, recipe.epoch_length)
 
 
 def measured(
@@ -649,7 +589,7 @@ def mode_visualize(args, recipe: Recipe) -> None:
     loader, trains = None, [name for name in trains if name in ours]
     if "batch" in args.vis and trains:
         data = datasets.combine([found[name] for name in trains], args.use_all_images)
-        loader = training_data(args, loaded.recipe, run, data, cache="none")
+        loader = training.data(args, loaded.recipe, run, data, cache="none")
     drawn = draw(args, run, sources, log, args.vis, loader)
     print("\n" + "\n".join(f"{'pictures':<14}{path}" for path in drawn))
 

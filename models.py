@@ -64,11 +64,13 @@ class Model(nn.Module):
         one of ours belongs to the trunk, which released code often keeps at the root: put `base.` in front of it.
     shown: what `feature_map` is, in words for the title of a picture.
     stripes: into how many equal stripes its maps are cut, once for each way of cutting; a picture shows the borders.
+    reads_labels: whether it trains on `views.label`, the identities of the batch.
     """
 
     renames: tuple[tuple[str, str], ...] = ()
     shown: str = "the last map"
     stripes: tuple[int, ...] = ()
+    reads_labels: bool = False
     num_pids: int
     embedding_dim: int
     id_parts: int = 1

@@ -246,6 +246,28 @@ class Tester:
         gather = functools.partial(evaluate.gather_rows, count=len(samples), group=self.group)
         return Features(tuple(samples), gather(mine.embeddings), None if mine.parts is None else gather(mine.parts))
 
+    def of_training(self, model, loader: loaders.TrainLoader, stop=None) -> torch.Tensor:
+        """Embeddings (n, D) of the samples of a training loader, in order and as tested but never mirrored; each
+        process computes its part and gets all."""
+        count = loader.num_images
+        first, last = (0, count) if self.group is None else evaluate.shard(count, self.group)
+        images = loader.in_order(self.options.batch_size, slice(first, last))
+        if images.tracklets:
+            model = video.for_tracklets(model, self.recipe.temporal_pooling)
+
+        def batches():
+            for batch in images:
+                if stop is not None and stop.is_set():
+                    raise Stopped
+                yield batch
+
+        sized = Sized(batches(), len(images), images.num_images)
+        progress = Progress(sized.num_images, "training set", "images", shown=processes.is_main())
+        found, _ = evaluate.extract(model, sized, progress=progress, memory_gb=self.options.budget)
+        evaluate.check_finite(found, "training set", [sample.path for sample in loader.samples[first:last]])
+        found = found if self.group is None else evaluate.gather_rows(found, count, self.group)
+        return found.clone()  # not of inference mode: losses may keep it
+
     def query_and_gallery(self, model, name: str, stop=None) -> tuple[Features, Features]:
         """Features of both sides of data set `name`, after multi-query pooling and query expansion if asked for."""
         splits = self.splits[name]

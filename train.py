@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 import checkpoints
+from epochs import Between, Hook, Moment, Phase, checked
 from loading.views import Views
 from losses import Criterion, Terms
 from machine import files, graphs, loggers, processes, threads
@@ -154,7 +155,8 @@ def stage_of(stages, epoch: int) -> tuple[int, tuple[int, int]]:
     start = 0
     for index, stage in enumerate(stages):
         if epoch < start + stage.epochs:
-            return index, (epoch - start, stage.epochs) if stage.restart else (epoch, sum(s.epochs for s in stages))
+            of_stage = stage.restart or stage.changes
+            return index, (epoch - start, stage.epochs) if of_stage else (epoch, sum(s.epochs for s in stages))
         start += stage.epochs
     raise ValueError(f"epoch {epoch} lies behind the {start} epochs of the plan")
 
@@ -200,6 +202,7 @@ class Conditions:
     print_freq: int = 0  # iterations between lines of text, 0 for none; each waits for the device
     best_on: tuple[str, ...] = ()  # test sets whose mean mAP finds the weights to keep as model_best.pt
     tell: Sequence[loggers.Logger] = ()  # what is told the numbers of each epoch, in the main process
+    between: Between = Between()  # what happens between epochs
 
 
 class Span(NamedTuple):
@@ -441,7 +444,7 @@ def fit(
     run has lost of them is written again; more epochs lengthen it. Raises Interrupted after a signal.
     Of several processes (``processes``) all call this, and the main one alone reads and writes.
     """
-    how = dataclasses.replace(conditions or Conditions(), clip_grad=recipe.clip_grad, clip_by=recipe.clip_by)
+    how = conditions or Conditions()
     run = Training(model, criterion, loader, recipe, folder, how)
     run.resume(say)
     with stop_on_signals() as stop, Files(folder.path, how.tell) as writer:
@@ -454,7 +457,7 @@ def fit(
                 run.evaluate_now(evaluate, writer, stop)
             writer.write_log(run.log)
             say(epoch_line(run.log[-1], run.epochs))
-            for advice in criterion.collapsed(means, run.notes) if epoch else ():
+            for advice in run.criterion.collapsed(means, run.notes) if epoch else ():
                 say(f"WARNING: {advice}")
     return run.log
 
@@ -463,25 +466,43 @@ class Training:
     """The parts of a run, and where it is."""
 
     def __init__(self, model: Model, criterion: Criterion, loader, recipe, folder, how: Conditions):
-        self.model, self.criterion, self.loader, self.recipe = model, criterion, loader, recipe
+        self.model, self.folder, self.how, self.whole = model, folder, how, recipe
         self.notes: dict[str, dict] = {}  # of the last batch, by loss
-        self.folder, self.how = folder, how
+        self.untrained: float | None = None  # the loss before the first step of what the stage trains with
+        self.phase: Phase | None = None
         self.stages = recipe.plan()
         self.epochs = sum(stage.epochs for stage in self.stages)
+        self.phases = how.between.phases or (Phase(recipe, criterion, loader),) * len(self.stages)
+        self.criteria = tuple({id(c): c for c in (criterion, *(p.criterion for p in self.phases))}.values())
         self.frozen_by_model = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-        self.optimizers = build_optimizers(model, criterion, recipe)
         self.resting: list[nn.Parameter] = []  # what `fixbase_iterations` keeps as it is
-        if recipe.fixbase_iterations:
-            self.optimizers[0].register_step_pre_hook(self.rest)
-        self.parts = {"model": model, "criterion": criterion, "scaler": how.scaler, "loader": loader}
+        self.enter(0)
         self.begun = folder.description.get("begun_after", 0)  # epochs behind the weights that this run starts from
         self.start = self.begun  # epochs done
         self.log: list[dict] = []  # of each epoch done
         self.partial: dict | None = None  # what is done of the next
-        self.untrained: float | None = None  # the loss before the first step
+        self.told: dict[str, float] = {}  # by the hook, of the epoch that is trained
         self.network: nn.Module = model  # or DistributedDataParallel around it
         self.stage = -1
-        processes.same_everywhere(model, criterion)
+        processes.same_everywhere(model, *self.criteria)
+
+    def enter(self, stage: int) -> None:
+        """Take up what `stage` trains with: its criterion, its loader, optimisers of its own; those of the stage
+        before it go on where that is made of the same `Phase`."""
+        phase = self.phases[stage]
+        if self.phase is phase:
+            return
+        self.phase, self.entered = phase, stage
+        self.recipe, self.criterion, self.loader = phase
+        self.how = dataclasses.replace(self.how, clip_grad=self.recipe.clip_grad, clip_by=self.recipe.clip_by)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name not in self.frozen_by_model)
+        self.optimizers = build_optimizers(self.model, self.criterion, self.recipe)
+        if self.recipe.fixbase_iterations:
+            self.optimizers[0].register_step_pre_hook(self.rest)
+        criterion = self.criterion if len(self.criteria) == 1 else nn.ModuleList(self.criteria)
+        self.parts = {"model": self.model, "criterion": criterion, "scaler": self.how.scaler, "loader": self.loader}
+        self.untrained, self.notes = None, {}
 
     def resume(self, say: Callable[[str], None]) -> None:
         """Go on from the run that is there. ValueError if it is another."""
@@ -491,7 +512,8 @@ class Training:
                 say(f"Starting after epoch {self.begun} of {self.epochs}, with new states of the optimisers.")
             return
         state, warning = found
-        lengthened = check_length(state, self.recipe)
+        lengthened = check_length(state, self.whole)
+        self.enter(state.get("stage", 0))
         try:
             for name, part in self.parts.items():
                 if hasattr(part, "load_state_dict") and name in state:
@@ -503,7 +525,10 @@ class Training:
                 device = next(self.model.parameters()).device
                 self.partial["sums"] = {name: total.to(device) for name, total in self.partial["sums"].items()}
             # not the loss of the first step any more, but one of as many digits
-            self.untrained = self.log[0]["loss"] if self.log else (self.partial or {}).get("untrained")
+            before = sum(stage.epochs for stage in self.stages[: self.entered]) - self.begun
+            lines = self.log[max(0, before) :]
+            self.untrained = lines[0]["loss"] if lines else (self.partial or {}).get("untrained")
+            self.told = (self.partial or {}).get("told", {})
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.folder.path} holds a run that cannot be gone on with ({type(error).__name__}: {error}): its "
@@ -513,38 +538,64 @@ class Training:
         say(f"{warning}Resuming {self.folder.path} after epoch {self.start}{where} of {self.epochs}.")
         if lengthened:
             self.folder.description["lengthened"] = lengthened
-        if state["epochs"] != self.recipe.epochs and self.start < self.epochs:
+        if state["epochs"] != self.whole.epochs and self.start < self.epochs:
             say(self.changed_length(state["epochs"], lengthened != state.get("lengthened", [])))
 
     def changed_length(self, before: int, other: bool) -> str:
         """What another number of epochs than `before` means for the rates; `other`: those that are done differ."""
-        found = [self.recipe.lr * factor for _, factor in rates(self.recipe, self.epochs)]
+        found = [lr for _, lr in rates(self.whole, self.epochs, absolute=True)]
         first, last = found[self.start], found[-1]
         now = f"epochs {self.start + 1} to {self.epochs} begin with lr {first:.2e} and end with {last:.2e}"
         if not other:
-            return f"{self.recipe.epochs} epochs instead of {before}: the rates so far are the same, {now}."
+            return f"{self.whole.epochs} epochs instead of {before}: the rates so far are the same, {now}."
         return (
-            f"WARNING: a run of {self.recipe.epochs} epochs from the start would have had other rates in the first "
+            f"WARNING: a run of {self.whole.epochs} epochs from the start would have had other rates in the first "
             f"{self.start} than this one, which was made for {before}; its files say so; {now}."
         )
 
     def due(self, epoch: int) -> bool:
         """Whether `epoch` (from 0) is followed by an evaluation."""
-        every = self.recipe.eval_every
-        begun = epoch + 1 >= self.recipe.start_eval
+        every = self.whole.eval_every
+        begun = epoch + 1 >= self.whole.start_eval
         return epoch + 1 == self.epochs or bool(every and begun and (epoch + 1) % every == 0)
 
-    def begin(self, epoch: int) -> None:
-        """Open layers for `epoch`."""
+    def begin(self, epoch: int, stop: threading.Event | None = None) -> None:
+        """Take up the stage of `epoch`, ask the hook, and open layers."""
         index, _ = stage_of(self.stages, epoch)
+        self.enter(index)
         if index != self.stage:
             self.model.begin_stage(index)
+        if self.how.between.hook is not None and not self.partial:
+            self.ask(self.how.between.hook, epoch, index, stop)
         open_layers(self.model, self.stages[index].trainable, self.frozen_by_model)
         if index != self.stage:
             self.network, self.stage = self.model, index  # the old one lets go of the parameters first
             if isinstance(self.how.forward, graphs.Replayed):
                 self.how.forward.forget()
             self.network = processes.parallel(self.model if self.how.forward is None else self.how.forward)
+
+    def ask(self, hook: Hook, epoch: int, stage: int, stop: threading.Event | None) -> None:
+        """Ask the hook what `epoch` trains on, and hand it to the loader and the losses."""
+        loader, extract = self.loader, self.how.between.features
+        processes.same_everywhere(self.model)  # running statistics
+        self.model.eval()
+        first = epoch in (self.begun, sum(each.epochs for each in self.stages[:stage]))
+        labels = getattr(loader, "labels_of_set", loader.labels)
+        features = functools.partial(extract, self.model, loader, stop)
+        criteria = tuple(phase.criterion for phase in self.phases)
+        moment = Moment(epoch, stage, first, self.how.seed, labels, loader.views.camera, features, self.model, criteria)
+        answer, self.told = hook.begin_epoch(moment), {}
+        if answer is None:
+            return
+        who = type(hook).__name__
+        answer = checked(answer, len(labels), getattr(self.model, "num_pids", 0), who)
+        answer = answer._replace(labels=processes.from_main(answer.labels))
+        loader.redraw(answer.labels, answer.inputs)
+        self.told = dict(answer.told)
+        for _, _, loss in self.criterion.terms if answer.features is not None else ():
+            begin: Any = getattr(loss, "begin_epoch", None)
+            if begin is not None:
+                begin(answer.features, loader.labels)
 
     def pause(self, now: bool) -> None:
         """Let nothing but `open_layers` and losses move from here on, not even statistics of batch norms; or let all.
@@ -568,17 +619,19 @@ class Training:
         fixed = self.stages[index].lr / self.recipe.lr
         for step, batch in enumerate(self.loader.epoch(epoch, start=first), start=first):
             left = self.recipe.fixbase_iterations - epoch * steps - step
-            if left == 0 or (left > 0 and step == first):
+            if self.recipe.fixbase_iterations and (left == 0 or (left > 0 and step == first)):
                 self.pause(left > 0)
             factor = fixed or step_factor(self.recipe, *counted, step, steps)
             for group in self.optimizers[0].param_groups:
                 group["lr"] = group["base_lr"] * factor
-            yield batch
+            told = getattr(self.model, "reads_labels", False)
+            yield (batch[0], batch[1], batch[2]._replace(label=batch[1])) if told else batch
 
     def one_epoch(self, epoch: int, writer: Files, stop: threading.Event) -> dict[str, float]:
         """Train `epoch` (from 0), or what is left of it, and write it down; returns the mean of every term."""
-        self.begin(epoch)
-        began, first = time.perf_counter(), self.partial["step"] if self.partial else 0
+        began = time.perf_counter()
+        self.begin(epoch, stop)
+        first = self.partial["step"] if self.partial else 0
         steps = self.loader.steps(epoch)
         index, counted = stage_of(self.stages, epoch)
         factor = self.stages[index].lr / self.recipe.lr or lr_factor(self.recipe, *counted, steps)
@@ -594,7 +647,7 @@ class Training:
                 after_step=self.observe,
             )
         except Interrupted as stopped:
-            partial = (stopped.partial or {}) | {"untrained": self.untrained}
+            partial = (stopped.partial or {}) | {"untrained": self.untrained, "told": self.told}
             writer.keep(self.folder, functools.partial(self.everything, partial))
             writer.wait()
             raise Interrupted(
@@ -605,7 +658,7 @@ class Training:
         seconds = time.perf_counter() - began
         line = {"epoch": epoch + 1, "lr": self.recipe.lr * factor, "seconds": round(seconds, 3)}
         line["images_per_second"] = round((steps - first) * self.loader.batch_size / seconds, 1)
-        self.log.append(line | {name: round(value, 6) for name, value in means.items()})
+        self.log.append(line | {name: round(value, 6) for name, value in (means | self.told).items()})
         self.partial = None
         writer.keep(self.folder, self.everything)
         return means
@@ -658,7 +711,7 @@ class Training:
         }
         state |= {name: part.state_dict() for name, part in self.parts.items() if hasattr(part, "state_dict")}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
-        return state | {"epochs": self.recipe.epochs}
+        return state | {"epochs": self.whole.epochs, "stage": self.entered}
 
 
 def best(log: list[dict], on: Sequence[str]) -> dict | None:
@@ -695,7 +748,8 @@ def epoch_line(line: dict, epochs: int) -> str:
     rest = {
         k: v for k, v in line.items() if k not in ("epoch", "lr", "seconds", "images_per_second", "metrics", "tested")
     }
-    terms = "  ".join(f"{name} {value:.4f}" for name, value in rest.items())
+    words = {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in rest.items()}
+    terms = "  ".join(f"{name} {value}" for name, value in words.items())
     text = f"epoch {line['epoch']:>3}/{epochs}  lr {line['lr']:.2e}  {terms}  {line['images_per_second']:.0f} images/s"
     for name, metrics in line.get("metrics", {}).items():
         text += f"  |  {name} rank-1 {100 * metrics['rank1']:.1f} mAP {100 * metrics['mAP']:.1f}"
@@ -745,12 +799,16 @@ def check_length(state: dict, recipe) -> list[int]:
     return [*lengthened, state["epochs"]]
 
 
-def rates(recipe, epochs: int) -> list[tuple[tuple[str, ...], float]]:
-    """(open layers, factor of the base rate) of each of the first `epochs` epochs."""
+def rates(recipe, epochs: int, absolute: bool = False) -> list[tuple[tuple[str, ...], float]]:
+    """(open layers, rate over that of `recipe`, or `absolute`) of each of the first `epochs` epochs."""
     stages, found = recipe.plan(), []
     for epoch in range(epochs):
         index, counted = stage_of(stages, epoch)
-        found.append((stages[index].trainable, stages[index].lr / recipe.lr or lr_factor(recipe, *counted)))
+        of_stage = recipe.of_stage(index) if stages[index].changes else recipe
+        factor = stages[index].lr / of_stage.lr or lr_factor(of_stage, *counted)
+        if of_stage is not recipe:
+            factor *= of_stage.lr / recipe.lr
+        found.append((stages[index].trainable, factor * recipe.lr if absolute else factor))
     return found
 
 

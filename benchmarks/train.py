@@ -35,6 +35,7 @@ import datasets  # noqa: E402
 import loaders  # noqa: E402
 import main as suite  # noqa: E402
 import train  # noqa: E402
+import training  # noqa: E402
 from machine import graphs, processes  # noqa: E402
 from machine.device import pick_amp, pick_device  # noqa: E402
 from recipes import RECIPES  # noqa: E402
@@ -92,8 +93,8 @@ class Case:
         self.loader = loaders.TrainLoader(
             data,
             store_of(recipe.image_size, self.device),
-            suite.batches_of(recipe, data),
-            suite.augmentation_of(recipe),
+            training.batches_of(recipe, data),
+            training.augmentation_of(recipe),
             delivery=loaders.Delivery(self.device, True, processes.rank(), processes.world_size()),
         )
         self.batch = self.loader.batch_size

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -204,6 +205,7 @@ class Shuffled:
     batch_size: int
     steps: int | None = None
     choices: int = field(default=1, init=False)
+    reads: ClassVar[str] = "infrared"  # the field of `Views` that the images are grouped by
 
     def __post_init__(self):
         _positive(batch_size=self.batch_size)
@@ -226,6 +228,7 @@ class PK:
     steps: int | None = None
     epoch_length: str = "groups"
     choices: int = field(default=1, init=False)
+    reads: ClassVar[str] = "infrared"  # the field of `Views` that the images are grouped by
 
     def __post_init__(self):
         _positive(p=self.p, k=self.k)

@@ -14,13 +14,14 @@ class Views(NamedTuple):
     camera (B,) int64: the camera's label among those of the training set, from 0; -1 for a camera it does not have.
     infrared (B,) bool: whether the image was taken in infrared light; None where no camera is infrared.
     there (B, T) bool: which frames exist of tracklets that were filled up to T frames; None where all do.
+    label (B,) int64: the identity that an image trains, for a network that `reads_labels`; None otherwise.
     """
 
     camera: Tensor
     infrared: Tensor | None = None
     there: Tensor | None = None
+    label: Tensor | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Views:
         """Every field that is there changed alike, for instance to some of its rows."""
-        infrared, there = (None if field is None else change(field) for field in self[1:])
-        return Views(change(self.camera), infrared, there)
+        return Views(change(self.camera), *(None if field is None else change(field) for field in self[1:]))

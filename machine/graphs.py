@@ -64,7 +64,7 @@ class Replayed(nn.Module):
     @staticmethod
     def able(images: Tensor, views) -> bool:
         """Whether a batch is of a kind that is tried: on a GPU, no tracklets, no infrared images."""
-        return images.is_cuda and views.camera.is_cuda and views.infrared is None and views.there is None
+        return images.is_cuda and views.camera.is_cuda and not any(field is not None for field in views[1:])
 
     def moving(self) -> tuple:
         """Which parameters there are and which of them, and of the statistics, move."""

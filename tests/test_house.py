@@ -22,15 +22,15 @@ BY_CONTRACT = {"evaluate_features", "rank_metrics"}  # whose parameters DESIGN f
 FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"main"},
     {"export"},
-    {"embedder", "features"},
+    {"embedder", "features", "training"},
     {"pictures", "rebuild", "report", "run"},
     {"cli"},
     {"recipes", "tester", "check"},
     {"rows"},
     {"config", "datasets", "details"},
     {"evaluate", "architectures", "papers", "video", "loaders", "train", "parsers"},
-    {"models", "rerank", "checkpoints", "loading", "synthetic", "page"},
-    {"networks", "losses", "protocols", "visualize", "published", "embed", "weights", "machine"},
+    {"models", "rerank", "checkpoints", "criteria", "loading", "synthetic", "page"},
+    {"networks", "losses", "epochs", "protocols", "visualize", "published", "embed", "weights", "machine"},
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import config
+import criteria
 import losses
 
 Output = namedtuple("Output", "embedding logits feats parts")
@@ -262,7 +262,7 @@ def test_no_loss_remembers_a_batch():
     first, second, parts = (randn(8, *shape, dtype=torch.float32) for shape in ((4,), (4,), (6, 4)))
     labels, output = labels_of(4, 2), output_of(first, second, logits=[second, first], parts=parts)
     balance = losses.DynamicBalance(losses.IDLoss(), losses.TripletLoss())
-    some = config.Some(losses.TripletLoss(), slice(0, 1))
+    some = criteria.Some(losses.TripletLoss(), slice(0, 1))
     criterion = losses.Criterion(
         balance=(1, balance), first=(1, some), plain=(1, losses.TripletLoss()), local=(1, losses.AlignedTriplet()),
         kl=(1, losses.MutualKL()), distance=(1, losses.MutualDistance()), focal=(1, losses.FocalLoss()),

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from loading.samplers import pk_batches
-from main import batches_of
 from recipes import RECIPES
 from train import lr_factor, step_factor
+from training import batches_of
 
 CURVES = json.loads(Path(__file__).with_name("schedules.json").read_text(encoding="utf-8"))
 COMMIT = r"\b[0-9a-f]{7}\b"

@@ -284,12 +284,12 @@ def test_features_that_are_no_numbers_are_counted_and_named_in_every_mode(tmp_pa
 
 def test_mean_and_std_are_flags_that_reach_training_test_and_metrics(tmp_path):
     import cli
-    import main
+    import training
 
     words = "--recipe bot --mean 0.5 0.4 0.3 --std 0.25 0.5 1 --image_size 32 16".split()
     args, recipe = cli.parse(words)
     recipe = cli.customised(recipe, cli.overrides(args))
-    trained = main.augmentation_of(recipe)
+    trained = training.augmentation_of(recipe)
     assert (trained.mean, trained.std) == (recipe.mean, recipe.std) == ((0.5, 0.4, 0.3), (0.25, 0.5, 1.0))
     made = tester.Tester(recipe, {"market": shaded(tmp_path, "market1501")}, Options(), device=torch.device("cpu"))
     (images, _), *_ = made.loader(made.splits["market"].query, "market")

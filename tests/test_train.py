@@ -577,13 +577,18 @@ def test_stages_begin_with_the_model_told_and_layers_closed(tmp_path):
 
     net = Staged()
     net.begun = []
-    first = net.base[0].weight.detach().clone()
+
+    def trunk(model):  # weights, and the statistics of the frozen batch norm
+        return torch.cat([model.base[0].weight.detach().flatten(), model.base[1].running_mean])
+
+    first = trunk(net)
     stages = (Stage(2, ("classifier",)), Stage(1))
-    weights_seen = []
+    seen = []
     fit(tmp_path, net=net, row=recipe(stages=stages, epochs=3, eval_every=1),
-        evaluate=lambda model, stop: weights_seen.append(model.base[0].weight.detach().clone()) or METRICS)  # fmt: skip
+        evaluate=lambda model, stop: seen.append(trunk(model)) or METRICS)  # fmt: skip
     assert net.begun == [0, 1]
-    assert [torch.equal(first, weight) for weight in weights_seen] == [True, True, False]
+    assert [torch.equal(first, values) for values in seen] == [True, True, False]
+    assert not (first == seen[-1]).any()
 
 
 def test_only_a_loader_that_alternates_is_told_what_was_seen(tmp_path):
