@@ -516,6 +516,8 @@ def add_visualizing(parser: Parser, recipe: Recipe) -> None:
         metavar="N",
         help="queries to draw as strips; the page has all (default: 20)",
     )
+    add("--num_maps", type=Number(int, Range(0, 1_000_000)), default=30_000, metavar="N",
+        help="images of a page with an activation map; each costs what it does in a test (default: 30000)")  # fmt: skip
     add("--order", choices=("worst", "best", "random", "given"), default="worst", help="which first (default: worst)")
     add("--only", choices=("all", "right", "wrong"), default="all", help="queries whose first rank is (default: all)")
     add("--show_junk", action="store_true", help="show what the protocol removes, in grey")
@@ -676,7 +678,7 @@ READ = {  # topic of the help, or flag -> the modes that read it; what is not he
     **dict.fromkeys(("resume_visualize_epoch", "vis", "query_image", "compare"), ("visualize",)),
     "gallery_path": ("visualize", "extract", "export"),
     **dict.fromkeys(("format", "quantize"), ("export",)),
-    **dict.fromkeys(("num_queries", "top_k", "order", "only", "show_junk"), ("train", "visualize")),
+    **dict.fromkeys(("num_queries", "num_maps", "top_k", "order", "only", "show_junk"), ("train", "visualize")),
     **dict.fromkeys(("images", "batches", "tracklets", "use_all_images"), ("train", "visualize")),
     **dict.fromkeys(("image_size", "interpolation", "test_interpolation", "mean", "std"), WITH_A_NETWORK),
     **dict.fromkeys(("infrared", "seq_len", "temporal_pooling", "test_frames"), WITH_A_NETWORK),

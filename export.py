@@ -133,7 +133,7 @@ def write(job: Job, folder: Path, int8: bool, calibration: Sequence[Sample]) -> 
         pixels = torch.zeros((2, *job.tested.recipe.image_size, 3), dtype=torch.uint8)
         to_onnx(network, pixels, new / "model.onnx")
         (new / "card.json").write_text(json.dumps(card(job)), encoding="utf-8")
-        shutil.copyfile(Path(__file__).with_name("embed.py"), new / "embed.py")
+        shutil.copyfile(Path(__file__).with_name("exported") / "embed.py", new / "embed.py")
         embedder = loaded_embed(new).Embedder(new)
         paths = [frame for sample in expected.samples for frame in sample.frames]  # one each
         difference = relative(torch.from_numpy(embedder(paths)), rows)

@@ -64,7 +64,7 @@ import train
 import training
 import video
 import visualize
-from cli import check_needs, customised, overrides, parse
+from cli import PICTURES, check_needs, customised, overrides, parse
 from config import FIELDS, Recipe, check_test_distance, check_trunk, plain, value_in
 from machine import files, fingerprint, graphs, lock, loggers, memory, processes
 from machine.memory import Budget
@@ -369,7 +369,7 @@ def finish(args, recipe: Recipe, run: Run, parts: Parts, log: list[dict], kept: 
     if args.num_queries:
         known = {name: each["measured"] for name, each in told.items()}
         source = pictures.Source(parts.tested, parts.model, "", known, theirs, "+".join(origin["trained_on"]))
-        drawn = draw(args, run, [source], log, ("ranks", "batch", "curves"), parts.loader)
+        drawn = draw(args, run, [source], log, PICTURES, parts.loader)
     if results:
         print("\n" + tester.table(results, "+".join(origin["trained_on"]), theirs))
     if args.keep_best:
@@ -614,7 +614,8 @@ def draw(args, run: Run, sources: Sequence[pictures.Source], log, what, loader) 
         batch = images, labels, recipe.mean, recipe.std
     figures = pictures.training_pictures(log, batch, folder)
     if {"ranks", "actmap"} & set(what):
-        wanted = pictures.Wanted(what, args.num_queries, args.order, args.only, args.seed, log, figures)
+        order = args.order, args.only, args.seed
+        wanted = pictures.Wanted(what, args.num_queries, args.num_maps, *order, log, figures)
         drawn = pictures.pages(sources, folder, wanted)
     if not drawn and not figures:
         asked = f"--vis {' '.join(what)}" + (f" --only {args.only}" if args.only != "all" else "")
@@ -632,7 +633,8 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
     [ranking] = plain.nearest(query, gallery, args.top_k)
     compared = "re-ranked" if plain.options.rerank else loaded.recipe.metric
     folder = run.output / "visualize" / files.safe_name(args.query_image.stem)
-    file = pictures.unlabelled_page(folder, ranking, query.samples, gallery.samples, f"{compared} distance")
+    source = pictures.Source(plain, loaded.model)
+    file = pictures.unlabelled_page(source, folder, ranking, (query, gallery), f"{compared} distance")
     print(f"\nnearest by {compared} distance (smaller is more alike):")
     for index, distance in zip(ranking.index, ranking.distance, strict=True):
         print(f"  {distance:.4f}  {files.printable(str(gallery.samples[index].path))}")

@@ -101,6 +101,11 @@ class Model(nn.Module):
             )
         return found
 
+    @property
+    def soft_parts(self) -> bool:
+        """Whether its parts have no borders: each position of the map belongs to every part, with a weight."""
+        return False
+
     def maps(self, images: Tensor, views: Views | None = None) -> tuple[Tensor, ...]:
         """All that `answer` reads of images (B, 3, H, W): the map (B, C, h, w) of each branch whose embedding is pooled
         from it; without a method of its own, the trunk's."""
@@ -324,6 +329,11 @@ class Mutual(Model):
         """Of the network that answers in a test, or the first of all."""
         return self.members[max(self.answers, 1) - 1].feature_map(images, views)
 
+    @property
+    def soft_parts(self) -> bool:
+        """As those of the first network, which all are like."""
+        return self.members[0].soft_parts
+
     def begin_stage(self, stage: int) -> None:
         """Told to every member."""
         for member in self.members:
@@ -476,6 +486,11 @@ class RPP(PCB):
     def begin_stage(self, stage: int) -> None:
         """stage: index of the training stage that begins; 0 pools uniformly, all others by the part classifier."""
         self.refined.fill_(stage > 0)
+
+    @property
+    def soft_parts(self) -> bool:
+        """From the second stage on."""
+        return bool(self.refined)
 
     def assign(self, feature_map: Tensor) -> Tensor:
         """P(P_i | f) at every position, (B, parts, h, w), the paper's softmax of W f over the parts."""

@@ -6,6 +6,7 @@ What is right or wrong was judged by the test; here it is decided what stands on
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,11 @@ import datasets
 import details
 import tester
 import visualize
+from machine import threads
+from machine.progress import Progress
 from page import ranked
 
-MAPS = 2000  # images whose activation maps are computed: every one of a small set, else the first queries' lists
+MAP_ROWS = 24  # of an activation map on a page, at most: those of PCB's 384 pixels; a page of 30,000 grows by 8 MB
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Wanted:
     """What is drawn of a test; the flags of ``main.py`` carry the same names."""
 
     what: Sequence[str] = ("ranks",)  # ranks, actmap
-    num_queries: int = 20  # that are drawn as strips, and have activation maps however many images those are
+    num_queries: int = 20  # that are drawn as strips
+    num_maps: int = 30_000  # images of a page that have activation maps
     order: str = "worst"
     only: str = "all"
     seed: int = 0  # of order "random"
@@ -119,7 +123,7 @@ def evaluated(source: Source, name: str) -> tester.Shown:
     """What the last evaluation of data set `name` gathered; evaluates where there was none."""
     tested = source.tested
     if name not in tested.last:
-        tested.alone(details=True).one(source.model, name)
+        tested.alone().one(source.model, name)
     return tested.last[name]
 
 
@@ -128,18 +132,16 @@ def views(source: Source, name: str, shown: tester.Shown, wanted: Wanted) -> lis
     found = [shown] if shown.before is None else [shown, shown.before]
     rankings = [each.lists.choose("given", num=len(shown.query)) for each in found]
     chosen = shown.lists.choose(wanted.order, wanted.only, len(shown.query), wanted.seed)
-    order = [ranking.query for ranking in chosen]
-    maps = activations(source, name, shown, rankings, order, wanted.num_queries) if "actmap" in wanted.what else {}
+    order = list(dict.fromkeys([*(ranking.query for ranking in chosen), *range(len(shown.query))]))
+    maps = activations(source, name, shown, rankings, order, wanted.num_maps) if "actmap" in wanted.what else {}
     recipe, known = source.tested.recipe, source.measured.get(name, {})
     result = []
     for each, rows in zip(found, rankings, strict=True):
         words = "re-ranked" if each.reranked else f"{recipe.metric} distance"
-        inside = ranked.Inside(maps, source.model.shown, source.model.stripes, alignments(each, rows, recipe))
+        inside = inside_of(source.model, maps, alignments(each.parts, rows, recipe))
         published, beside = published_of(source, name, each)
-        judged: dict[str, Any] = {}
-        if each.details:
-            counts, cameras = each.details
-            judged = tester.plain_details([counts], [cameras]) | {"histogram": counts.histogram()}
+        counts, cameras = each.details
+        judged = tester.plain_details([counts], [cameras])
         result.append(
             ranked.View(
                 ": ".join(filter(None, (source.name, words))),
@@ -150,9 +152,9 @@ def views(source: Source, name: str, shown: tester.Shown, wanted: Wanted) -> lis
                     published,
                     beside,
                     facts(known, source.trained_on, each),
-                    judged.get("verification", {}),
-                    judged.get("histogram", {}),
-                    judged.get("camera_pairs", {}),
+                    judged["verification"],
+                    counts.histogram(),
+                    judged["camera_pairs"],
                 ),
                 inside,
             )
@@ -236,11 +238,18 @@ def apart(*weights: Path) -> list[str]:
     return [f"{name} ({number})" for number, name in enumerate(names, 1)]
 
 
-def unlabelled_page(folder: Path, ranking: details.Ranking, query, gallery, unit: str) -> Path:
-    """The page of one image's ranking in a folder of which nobody knows who is on it."""
+def unlabelled_page(
+    source: Source, folder: Path, ranking: details.Ranking, sides: Sequence[tester.Features], unit: str
+) -> Path:
+    """The page of one image's ranking in a folder of which nobody knows who is on it; sides: query and gallery."""
+    query, gallery = (side.samples for side in sides)
     visualize.draw_strips(folder, [ranking], query, gallery, labelled=False)
     title = f"{Path(visualize.one_path(query[0].path)).name} in a folder of {len(gallery):,} images"
-    made = ranked.Page(title, [ranked.View(unit, [ranking], unit)], "1 query", labelled=False)
+    shown = [query[0], *(gallery[row] for row in ranking.index)]
+    maps = {sample.path: each.numpy() for sample, each in zip(shown, energy(source, "", shown), strict=True)}
+    paths = alignments([side.parts for side in sides], [ranking], source.tested.recipe)
+    inside = inside_of(source.model, maps, paths)
+    made = ranked.Page(title, [ranked.View(unit, [ranking], unit, inside=inside)], "1 query", labelled=False)
     return ranked.write(folder, dataclasses.replace(made, links={"Strip": folder / "ranks"}), query, gallery)
 
 
@@ -249,28 +258,42 @@ def unlabelled_page(folder: Path, ranking: details.Ranking, query, gallery, unit
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def activations(
-    source: Source, name: str, shown: tester.Shown, rankings, order: Sequence[int], least: int
-) -> dict[Any, Any]:
-    """Path of an image -> where the network answers on it, (h, w) in [0, 1]: of the queries in `order` and all images
-    of their lists; past the first `least` queries only as long as these are no more than MAPS."""
-    samples: dict[Any, datasets.Sample] = {}
-    for position, query in enumerate(order):
-        rows = [shown.gallery[index] for each in rankings for index in each[query].index]
-        more = {sample.path: sample for sample in (shown.query[query], *rows)}
-        if position >= least and len(samples | more) > MAPS:
-            break
-        samples |= more
-    found = energy(source, name, list(samples.values())) if samples else ()
-    return {path: each.numpy() for path, each in zip(samples, found, strict=True)}
+def inside_of(model: Any, maps: Mapping[Any, Any], paths: Mapping[tuple[int, int], str]) -> ranked.Inside:
+    """What a page shows of how `model` sees its images."""
+    return ranked.Inside(maps, model.shown, () if model.soft_parts else model.stripes, paths, model.soft_parts)
+
+
+def activations(source: Source, name: str, shown: tester.Shown, rankings, order: Sequence[int], most: int) -> dict:
+    """Path of an image -> where the network answers on it, (h, w) in [0, 1], of `most` images of a page's lists.
+
+    First all queries in `order`, then the image that the large view of each opens with, its first hit, and so on down
+    the lists. Each costs what it cost in the test, and no image is on a page that was not tested.
+    """
+    lists = []
+    for query in order:
+        rows = [(each[query].index, each[query].mark) for each in rankings]
+        first = [index[mark.index(kind)] for index, mark in rows for kind in ("right", "wrong") if kind in mark]
+        rest = [row for index, _ in rows for row in index]
+        lists.append([shown.query[query], *(shown.gallery[row] for row in dict.fromkeys([*first, *rest]))])
+    in_turn = (sample for depth in itertools.zip_longest(*lists) for sample in depth if sample is not None)
+    samples = {sample.path: sample for sample in in_turn}
+    kept = list(samples.values())[:most]
+    found = energy(source, name, kept) if kept else torch.empty(0)
+    if len(kept) and found.shape[1] > MAP_ROWS:
+        found = F.interpolate(found[:, None], scale_factor=MAP_ROWS / found.shape[1], mode="area")[:, 0]
+    return {sample.path: each.numpy() for sample, each in zip(kept, found, strict=True)}
 
 
 @torch.inference_mode()
 def energy(source: Source, name: str, samples: Sequence[datasets.Sample]) -> torch.Tensor:
     """Where the network answers on these images of set `name`, (N, h, w) in [0, 1]; of a tracklet on its middle one."""
     frames = [dataclasses.replace(sample, path=str(visualize.one_path(sample.path))) for sample in samples]
-    batches = source.tested.batches(source.tested.loader(frames, name), name)
-    return torch.cat([visualize.energy(source.model.eval().feature_map(*batch)) for batch in batches])
+    tested, model, found = source.tested, source.model.eval(), []
+    with Progress(len(frames), f"activation maps of {name or 'images'}", shown=tested.options.progress) as progress:
+        for batch in threads.balanced(tested.batches(tested.loader(frames, name), name)):
+            found.append(visualize.energy(model.feature_map(*batch)))
+            progress.update(len(found[-1]))
+    return torch.cat(found)
 
 
 def activation_sheet(source: Source, name: str, shown: tester.Shown, rankings, folder: Path) -> Path:
@@ -284,15 +307,18 @@ def activation_sheet(source: Source, name: str, shown: tester.Shown, rankings, f
     return visualize.activation_maps(energy(source, name, samples), paths, captions, folder / "activation.png")
 
 
-def alignments(shown: tester.Shown, rankings: Iterable[details.Ranking], recipe) -> dict[tuple[int, int], str]:
-    """(query row, gallery row) -> how the parts of the two are matched, where the distance matches them."""
-    if shown.parts is None or shown.parts[0] is None:
+def alignments(parts, rankings: Iterable[details.Ranking], recipe) -> dict[tuple[int, int], str]:
+    """(query row, gallery row) -> how the parts of the two are matched, where the distance matches them.
+
+    parts: of queries and gallery (N, S, D), or None.
+    """
+    if recipe.distance is None or parts is None or parts[0] is None:
         return {}
     pairs = [(ranking.query, index) for ranking in rankings for index in ranking.index]
     found: dict[tuple[int, int], str] = {}
     for start in range(0, len(pairs), 4096):
         some = pairs[start : start + 4096]
-        sides = [parts[[pair[i] for pair in some]] for i, parts in enumerate(shown.parts)]
+        sides = [each[[pair[i] for pair in some]] for i, each in enumerate(parts)]
         if recipe.normalize_parts:
             sides = [F.normalize(side, dim=-1) for side in sides]
         found |= dict(zip(some, details.alignment(*sides), strict=True))

@@ -24,8 +24,8 @@ import numpy as np
 from evaluate import QUERIES_TO_TELL
 from machine import files
 from machine.version import VERSION, commit
+from page import template
 from tester import queries_file
-from visualize import COLOURS
 
 NUMBERS = {"rank1": "rank-1", "mAP": "mAP", "mINP": "mINP"}
 COMPARED = {"rank1": "rank1", "mAP": "ap"}  # of a result -> of a line of queries.csv
@@ -546,49 +546,6 @@ def written(report: Report, output: Path) -> str:
 
 # ============ the page ============
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #202124; --faint: #5f6368; --paper: #f6f7f8; --card: #fff; --line: #dfe1e5 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8eaed; --faint: #9aa0a6; --paper: #17181a; --card: #202124; --line: #3c4043 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 1200px; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere }
-h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem }
-p { margin: .25rem 0; color: var(--faint) }
-.wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; overflow-wrap: normal }
-th, td { padding: .4rem .8rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top }
-th:first-child, td:first-child, .words td, .words th { text-align: left } td { white-space: nowrap }
-.words td { white-space: normal; min-width: 9rem } tr:last-child > * { border-bottom: 0 } th { font-weight: 600 }
-td b { font-weight: 700 } td small { color: var(--faint) }
-th button { all: unset; cursor: pointer; font-weight: 600 }
-th button:focus-visible { outline: 2px solid currentColor }
-th[aria-sort=ascending] button::after { content: " ↑" } th[aria-sort=descending] button::after { content: " ↓" }
-svg { display: block; width: 100%; height: auto; color: var(--ink) }
-svg text { fill: currentColor; font: 12px system-ui, sans-serif }
-.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 1rem }
-figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .75rem }
-figcaption { font-weight: 600 } pre { overflow-x: auto; overflow-wrap: normal; background: var(--card); padding: .75rem;
-  border: 1px solid var(--line); border-radius: 8px; font-size: 13px } summary { cursor: pointer; padding: .25rem 0 }
-.key svg { display: inline-block; width: 2.2rem; height: .8rem; vertical-align: middle; margin-right: .4rem }
-"""
-
-SCRIPT = """
-document.querySelectorAll('table.sorts').forEach(table => {
-  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  heads.forEach((head, column) => head.querySelector('button').addEventListener('click', () => {
-    const down = head.getAttribute('aria-sort') !== 'descending';
-    heads.forEach(other => other.removeAttribute('aria-sort'));
-    head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
-    const value = row => { const text = row.cells[column].dataset.value ?? row.cells[column].textContent;
-      return text === '' || isNaN(text) ? text : Number(text); };
-    [...body.rows].sort((a, b) => { const x = value(a), y = value(b);
-      return (x < y ? 1 : x > y ? -1 : 0) * (down ? 1 : -1); }).forEach(row => body.append(row));
-  }));
-});
-"""
-DASHES = ("", "8 4", "2 4", "12 4 2 4")  # beside the colour, so that rows are told apart without it
-
 
 def page(report: Report, texts: Mapping[str, str]) -> str:
     """The report as one HTML page that needs no other file and no network; texts: name -> table, to copy."""
@@ -618,7 +575,7 @@ def page(report: Report, texts: Mapping[str, str]) -> str:
         ]  # fmt: skip
         parts.append(_grid(heads, lines))
     parts.append("".join(f"<p>{_text(note)}</p>" for note in report.notes))
-    parts.append(f"<h2>Curves</h2>{_all_curves(report)}")
+    parts.append('<h2>Curves</h2><div id="curves"></div>')
     heads = ["row", "run", "seed", "trained at commit", "weights", "state"]
     lines = [
         [row.letter, str(run.folder), shown(run.seed), shown(run.about.get("commit")), shown(run.about.get("weights")),
@@ -635,11 +592,8 @@ def page(report: Report, texts: Mapping[str, str]) -> str:
         f"<details><summary>{_text(name)}</summary><pre>{_text(text, lines=True)}</pre></details>"
         for name, text in texts.items()
     ]
-    body = "\n".join(filter(None, parts))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Runs compared: {title}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'
-        f"<body>\n{body}\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    return template.filled(
+        "runs", f"Runs compared: {title}", {"curves": _curves(report)}, "\n".join(filter(None, parts))
     )
 
 
@@ -652,7 +606,8 @@ def _text(text: str, lines: bool = False) -> str:
 def _grid(heads: Sequence[str], lines: Sequence[Sequence[str]], kind: str = "") -> str:
     head = "".join(f'<th scope="col">{_text(each)}</th>' for each in heads)
     rows = "".join(f"<tr>{''.join(f'<td>{_text(each)}</td>' for each in line)}</tr>" for line in lines)
-    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = f'<table class="runs {kind}"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<div class="wide">{table}</div>'
 
 
 def _results(report: Report) -> str:
@@ -665,108 +620,36 @@ def _results(report: Report) -> str:
     rows = []
     for number, row in enumerate(report.rows):
         state = f"<br><small>{_text(row.runs[0].state)}</small>" if row.runs[0].state else ""
-        name = f'<span class="key">{_swatch(number)}</span>{_text(f"{row.letter} {row.name}")}{state}'
-        cells = [f'<td data-value="{row.letter}">{name}</td><td>{len(row.runs)}</td>']
+        name = f"{_text(f'{row.letter} {row.name}')}{state}"
+        cells = [f'<td data-kind="{number}" data-value="{row.letter}">{name}</td><td>{len(row.runs)}</td>']
         for place in places:
             cell, text = row.cell(*place), number_text(row.cell(*place))
             shown_text = f"<b>{text}</b>" if best[place] == row.letter else text
             cells.append(f'<td data-value="{-1 if cell is None else cell[0]}">{shown_text}</td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    table = f'<table class="sorts"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    table = f'<table class="runs sorts"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return f'<div class="wide">{table}</div>'
 
 
-def _stroke(row: int) -> str:
-    dash = DASHES[row // len(COLOURS) % len(DASHES)] if row >= len(COLOURS) else DASHES[row % len(DASHES)]
-    return f'stroke="{COLOURS[row % len(COLOURS)]}" stroke-dasharray="{dash}" stroke-width="2" fill="none"'
-
-
-def _swatch(row: int) -> str:
-    return f'<svg viewBox="0 0 36 12" aria-hidden="true"><line x1="0" x2="36" y1="6" y2="6" {_stroke(row)}/></svg>'
-
-
-class Line(NamedTuple):
-    """One run's numbers over its epochs."""
-
-    row: int
-    title: str
-    points: list[tuple[float, float]]
-
-
-def _all_curves(report: Report) -> str:
-    """The loss, and rank-1 and mAP of every data set, of all runs over each other."""
-    wanted: dict[str, tuple[str, str | None, str]] = {"loss": ("loss", None, "")}
+def _curves(report: Report) -> list[dict[str, Any]]:
+    """The loss, and rank-1 and mAP of every data set, of all runs over each other: what charts.js draws."""
+    wanted: dict[str, tuple[str, str | None, str]] = {"loss": ("loss", None, "mean of the epoch")}
     names = [column for column in report.columns if not column.endswith(" re-ranked")]
-    wanted |= {f"{name} {NUMBERS[key]} (%)": (key, name, "%") for name in names for key in COMPARED}
-    figures = []
-    for title, (key, name, unit) in wanted.items():
-        lines = []
-        for number, row in enumerate(report.rows):
+    wanted |= {f"{name} {NUMBERS[key]}": (key, name, f"{NUMBERS[key]} (%)") for name in names for key in COMPARED}
+    curves = []
+    for title, (key, name, ylabel) in wanted.items():
+        series = []
+        for kind, row in enumerate(report.rows):
             for run in row.runs:
                 told = [
-                    (each["epoch"], each if name is None else each.get("metrics", {}).get(name, {})) for each in run.log
+                    (line["epoch"], line if name is None else line.get("metrics", {}).get(name, {})) for line in run.log
                 ]
-                points = [(epoch, values[key] * (100 if unit else 1)) for epoch, values in told
+                points = [(epoch, values[key] * (100 if name else 1)) for epoch, values in told
                           if type(values.get(key)) in (int, float) and math.isfinite(values[key])]  # fmt: skip
                 if points:
-                    lines.append(Line(number, f"{row.letter} {row.name}, seed {shown(run.seed)}", points))
-        if lines:
-            figures.append(
-                f"<figure><figcaption>{_text(title)}</figcaption>{curves(lines, title, unit == '%')}</figure>"
-            )
-    return f'<div class="curves">{"".join(figures)}</div>' if figures else "<p>No run has a log.jsonl.</p>"
-
-
-def curves(lines: Sequence[Line], title: str, percent: bool) -> str:
-    """SVG of numbers over epochs; a single point is a dot. At its end each line has the letter of its row."""
-    width, height, left, right, top, bottom = 520, 280, 48, 24, 12, 40
-    xs, ys = zip(*(point for line in lines for point in line.points), strict=True)
-    x_ticks, y_ticks = ticks(min(0, *xs), max(xs), whole=True), ticks(min(ys), max(ys))
-    if percent:
-        y_ticks = [each for each in y_ticks if 0 <= each <= 100]
-        y_ticks = y_ticks if len(y_ticks) > 1 else ticks(0, 100)  # all of them are 100
-    low, high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_ticks[0]) / (max(x_ticks[-1], *xs) - x_ticks[0])
-        up = (y - low) / (high - low)
-        return left + across * (width - left - right), height - bottom - up * (height - top - bottom)
-
-    parts: list[str] = []
-    ends: dict[int, tuple[float, float]] = {}  # of the first run of each row
-    for y in y_ticks:
-        _, at = place(0, y)
-        grid = f'x1="{left}" x2="{width - right}" y1="{at:.1f}" y2="{at:.1f}" stroke="currentColor" opacity=".15"'
-        parts.append(f'<line {grid}/><text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{y:g}</text>')
-    for x in x_ticks:
-        at, _ = place(x, low)
-        parts.append(f'<text x="{at:.1f}" y="{height - bottom + 18}" text-anchor="middle">{x:g}</text>')
-    parts.append(f'<text x="{(left + width - right) / 2}" y="{height - 4}" text-anchor="middle">epoch</text>')
-    for row, name, points in lines:
-        placed = [place(*point) for point in points]
-        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        x, y = placed[-1]
-        colour = COLOURS[row % len(COLOURS)]
-        dot = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
-        drawn = f'<polyline points="{corners}" {_stroke(row)}/>' if len(points) > 1 else ""
-        ends.setdefault(row, (y, x))
-        parts.append(f"<g><title>{_text(name)}</title>{drawn}{dot}</g>")
-    free = float(height - bottom)
-    for row, (y, x) in sorted(ends.items(), key=lambda each: -each[1][0]):  # from below, each clear of the one before
-        free = min(y + 4, free)
-        parts.append(f'<text x="{x + 6:.1f}" y="{free:.1f}">{_letter(row)}</text>')
-        free -= 12
-    said = f'role="img" aria-label="{_text(title)} over the epochs"'
-    return f'<svg viewBox="0 0 {width} {height}" {said}>{"".join(parts)}</svg>'
-
-
-def ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """About five round numbers from `low` or below it to `high` or above it, at least two."""
-    span = high - low or max(abs(high), 1.0) * 0.1
-    step = 10 ** math.floor(math.log10(span / 4))
-    step *= next(each for each in (1, 2, 5, 10) if span / 4 <= each * step * 1.0001)
-    if whole:
-        step = max(1, round(step))
-    first = math.floor(low / step + 1e-9)
-    count = max(1, math.ceil(high / step - 1e-9) - first)
-    return [round((first + i) * step, 10) for i in range(count + 1)]
+                    x, y = zip(*points, strict=True)
+                    said = {"name": files.printable(f"{row.letter} {row.name}"), "title": f"seed {shown(run.seed)}"}
+                    series.append(said | {"kind": kind, "end": row.letter, "x": x, "y": y})
+        if series:
+            curves.append({"title": title, "ylabel": ylabel, "share": name is not None, "series": series})
+    return curves

@@ -373,17 +373,19 @@ class Tester:
             result["left_out"] = {side: files for side, files in left_out.items() if files}
         return result
 
-    def alone(self, details: bool = False) -> Tester:
+    def alone(self) -> Tester:
         """The same for one process, once training is over and the others are not here to share the work."""
         other = copy.copy(self)
         other.group = None
-        other.options = dataclasses.replace(self.options, search=False, details=details)
+        other.options = dataclasses.replace(self.options, search=False, details=False)
         return other
 
     def collectors(self, labels: protocols.Labels, cameras: torch.Tensor, keep: bool) -> tuple[list, list]:
-        """What is fed from a pass over the distances beside the metrics: `--details` of a gallery of these cameras, and
-        if `keep` the lists that a page shows."""
-        details = [VerificationCounts(labels), CameraPairCollector(labels, cameras)] if self.options.details else []
+        """What is fed from a pass over the distances beside the metrics: the details of a gallery of these cameras, if
+        they are asked for or a page shows them, and if `keep` the lists of that page. (Of 3,368 queries in 15,913
+        images, ranked in 0.97 s by one core, details take 0.45 s: a page always has them.)"""
+        wanted = self.options.details or keep
+        details = [VerificationCounts(labels), CameraPairCollector(labels, cameras)] if wanted else []
         return details, [RankedLists(labels, self.options.top_k, self.options.show_junk)] if keep else []
 
     def conditions(self, name: str) -> dict:
@@ -563,7 +565,7 @@ class Shown(NamedTuple):
     metrics: dict
     reranked: Mapping | None  # parameters of the re-ranking behind lists and metrics
     num_galleries: int = 0  # published ones, of which this is the first
-    details: Sequence = ()  # `VerificationCounts` and `CameraPairCollector`, where details were asked for
+    details: Sequence = ()  # `VerificationCounts` and `CameraPairCollector` of this gallery
     parts: tuple | None = None  # of queries and gallery (N, S, D), where the distance compares them
     before: Shown | None = None  # the same before re-ranking
 

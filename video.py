@@ -70,6 +70,11 @@ class Tracklet(Model):
         """Of images, as the image model's."""
         return self.image_model.feature_map(images, views)
 
+    @property
+    def soft_parts(self) -> bool:
+        """As those of the image model."""
+        return self.image_model.soft_parts
+
     def begin_stage(self, stage: int) -> None:
         """Told to the image model."""
         self.image_model.begin_stage(stage)

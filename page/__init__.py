@@ -1,1 +1,1 @@
-"""The page of ranked queries: its template, style and script, the thumbnails beside it, and what writes them."""
+"""The pages, of ranked queries and of runs compared: template, style, scripts, thumbnails, and what writes them."""

@@ -1,16 +1,13 @@
 """Writes the page of ranked queries: ``index.html`` with all that it shows but the thumbnails beside it.
 
-It is handed finished rankings, metrics and words, and judges nothing. What the page does with them is in ``script.js``.
+It is handed finished rankings, metrics and words, and judges nothing. What the page does with them is in ``ranked.js``.
 """
 
 from __future__ import annotations
 
 import base64
-import html
-import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +18,8 @@ import numpy as np
 
 import visualize
 from machine import files
-from page import thumbnails
+from page import template, thumbnails
 
-HERE = Path(__file__).parent
 MARKS = {"right": "r", "wrong": "w", "junk": "j", None: "-"}
 NUMBERS = (("rank1", "rank-1"), ("mAP", "mAP"), ("mINP", "mINP"))
 
@@ -47,6 +43,7 @@ class Inside(NamedTuple):
     map_name: str = ""  # which feature map that is
     stripes: Sequence[int] = ()  # into how many stripes the map is cut, for each way of cutting
     alignments: Mapping[tuple[int, int], str] = {}  # (query row, gallery row) -> `details.alignment`
+    soft: bool = False  # its parts have no borders
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,7 @@ def write(folder: visualize.ImageFile, page: Page, query: Sequence[Any], gallery
     samples = [*query, *(gallery[row] for row in shown)]
     place = {row: len(query) + i for i, row in enumerate(shown)}  # of a gallery image among the samples
     found = thumbnails.write([sample.path for sample in samples], folder / "thumbs")
+    maps = {id(view.inside.maps): view.inside.maps for view in page.views}  # views of one network share them
     data = {
         "title": files.printable(page.title),
         "note": files.printable(page.note),
@@ -95,7 +93,8 @@ def write(folder: visualize.ImageFile, page: Page, query: Sequence[Any], gallery
         "images": _images(samples, found),
         "infrared": sorted(page.infrared),
         "distractors": sorted(page.distractors & {sample.pid for sample in samples}),
-        "views": [_view(view, samples, place) for view in page.views],
+        "maps": [_maps(each, samples) for each in maps.values()],
+        "views": [_view(view, place) | {"maps": [*maps].index(id(view.inside.maps))} for view in page.views],
         "log": list(page.log),
         "pictures": _relative(page.pictures, folder),
         "links": _relative(page.links, folder),
@@ -103,33 +102,9 @@ def write(folder: visualize.ImageFile, page: Page, query: Sequence[Any], gallery
         "heat": [f"rgb({r},{g},{b})" for r, g, b in visualize.HEAT],
     }
     out = folder / "index.html"
-    files.write_text(out, _filled(page.title, data))
+    files.write_text(out, template.filled("ranked", page.title, data))
     thumbnails.remove_others(folder / "thumbs", found)
     return out
-
-
-def _filled(title: str, data: Mapping[str, Any]) -> str:
-    """The template with everything in it: no file but pictures, no network."""
-    text = (HERE / "index.html").read_text("utf-8")
-    packed = json.dumps(_plain(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    parts = {
-        "title": html.escape(files.printable(title)),
-        "style": (HERE / "style.css").read_text("utf-8"),
-        "script": (HERE / "script.js").read_text("utf-8"),
-        "data": packed.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text)
-
-
-def _plain(value: Any) -> Any:
-    """`value` for JSON, with null for what is no number."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _images(samples: Sequence[Any], found: Sequence[thumbnails.Thumbnail]) -> dict[str, list]:
@@ -155,15 +130,24 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [files.printable(name) for name in names]
 
 
-def _view(view: View, samples: Sequence[Any], place: Mapping[int, int]) -> dict[str, Any]:
+def _maps(maps: Mapping[Any, np.ndarray], samples: Sequence[Any]) -> dict[str, Any]:
+    """Size of the activation maps, and number of an image -> its own, a byte each position."""
+    found = {str(i): maps[sample.path] for i, sample in enumerate(samples) if sample.path in maps}
+    shapes = {each.shape for each in found.values()}
+    return (
+        {"size": shapes.pop(), "of": {i: _packed(each) for i, each in found.items()}}
+        if len(shapes) == 1
+        else {"of": {}}
+    )
+
+
+def _view(view: View, place: Mapping[int, int]) -> dict[str, Any]:
     metrics, inside = view.measured.metrics, view.inside
     numbers = [
         {"key": key, "name": name, "value": metrics[key], "interval": metrics.get(f"{key}_interval")}
         for key, name in NUMBERS
         if key in metrics
     ]
-    maps = [inside.maps.get(sample.path) for sample in samples]
-    shapes = {each.shape for each in maps if each is not None}
     return {
         "name": files.printable(view.name),
         "unit": view.unit,
@@ -177,9 +161,8 @@ def _view(view: View, samples: Sequence[Any], place: Mapping[int, int]) -> dict[
         "histogram": view.measured.histogram,
         "cameras": view.measured.camera_pairs,
         "stripes": inside.stripes,
+        "soft": inside.soft,
         "mapName": inside.map_name,
-        "mapSize": next(iter(shapes)) if len(shapes) == 1 else None,
-        "maps": {str(i): _packed(each) for i, each in enumerate(maps) if each is not None and len(shapes) == 1},
         "rows": [_row(ranking, place, inside.alignments) for ranking in view.rankings],
     }
 

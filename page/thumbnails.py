@@ -50,6 +50,7 @@ def remove_others(folder: Path, thumbnails: Iterable[Thumbnail]) -> None:
 def _write(path: visualize.ImagePath, folder: Path) -> Thumbnail:
     frames = path if isinstance(path, tuple) else (path,)
     shown = [frames[round(i * (len(frames) - 1) / (FRAMES - 1))] for i in range(FRAMES)]
+    shown[FRAMES // 2] = visualize.one_path(frames)  # what stands still, and has the activation map
     shown = list(frames) if len(frames) <= FRAMES else shown
     images = [visualize.open_image(frame) for frame in shown]
     width, height = images[0].size

@@ -11,12 +11,12 @@ import pytest
 
 import cli
 import main
-import recipes
 from config import FIELDS, Term
 from machine import usage
 from machine.ranges import FINITE
 from machine.version import VERSION
 from recipes import RECIPES
+from rows import table
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; sys.argv[0] = 'main.py'; import runpy; "
@@ -304,8 +304,8 @@ def test_an_option_with_the_name_of_a_flag_is_an_error_that_names_the_row(monkey
         def __init__(self, *, seed=0):
             pass
 
-    monkeypatch.setattr(recipes, "RECIPES", dict(RECIPES))
-    recipe = recipes.row(RECIPES["bot"], name="clash", terms={"mine": Term(1.0, Weighted)})
+    monkeypatch.setattr(table, "RECIPES", dict(RECIPES))
+    recipe = table.row(RECIPES["bot"], name="clash", terms={"mine": Term(1.0, Weighted)})
     with pytest.raises(ValueError, match=r"recipe clash \(test_cli.py:\d+\): --seed is a flag already"):
         cli.build_parser(recipe)
 

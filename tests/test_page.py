@@ -123,6 +123,7 @@ def test_a_tracklet_is_a_strip_of_its_frames_and_a_large_image_is_made_small(tmp
     drawn = np.asarray(Image.open(tmp_path / "thumbs" / strip.file)).reshape(32, thumbnails.FRAMES, 16, 3)
     red = drawn[..., 0].mean((0, 2))
     assert red[0] < 5 and red[-1] > 180 and (np.diff(red) > 0).all()  # evenly, from the first to the last
+    assert abs(red[thumbnails.FRAMES // 2] - 100) < 5  # the middle one, of which maps are
 
 
 # ============ in a browser ============
@@ -305,15 +306,34 @@ def test_thousands_of_queries_open_at_once(samples, tmp_path, window):
 def test_tracklets_play_and_an_unlabelled_page_judges_nothing(tmp_path, window):
     frames = tuple(image(tmp_path / f"f{i}.png", (16, 32), (i * 60, 0, 0)) for i in range(4))
     ranking = Ranking(0, math.nan, None, 0, (0,), (0.1,), (None,), (1,))
-    page = ranked.Page("Frames", [ranked.View("distance", [ranking])], labelled=False)
+    inside = ranked.Inside({frames: np.ones((4, 2), np.float32)}, "the last map", soft=True)
+    page = ranked.Page("Frames", [ranked.View("distance", [ranking], inside=inside)], labelled=False)
     window.open(ranked.write(tmp_path / "out", page, [Sample(frames, 1, 1)], [Sample(frames, 2, 1)]))
     found = look(window, """
       const at = () => $('#list img').style.transform, still = at();
-      found.still = still; $('#play').click();
+      found.still = still; $('.play').click();
       await new Promise(done => { const look = () => at() !== still ? done() : requestAnimationFrame(look); look(); });
-      $('#play').click(); found.moved = at();
+      $('.play').click(); found.moved = at();
       found.words = $('header').innerText + $('main').innerText; $('#list .tile').click();
       found.film = all('#large .film span').length;
+      const plays = each => [each.querySelectorAll('canvas').length, 'frames' in each.querySelector('img').dataset];
+      found.plays = all('#large .panel').map(plays);
+      found.said = $('#large .switches').textContent;
     """)  # fmt: skip
+    assert found["plays"] == [[0, True], [1, False]] * 2  # a map is of one frame
+    assert "of the middle frame" in found["said"] and "The parts are soft" in found["said"]
     assert "-50%" in found["still"] and "-75%" in found["moved"] and found["film"] == 8
     assert "4 frames" in found["words"] and not re.search(r"AP|rank 1|right|wrong|identity", found["words"])
+
+
+@in_browser
+def test_ticks_are_few_and_enclose_the_values(many, window):
+    window.open(many)
+    for low, high in ((0, 60), (1, 1), (0, 0), (3.1, 3.1001), (-2, 5e4), (99.99, 100)):
+        found = window.run(f"ticks({low}, {high}, 5, true)")
+        assert 2 <= len(found) <= 8 and found == sorted(set(found))
+        assert found[0] <= low + 1e-6 and found[-1] >= high - 1e-6
+        inside = window.run(f"ticks({low}, {high}, 5)")
+        assert set(inside) <= set(found) and all(low - 1e-9 <= each <= high + 1e-9 for each in inside)
+    looks = window.run("range(16).map(look)")
+    assert len(set(looks)) == 16

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import xml.etree.ElementTree as xml
 from html.parser import HTMLParser
 
 import browser
@@ -73,7 +72,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.loads += [value for name, value in attrs if name in ("src", "href") and value]
-        self.open += [] if tag in ("meta", "br") else [tag]
+        self.open += [] if tag in ("meta", "br", "link") else [tag]
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -158,12 +157,15 @@ def test_the_page_is_whole_alone_and_escapes_what_it_shows(runs, tmp_path):
     assert told(runs, "--output_path", tmp_path / "out") == 0
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     page = Page(text)
-    assert page.open == [] and page.loads == [] and "http" not in text.replace("http-equiv", "")
-    assert "<script>" not in text.replace("<script>\ndoc", "") and "&lt;script&gt;" in text
+    assert page.open == [] and page.loads == ["data:,"]
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    assert text.count("<script") == 2 and "&lt;script&gt;" in text  # the page's own two
     assert ["row", "runs", "market rank-1", "market mAP", "market mINP"] in page.rows
     assert any(row[:1] == ["lr"] and set(row[1:]) == {"0.1", "0.3", "0.7"} for row in page.rows)
-    pictures = re.findall(r"<svg viewBox=\"0 0 520.*?</svg>", text)
-    assert len(pictures) == 3 and all(xml.fromstring(each) is not None for each in pictures)  # loss, rank-1, mAP
+    curves = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])["curves"]
+    assert [each["title"] for each in curves] == ["loss", "market rank-1", "market mAP"]
+    assert all(len(each["series"]) == 6 and len({line["kind"] for line in each["series"]}) == 3 for each in curves)
+    assert [curves[0]["series"][0][axis] for axis in "xy"] == [[1, 2], [2.0, 1.0]]
     assert "prefers-color-scheme: dark" in text and "width=device-width" in text
     tex = (tmp_path / "out" / "table.tex").read_text(encoding="utf-8")
     body = [line for line in tex.splitlines() if line.endswith(r"\\")]
@@ -219,12 +221,6 @@ def test_what_cannot_be_read_is_one_line(words, message, runs, tmp_path, monkeyp
     assert error.startswith("error: ") and message in error and "\n" not in error
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 60), (1, 1), (0, 0), (3.1, 3.1001), (-2, 5e4), (99.99, 100)])
-def test_ticks_are_few_and_hold_the_values_between_them(low, high):
-    found = report.ticks(low, high)
-    assert 2 <= len(found) <= 8 and found[0] <= low + 1e-6 and found[-1] >= high - 1e-6 and found == sorted(set(found))
-
-
 def test_a_seed_that_is_there_twice_is_said(runs):
     found = report.collected([runs / "slow_0", *(run_folder(runs / "copy", np.full(QUERIES, 0.5)),)])
     assert len(found.rows) == 1 and any("a seed is there more than once" in note for note in found.notes)
@@ -240,6 +236,15 @@ def test_the_page_fits_a_phone_and_sorts(runs, tmp_path):
             assert window.failures == [] and window.run("document.documentElement.scrollWidth") <= width
             light = window.run("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0]
             assert (int(light) < 128) == dark
+        drawn = (
+            "[...document.querySelectorAll('#curves figure')].map(each => each.querySelectorAll('svg g path').length)"
+        )
+        assert window.run(drawn) == [5, 5, 5]  # the loss, rank-1 and mAP of each run
+        alike = "[...document.querySelectorAll('#curves g path')].slice(0, 5).map(each => each.className.baseVal)"
+        two, three = window.run(alike)[:2], window.run(alike)[2:]
+        assert len(set(two)) == len(set(three)) == 1 and two[0] != three[0]  # runs of one row look alike
+        keys = "[...document.querySelectorAll('.sorts .swatch path')].map(each => each.className.baseVal)"
+        assert window.run(keys) == [two[0], three[0]]
         rows = "[...document.querySelectorAll('table.sorts tbody tr')].map(row => row.cells[0].textContent[0]).join('')"
         heads = "[...document.querySelectorAll('table.sorts th')]"
         orders = [window.run(f"{heads}[3].querySelector('button').click(), {rows}") for _ in range(2)]

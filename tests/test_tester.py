@@ -24,7 +24,7 @@ from tester import Features, Options
 class Pixels(torch.nn.Module):
     """A network whose embedding is the mean colour: images can be made whose ranking is known."""
 
-    shown, stripes = "the mean", ()
+    shown, stripes, soft_parts = "the mean", (), False
 
     def forward(self, images, views=None):
         import models
@@ -194,8 +194,8 @@ def test_two_networks_stand_beside_each_other_query_by_query(tmp_path):
     assert pictures.apart(Path("x/a.pt"), Path("y/b.pt")) == ["a.pt", "b.pt"]
 
 
-def test_a_page_has_all_queries_and_the_maps_and_paths_of_the_network(tmp_path, monkeypatch):
-    """Whatever is drawn as strips; activation maps of as many images as are allowed, the first queries' first."""
+def test_a_page_has_all_queries_and_the_maps_and_paths_of_the_network(tmp_path):
+    """Whatever is drawn as strips; activation maps of as many images as are allowed: queries, then their first hits."""
 
     class Mapped(Pixels):
         shown, stripes = "the pixels", (2,)
@@ -209,14 +209,18 @@ def test_a_page_has_all_queries_and_the_maps_and_paths_of_the_network(tmp_path, 
     data = data_of(page)
     view = data["views"][0]
     assert data["queries"] == len(view["rows"]) == 3 and len(list((page.parent / "ranks").iterdir())) == 1
-    assert view["stripes"] == [2] and len(view["maps"]) == len(data["images"]["name"]) and view["mapSize"]
+    (maps,) = data["maps"]
+    assert view["stripes"] == [2] and len(maps["of"]) == len(data["images"]["name"]) and maps["size"][0] <= 24
     assert set(view["histogram"]) == {"edges", "same", "other"} and view["cameras"]["mAP"]
     assert sum(view["histogram"]["same"]) == pytest.approx(1) == pytest.approx(sum(view["histogram"]["other"]))
-    monkeypatch.setattr(pictures, "MAPS", 1)
-    (page,) = pages(made, Mapped(), tmp_path / "few", what=("ranks", "actmap"), num_queries=1)
-    few = data_of(page)["views"][0]
-    (query,) = (row for row in made.last["market"].lists.choose(num=1))  # the worst, whose strip is drawn
-    assert set(few["maps"]) == {str(query.query), *map(str, few["rows"][query.query][3])} < set(view["maps"])
+    for most in (1, 3, 4, 6):
+        few = data_of(pages(made, Mapped(), tmp_path / "few", what=("actmap", "ranks"), num_maps=most)[0])
+        assert len(few["maps"][0]["of"]) == most
+        order = [row.query for row in made.last["market"].lists.choose(num=3)]  # the worst first; then their hits
+        order += [query for query in range(3) if query not in order]
+        first = [rows[3][rows[5].index("r")] for rows in (few["views"][0]["rows"][q] for q in order) if "r" in rows[5]]
+        expected = dict.fromkeys([*order, *first])
+        assert set(few["maps"][0]["of"]) >= {str(i) for i in list(expected)[:most]}
 
 
 def test_a_set_without_a_query_of_the_kind_asked_for_does_not_keep_the_others_from_their_pages(tmp_path, capsys):

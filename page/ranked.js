@@ -1,35 +1,14 @@
 'use strict';
-// The page of ranked queries. All it knows stands in #data, written by report.py; the address keeps what is shown.
-const DATA = JSON.parse(document.getElementById('data').textContent);
+// The page of ranked queries, after charts.js. All it knows was written by ranked.py; the address keeps what is shown.
 const IMG = DATA.images, VIEWS = DATA.views, SEVERAL = VIEWS.length > 1;
 const MARKS = {
   r: ['✓', 'right', 'same identity'], w: ['✗', 'wrong', 'other identity'],
   j: ['–', 'not counted', 'removed by the protocol: junk, or the query’s own camera'], '-': ['', '', ''],
 };
 const INFRARED = new Set(DATA.infrared), NOBODY = new Set(DATA.distractors);
-const AP = 0, FIRST = 1, HITS = 2, IDS = 3, DIST = 4, MARK = 5, RANK = 6, PATHS = 7; // of a row, see report.py
+const AP = 0, FIRST = 1, HITS = 2, IDS = 3, DIST = 4, MARK = 5, RANK = 6, PATHS = 7; // of a row, see ranked.py
 
-// ---------------------------------------------------------------- small tools
-/** An element: make('p', {class: 'x', onclick: f}, child, 'text', ...); attributes that are null or false are left out. */
-function make(tag, attributes = {}, ...children) {
-  const svg = ['svg', 'path', 'line', 'text', 'circle', 'g', 'rect'].includes(tag);
-  const made = svg ? document.createElementNS('http://www.w3.org/2000/svg', tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith('on')) made.addEventListener(name.slice(2), value);
-    else made.setAttribute(name, value === true ? '' : value);
-  }
-  made.append(...children.flat(3).filter(child => child !== null && child !== undefined && child !== false));
-  return made;
-}
-const byId = id => document.getElementById(id);
-const percent = (x, digits = 1) => (100 * x).toFixed(digits);
-const count = n => n.toLocaleString('en');
-const words = (n, one, many = one + 's') => `${count(n)} ${n === 1 ? one : many}`;
-const short = x => Math.abs(x) < 100 ? x.toFixed(3) : x.toPrecision(4);
 const who = i => `id ${IMG.pid[i]}, camera ${IMG.cam[i]}${INFRARED.size ? INFRARED.has(IMG.cam[i]) ? ', infrared' : ', colour' : ''}`;
-const range = n => Array.from({length: n}, (_, i) => i);
-const distinct = values => [...new Set(values)].sort((a, b) => a - b);
 
 // ---------------------------------------------------------------- state, kept in the address
 const DEFAULTS = {view: '0', against: SEVERAL ? '1' : '', sort: 'ap', down: '', rank1: 'all', change: 'all', cam: '',
@@ -104,6 +83,13 @@ function play(on) {
   playing = on;
   clearInterval(clock);
   if (on) clock = setInterval(() => document.querySelectorAll('img[data-frames]').forEach(img => frame(img, (Number(img.dataset.frame) + 1) % img.dataset.frames)), 250);
+}
+function playButton() {
+  const said = () => playing ? '❚❚ Stop the tracklets' : '▶ Play the tracklets';
+  return make('button', {type: 'button', class: 'play', 'aria-pressed': String(playing), onclick: () => {
+    play(!playing);
+    document.querySelectorAll('.play').forEach(each => { each.setAttribute('aria-pressed', String(playing)); each.textContent = said(); });
+  }}, said());
 }
 function tile(q, i, place, r, attributes = {}) {
   const mark = place === null ? 'q' : r[MARK][place];
@@ -202,9 +188,7 @@ function showTools() {
     entry('text', 'Text in a file name', {placeholder: 'such as c1s1'}),
     make('button', {type: 'button', onclick: () => { const {view, against} = state; set({...DEFAULTS, view, against}); showTools(); showList(); }}, 'Show all'),
   ];
-  if (IMG.frames.some(n => n > 1)) tools.push(make('button', {type: 'button', id: 'play', 'aria-pressed': String(playing),
-    onclick: event => { play(!playing); event.target.setAttribute('aria-pressed', String(playing)); event.target.textContent = playing ? '❚❚ Stop the tracklets' : '▶ Play the tracklets'; }},
-    playing ? '❚❚ Stop the tracklets' : '▶ Play the tracklets'));
+  if (IMG.frames.some(n => n > 1)) tools.push(playButton());
   byId('tools').replaceChildren(...tools.filter(Boolean));
   const shown = new Set(view().rows.flatMap(r => [...r[MARK]]));
   byId('key').replaceChildren(...(DATA.labelled ? Object.entries(MARKS).filter(([mark]) => mark !== '-' && shown.has(mark)).map(([mark, [sign, , said]]) =>
@@ -239,47 +223,6 @@ function summary() {
 }
 
 // ---------------------------------------------------------------- charts
-function ticks(low, high, most = 6) {
-  const rough = (high - low || 1) / most, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map(m => m * power).find(s => s >= rough), found = [];
-  for (let x = Math.ceil(low / step - 1e-9) * step; x <= high + step * 1e-9; x += step) found.push(Math.abs(x) < step / 1e6 ? 0 : x);
-  return found;
-}
-const number = x => Math.abs(x) >= 1e5 || (x && Math.abs(x) < 1e-3) ? x.toExponential(0) : String(Number(x.toPrecision(4)));
-/** Lines of {name, x, y}; `lines`: [x, text] of vertical ones. One point alone stands in the middle of its axis. */
-function chart(title, {series, xlabel, ylabel, xlim, ylim, whole = false, log = false, lines = []}) {
-  const svg = make('svg', {role: 'img', 'aria-label': `${title}: ${ylabel} over ${xlabel}. ${series.map(s => `${s.name}: ${number(s.y[0] ?? 0)} to ${number(s.y[s.y.length - 1] ?? 0)}`).join('; ')}`});
-  const drawn = make('figure', {class: 'chart'}, make('h3', {}, title), svg, make('ul', {class: 'legend'}, series.map((s, k) =>
-    make('li', {}, make('svg', {viewBox: '0 0 30 10', 'aria-hidden': 'true'}, make('path', {class: `c${k % 4} d${k % 4}`, d: 'M0 5H30'})), s.name))));
-  const xs = series.flatMap(s => s.x), ys = series.flatMap(s => s.y).filter(y => y !== null && (!log || y > 0)).map(y => log ? Math.log10(y) : y);
-  let [x0, x1] = xlim ?? [Math.min(...xs), Math.max(...xs)], [y0, y1] = ylim ?? [Math.min(...ys), Math.max(...ys)];
-  if (x0 === x1) [x0, x1] = whole ? [x0 - 1, x1 + 1] : [x0 - .5, x1 + .5];
-  if (y0 === y1) [y0, y1] = log ? [y0 - 1, y1 + 1] : [Math.min(0, y0 - .5), y1 + .5];
-  drawn.redraw = () => {
-    const w = svg.clientWidth || 320, h = 230, left = 52, right = w - 10, top = 8, bottom = h - 42;
-    const X = x => left + (right - left) * (x - x0) / (x1 - x0), Y = y => bottom - (bottom - top) * ((log ? Math.log10(y) : y) - y0) / (y1 - y0);
-    let yt = ticks(y0, y1, 5).map(y => log ? 10 ** y : y), xt = ticks(x0, x1, Math.max(2, Math.floor(w / 70)));
-    if (log) yt = yt.filter(y => Number.isInteger(Math.round(Math.log10(y) * 1e6) / 1e6));
-    if (log && yt.length < 2) yt = [10 ** y0, 10 ** y1];
-    if (whole) xt = distinct([x0, ...xt.filter(x => Number.isInteger(x) && x >= x0)].filter(x => Number.isInteger(x) && (x === x0 || X(x) - X(x0) > 22)));
-    const parts = yt.map(y => [make('line', {class: 'grid', x1: left, x2: right, y1: Y(y), y2: Y(y)}), make('text', {class: 'axis', x: left - 6, y: Y(y) + 4, 'text-anchor': 'end'}, number(y))]);
-    parts.push(xt.map(x => [make('line', {class: 'grid', x1: X(x), x2: X(x), y1: bottom, y2: bottom + 4}), make('text', {class: 'axis', x: X(x), y: bottom + 18, 'text-anchor': 'middle'}, number(x))]));
-    parts.push(make('text', {class: 'axis', x: (left + right) / 2, y: h - 6, 'text-anchor': 'middle'}, xlabel),
-      make('text', {class: 'axis', x: 0, y: 0, transform: `translate(11 ${(top + bottom) / 2}) rotate(-90)`, 'text-anchor': 'middle'}, ylabel));
-    series.forEach((s, k) => {
-      const points = s.x.map((x, i) => [x, s.y[i]]).filter(([x, y]) => y !== null && y !== undefined && (!log || y > 0));
-      parts.push(make('path', {class: `c${k % 4} d${k % 4}`, d: points.map(([x, y], i) => `${i ? 'L' : 'M'}${X(x).toFixed(1)} ${Y(y).toFixed(1)}`).join('')}));
-      if (points.length <= 20) parts.push(points.map(([x, y]) => make('circle', {class: `c${k % 4}`, cx: X(x), cy: Y(y), r: 3})));
-    });
-    for (const [x, said] of lines) {
-      const end = X(x) > (left + right) / 2;
-      parts.push(make('path', {d: `M${X(x)} ${top}V${bottom}`, stroke: 'currentColor', 'stroke-dasharray': '3 3'}),
-        make('text', {x: X(x) + (end ? -5 : 5), y: top + 10, 'text-anchor': end ? 'end' : 'start'}, said));
-    }
-    svg.replaceChildren(...parts.flat(2));
-  };
-  return drawn;
-}
 function cameraTable(cameras) {
   const cell = (value, a, b) => {
     const made = make('td', {title: `queries of camera ${cameras.query_cameras[a]} in camera ${cameras.gallery_cameras[b]}: ${words(cameras.num_valid[a][b], 'query', 'queries')}`}, value === null ? '–' : percent(value));
@@ -287,9 +230,9 @@ function cameraTable(cameras) {
     return made;
   };
   return make('figure', {class: 'chart'}, make('h3', {}, 'mAP by pair of cameras (%)'), make('div', {class: 'scroll', tabindex: '0', role: 'group', 'aria-label': 'mAP by pair of cameras'}, make('table', {},
-    make('thead', {}, make('tr', {}, make('th', {scope: 'col'}, 'query \\ gallery'), cameras.gallery_cameras.map(c => make('th', {scope: 'col'}, `cam ${c}`)))),
-    make('tbody', {}, cameras.mAP.map((values, a) => make('tr', {}, make('th', {scope: 'row'}, `cam ${cameras.query_cameras[a]}`), values.map((value, b) => cell(value, a, b))))))),
-  make('figcaption', {class: 'faint'}, 'queries of one camera, ranked in the gallery of one camera alone; – : none has a match there'));
+    make('thead', {}, make('tr', {}, make('th', {scope: 'col'}, 'query \\ in'), cameras.gallery_cameras.map(c => make('th', {scope: 'col'}, c)))),
+    make('tbody', {}, cameras.mAP.map((values, a) => make('tr', {}, make('th', {scope: 'row'}, cameras.query_cameras[a]), values.map((value, b) => cell(value, a, b))))))),
+  make('figcaption', {class: 'faint'}, 'queries of one camera (rows), ranked in the gallery of one camera alone (columns); – : none has a match there'));
 }
 function showCharts() {
   const v = view(), found = [];
@@ -307,9 +250,7 @@ function showCharts() {
   }
   if (v.cameras.mAP && v.cameras.mAP.length) found.push(cameraTable(v.cameras));
   found.push(...trainingCharts());
-  byId('charts').replaceChildren(...found);
-  sizes.disconnect();
-  found.forEach(each => sizes.observe(each));
+  showIn('charts', found);
 }
 function trainingCharts() {
   const log = DATA.log, epochs = log.map(line => line.epoch), told = new Set(['epoch', 'lr', 'seconds', 'images_per_second']);
@@ -324,12 +265,13 @@ function trainingCharts() {
     ({name: sets.length > 1 ? `${set} ${said}` : said, x: tested.map(line => line.epoch), y: tested.map(line => line.metrics[set]?.[key] === undefined ? null : 100 * line.metrics[set][key])})))}));
   return found;
 }
-const sizes = new ResizeObserver(entries => entries.forEach(entry => entry.target.redraw?.()));
 
 function showMore() {
-  const pictures = Object.entries(DATA.pictures), links = Object.entries(DATA.links);
+  const pictures = Object.entries(DATA.pictures), links = Object.entries(DATA.links), drawn = links.filter(([, file]) => file.endsWith('.png'));
   byId('more').replaceChildren(...pictures.flatMap(([title, file]) => [make('h2', {}, title), make('div', {class: 'sample scroll'}, make('img', {src: file, alt: title, loading: 'lazy'}))]),
-    ...(links.length ? [make('h2', {}, 'Files'), make('ul', {}, links.map(([title, file]) => make('li', {}, make('a', {href: file}, title))))] : []));
+    links.length ? make('h2', {}, 'Files') : '', make('div', {id: 'files'}, drawn.map(([title, file]) => // white sheets, in a frame
+      make('a', {class: 'chart', href: file}, make('h3', {}, title), make('img', {src: file, alt: '', loading: 'lazy'})))),
+    make('ul', {}, links.filter(each => !drawn.includes(each)).map(([title, file]) => make('li', {}, make('a', {href: file}, title)))));
 }
 
 // ---------------------------------------------------------------- the large view
@@ -347,9 +289,9 @@ function closeLarge() {
   before?.isConnected && before.focus();
 }
 function heat(i) {
-  const v = view(), packed = v.maps[i];
-  if (!packed || !v.mapSize) return null;
-  const [h, w] = v.mapSize, bytes = atob(packed), small = make('canvas', {width: w, height: h}), pixels = new ImageData(w, h);
+  const maps = DATA.maps[view().maps], packed = maps.of[i];
+  if (!packed) return null;
+  const [h, w] = maps.size, bytes = atob(packed), small = make('canvas', {width: w, height: h}), pixels = new ImageData(w, h);
   const colours = DATA.heat.map(text => text.match(/\d+/g).map(Number)), steps = colours.length - 1;
   for (let p = 0; p < w * h; p++) {
     const x = bytes.charCodeAt(p) / 255 * steps, k = Math.min(steps - 1, Math.floor(x)), t = x - k;
@@ -368,6 +310,7 @@ const rows = (q, place) => { // into how many rows the network cuts this pair, a
 };
 function panel(i, alt, map, cuts) {
   const {img, aspect} = shot(i, alt, false);
+  if (map) delete img.dataset.frames; // of a tracklet the map is of this frame alone: it stands still
   const seen = make('div', {class: 'view'}, img, map), box = make('div', {class: 'panel'}, seen);
   const high = `var(--large) * ${Math.min(1, .6 / aspect)}`; // a wide image is no wider than a person's is
   box.style.height = `calc(${high})`;
@@ -407,7 +350,7 @@ function showLarge() {
   const v = view(), cuts = match && shows.path ? [match.n] : shows.stripes ? v.stripes : [];
   const step = (dq, words, sign) => make('button', {type: 'button', 'aria-label': words, title: words, onclick: () => moveQuery(dq), disabled: !order[at + dq] && order[at + dq] !== 0}, sign);
   const other = (d, words, sign) => make('button', {type: 'button', 'aria-label': words, title: words, onclick: () => moveHit(d), disabled: place === null || !(place + d in r[IDS])}, sign);
-  const hasMaps = Object.keys(v.maps).length > 0, mapped = v.maps[q] && (i === null || v.maps[i]);
+  const {size: hasMaps, of: maps} = DATA.maps[v.maps], mapped = maps[q] && (i === null || maps[i]);
   const mark = place === null ? '-' : r[MARK][place], [sign, said] = MARKS[mark];
   const about = place === null ? '' : `${sign} ${mark === 'j' ? 'not counted (junk)' : `rank ${r[RANK][place]}${said && ', ' + said}`}`;
   const nobody = mark === 'w' && NOBODY.has(IMG.pid[i]) ? ', a distractor: nobody who is looked for' : '';
@@ -421,9 +364,11 @@ function showLarge() {
   make('div', {class: 'inner'}, make('p', {class: 'faint', style: 'text-align:center'}, [DATA.labelled ? who(q) : '', ...verdict(q)].filter(Boolean).join(' · '), ' ', difference(q)),
     make('div', {class: 'stage'}, person(q, 'Query', DATA.labelled ? who(q) : IMG.name[q], cuts, Boolean(match)), match && shows.path && links(match),
       i !== null && person(i, about || `rank ${r[RANK][place]}`, `${DATA.labelled ? who(i) : IMG.name[i]}, ${v.unit} ${short(r[DIST][place])}${nobody}`, cuts, false)),
-    make('div', {class: 'switches'}, hasMaps && toggle('map', `activation maps (${v.mapName})`), v.stripes.length > 0 && toggle('stripes', `borders of ${v.stripes.join(' and ')} stripes`), match && toggle('path', 'alignment of the parts'),
-      IMG.frames[q] > 1 && make('button', {type: 'button', 'aria-label': 'play or stop the tracklets', onclick: () => play(!playing)}, '▶ / ❚❚ tracklets'),
-      hasMaps && shows.map && (mapped ? make('span', {}, 'least', ramp(), 'most active, in each image') : make('span', {class: 'faint'}, 'no activation map was computed of this pair: --num_queries draws more'))),
+    make('div', {class: 'switches'}, hasMaps && toggle('map', `activation maps (${v.mapName}${IMG.frames[q] > 1 ? ', of the middle frame' : ''})`), v.stripes.length > 0 && toggle('stripes', `borders of ${v.stripes.join(' and ')} stripes`), match && toggle('path', 'alignment of the parts'),
+      v.soft && make('span', {class: 'faint'}, 'The parts are soft: each position belongs to all of them, with a weight. There are no borders to draw.'),
+      IMG.frames[q] > 1 && playButton(),
+      !hasMaps && make('span', {class: 'faint'}, 'Activation maps: --mode visualize, without --vis or with actmap in it.'),
+      hasMaps && shows.map && (mapped ? make('span', {}, 'least', ramp(), 'most active, in each image') : make('span', {class: 'faint'}, 'no activation map was computed of this pair: --num_maps N computes more'))),
     VIEWS.map(each => [make('h2', {}, each === v ? SEVERAL ? `${each.name} (shown)` : 'Nearest images' : each.name), each !== v && make('p', {class: 'faint'}, verdict(q, each).join(' · ')),
       strip(q, each, each === v ? open : (query, hit) => { set({view: String(VIEWS.indexOf(each))}); showHead(); showCharts(); showTools(); showList(); open(query, hit); }, each === v ? place : null)])));
   if (!large.open) large.showModal();
