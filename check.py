@@ -25,7 +25,7 @@ from machine import fingerprint, imagefile
 from machine.progress import Progress
 from machine.threads import cores
 from parsers.base import few, images_below
-from protocols import PROTOCOLS, Labels, Protocol
+from protocols import PROTOCOLS, Labels, Protocol, those_for
 
 SMALL_IDENTITY = 4  # images; batches of P x K with K = 4 repeat images of people who have fewer
 FLAT = 16  # of 256 levels between the darkest and the brightest pixel of an image that shows next to nothing
@@ -265,6 +265,9 @@ def _look_at_training(splits: Splits, findings: _Findings) -> None:
     findings.facts.append(
         f"training: {counts[0]:,} to {counts[-1]:,} {what} per identity, median {counts[len(counts) // 2]:,}"
     )
+    worn = {(sample.pid, sample.clothes) for sample in splits.train}
+    if all(clothes is not None for _, clothes in worn):
+        findings.facts.append(f"training: {len(worn):,} sets of clothes, {len(worn) / len(views):.1f} of each identity")
     few_images = [pid for pid, number in images.items() if number < SMALL_IDENTITY]
     if few_images:
         findings.facts.append(
@@ -325,7 +328,7 @@ def _look_at_copies(splits: Splits, protocol: Protocol | None, findings: _Findin
         for g in gallery.get(key, ()):
             if q.pid != g.pid:
                 strange[q.frames[0]] = g.frames[0]
-            elif protocol and not protocol.removes(q.camid, g.camid, True, q.path == g.path):
+            elif protocol and not protocol.removes(q.camid, g.camid, True, q.path == g.path, q.clothes == g.clothes):
                 easy[q.frames[0]] = g.frames[0]
     trained = dict(zip(keys["train"], splits.train, strict=True))
     seen = {
@@ -365,7 +368,7 @@ def _look_at_test(splits: Splits, protocol: str, findings: _Findings) -> None:
     if one_camera:
         findings.facts.append(f"test: {len(one_camera):,} identities are in one camera only (pids {few(one_camera)})")
     try:
-        for each in PROTOCOLS:
+        for each in those_for((*splits.query, *splits.gallery)):
             findings.facts.append(f"protocol {each}{' (used)' if each == protocol else ''}: {_removed(splits, each)}")
         remark = datasets.matchable(Splits(splits.name, (), splits.query, splits.gallery, protocol=protocol))
         if remark:

@@ -30,6 +30,7 @@ from config import (
 from machine import loggers, ranges, usage
 from machine.ranges import ALPHA, EPOCHS, MEMORY, NEIGHBOURS, RANKS, SEEDS, SHARE, Number, Range
 from networks import backbones
+from protocols import PROTOCOLS
 from recipes import RECIPES
 from weights import reading
 
@@ -474,7 +475,7 @@ def add_testing(parser: Parser, recipe: Recipe) -> None:
         help="alpha query expansion, e.g. 5 3")  # fmt: skip
     add("--multi_query", choices=("mean", "max"), help="pool all images of a query's person and camera (gt_bbox)")
     add("--details", action="store_true", help="same-person threshold, TPR at FPR, mAP per pair of cameras")
-    add("--protocol", choices=("market1501", "cuhk03", "sysu", "none"), help="(default: the data set's)")
+    add("--protocol", choices=tuple(PROTOCOLS), help="(default: the data set's)")
     add(
         "--ap",
         choices=("hits", "trapezoid"),

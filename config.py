@@ -15,7 +15,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -79,8 +79,8 @@ class Stage(NamedTuple):
 class Term(NamedTuple):
     """A loss of one row alone: its weight, and the class that makes it.
 
-    Its constructor gets what it names of: `num_pids`; `dim`, the width of all `Output.feats` together; fields of the
-    recipe; `options`. The option `<name of the term>_weight` replaces the weight.
+    Its constructor gets what it names of: `num_pids`; `wearers`, see `Recipe.losses`; `dim`, the width of all
+    `Output.feats` together; fields of the recipe; `options`. Option `<name of the term>_weight` replaces the weight.
     """
 
     weight: float
@@ -251,7 +251,7 @@ class Recipe:
     epoch_length: str = field(
         "groups",
         "of p x k batches: until fewer than p identities have k images left; each identity once in full batches; each "
-        "once, the last batch filled up; images / (p k)",
+        "once, the last batch filled up; images / (p k); all groups of k, an identity perhaps twice in a batch",
         "batches",
         choices=EPOCH_LENGTHS,
     )
@@ -454,9 +454,19 @@ class Recipe:
         fields = {name: getattr(self, name) for name in FIELDS if name in names}
         return fields | {name: value for name, value in self.options.items() if name in names}
 
-    def losses(self, num_pids: int) -> losses.Criterion:
-        """The criterion: called with (Output, labels), answers {name: weighted term}."""
-        return criteria.combined(self, num_pids, own_terms(self, num_pids))
+    def losses(self, num_pids: int, wearers: Sequence[int] | None = None) -> losses.Criterion:
+        """The criterion: called with (Output, labels, views), answers {name: weighted term}.
+
+        wearers: of each of the clothes of the training set the label of who wears it (`datasets.TrainingSet`), for
+            losses that tell clothes apart; None: one set of clothes for each identity.
+        """
+        return criteria.combined(self, num_pids, own_terms(self, num_pids, wearers))
+
+    @property
+    def uses_clothes(self) -> bool:
+        """Whether a loss reads what is worn in an image."""
+        terms = ((self.options.get(f"{name}_weight", term.weight), term.loss) for name, term in self.terms.items())
+        return any(weight and "wearers" in arguments(loss) for weight, loss in terms)
 
     def before_epochs(self) -> Hook | None:
         """What is called before each epoch, if anything is."""
@@ -548,7 +558,7 @@ def number_of(name: str) -> Number | None:
 ABOUT: dict[str, About] = {each.name: each.metadata.get("about", About()) for each in dataclasses.fields(Recipe)}
 RESULT_FIELDS = tuple(name for name, about in ABOUT.items() if about.result)
 FIELDS: dict[str, About] = {name: about for name, about in ABOUT.items() if about.group}  # those that have a flag
-SUPPLIED = ("num_pids", "pretrained", "num_cameras", "dim")  # arguments of constructors that a run fills in itself
+SUPPLIED = ("num_pids", "pretrained", "num_cameras", "wearers", "dim")  # arguments that a run fills in itself
 
 
 STAGED = (  # fields that a stage may change
@@ -654,7 +664,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def check_value(name: str, value: Any) -> None:
     """ValueError if `value` has not the type of the field `name`, or is none of its choices."""
-    if not fits(value, HINTS[name]):
+    if not ranges.fits(value, HINTS[name]):
         kind = next(each.type for each in dataclasses.fields(Recipe) if each.name == name)
         raise ValueError(f"{name} is {value!r} ({type(value).__name__}), expected {kind}")
     check_numbers(name, value, number_of(name))
@@ -670,25 +680,6 @@ def check_numbers(name: str, value: Any, number: Number | None) -> None:
             number.check(name, each)
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the type `hint`; an int is a float too, but a bool is no number."""
-    kind, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if hint is Callable or kind is Callable:
-        return callable(value)
-    if kind is types.UnionType or kind is typing.Union:
-        return any(fits(value, part) for part in parts)
-    if kind is dict:
-        return isinstance(value, dict) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
-    if kind is tuple:
-        each = [parts[0]] * len(value) if Ellipsis in parts and isinstance(value, tuple) else parts
-        return isinstance(value, tuple) and len(value) == len(each) and all(map(fits, value, each))
-    if hint in (int, float):
-        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
 def check_constructors(recipe: Recipe) -> None:
     """ValueError if the network or a term needs an argument that nothing fills in, or a term has a name in use."""
     for name in all_terms(recipe):
@@ -696,7 +687,8 @@ def check_constructors(recipe: Recipe) -> None:
             raise ValueError(f"a term cannot be called {name}: --{name}_weight is the weight of another loss")
     filled = {*ABOUT, *recipe.options}
     for made in makers(recipe):
-        supplied = SUPPLIED[:-1] if made is recipe.network else () if made is recipe.hook else ("num_pids", "dim")
+        own = () if made is recipe.hook else ("num_pids", "wearers", "dim")
+        supplied = SUPPLIED[:-1] if made is recipe.network else own
         gaps = [n for n, p in arguments(made).items() if p.default is p.empty and n not in filled | {*supplied}]
         if gaps:
             raise ValueError(
@@ -721,7 +713,7 @@ def check_options(recipe: Recipe) -> None:
                 f"{nearest(name, known)}. Known: {', '.join(known) or 'none'}"
             )
         kind = type(known[name])
-        if known[name] not in (None, inspect.Parameter.empty) and not fits(value, tuple if kind is tuple else kind):
+        if known[name] not in (None, inspect.Parameter.empty) and not ranges.fits(value, kind):
             raise ValueError(f"option {name} is {value!r} ({type(value).__name__}), expected {kind.__name__}")
         check_numbers(f"option {name}", value, numbers.get(name))
 
@@ -843,12 +835,15 @@ def part_distance(recipe: Recipe, query: tuple, gallery: tuple) -> torch.Tensor:
     return evaluate.pairwise_distance(query[0], gallery[0], recipe.metric) + recipe.local_weight * local
 
 
-def own_terms(recipe: Recipe, num_pids: int) -> dict[str, tuple[float, nn.Module]]:
+def own_terms(
+    recipe: Recipe, num_pids: int, wearers: Sequence[int] | None = None
+) -> dict[str, tuple[float, nn.Module]]:
     """The losses that a row brings itself; those whose weight is zero are left out."""
     terms = {}
     for name, (weight, loss) in recipe.terms.items():
         weight = recipe.options.get(f"{name}_weight", weight)
         given = recipe.arguments_of(loss) | {"num_pids": num_pids}
+        given["wearers"] = range(num_pids) if wearers is None else wearers
         if "dim" in arguments(loss):
             given["dim"] = recipe.feature_width(num_pids)
         if weight:

@@ -10,6 +10,7 @@ else in the suite knows a data set's name or layout. Nothing is ever downloaded.
     parsers/small.py     repeated random splits: VIPeR, GRID, CUHK01, PRID450S, i-LIDS, PRID2011 (single shot)
     parsers/video.py     tracklets: MARS, iLIDS-VID, PRID2011, DukeMTMC-VideoReID
     parsers/infrared.py  colour and infrared: SYSU-MM01, RegDB
+    parsers/clothes.py   people who change their clothes: PRCC, LTCC, CCVID, VC-Clothes, LaST, DeepChange
     parsers/own.py       the user's own images
 """
 
@@ -96,7 +97,7 @@ def load_splits(name: str, root: str | os.PathLike | None = None, **options) -> 
     needed to read it.
     """
     entry = DATASETS[canonical(name)]
-    for option, count in (("split", num_splits(name, **options)), ("trial", entry.num_trials)):
+    for option, count in (("split", num_splits(name, **options)), ("trial", num_trials(name, **options))):
         number = options.get(option, 0)
         if not isinstance(number, int) or not 0 <= number < count:
             raise ValueError(
@@ -138,14 +139,19 @@ def load_splits(name: str, root: str | os.PathLike | None = None, **options) -> 
 
 def num_splits(name: str, **options) -> int:
     """How often the publisher repeats training and test with these options: option `split` is 0 .. num_splits - 1."""
-    entry = DATASETS[canonical(name)]
+    return _number(DATASETS[canonical(name)], "num_splits", options)
+
+
+def num_trials(name: str, **options) -> int:
+    """How many galleries the publisher draws for one trained model with these options: option `trial` is
+    0 .. num_trials - 1."""
+    return _number(DATASETS[canonical(name)], "num_trials", options)
+
+
+def _number(entry: Entry, field: str, options: Mapping[str, object]) -> int:
     _check_options(entry, options)
-    return entry.num_splits({**entry.options, **options}) if callable(entry.num_splits) else entry.num_splits
-
-
-def num_trials(name: str) -> int:
-    """How many galleries the publisher draws for one trained model: option `trial` is 0 .. num_trials - 1."""
-    return DATASETS[canonical(name)].num_trials
+    found = getattr(entry, field)
+    return found({**entry.options, **options}) if callable(found) else found
 
 
 def _check_options(entry: Entry, options: Mapping[str, object]) -> None:
@@ -208,7 +214,9 @@ class TrainingSet:
     samples: each with the pid and camid of its own set. labels (N,): identities 0 .. num_pids - 1, those of the first
     set first, each set's in the order of its own numbers. cameras (N,): likewise. infrared: which of these camera
     numbers see infrared. numbering: data set -> its own cameras, in the order of their numbers here. counts: data set
-    -> its share of `samples`, in their order.
+    -> its share of `samples`, in their order. clothes (N,): the clothes worn, 0 .. len(wearers) - 1, numbered like the
+    identities: a set's by person, then by the set's own numbers. Empty where a set does not tell clothes apart.
+    wearers: of each of the clothes the label of who wears it; no two people share one.
     """
 
     samples: tuple[Sample, ...]
@@ -218,13 +226,15 @@ class TrainingSet:
     infrared: frozenset[int]
     numbering: dict[str, list[int]]
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    clothes: tuple[int, ...] = ()
+    wearers: tuple[int, ...] = ()
 
     def made_of(self) -> dict[str, str]:
         """Data set -> what of it is trained on, in words that change with any name, label or size of a file."""
         found, rest = {}, iter(self.samples)
         for name, count in self.counts.items():
             part = list(itertools.islice(rest, count))
-            digest = fingerprint.of_samples((sample.path, sample.pid, sample.camid) for sample in part)
+            digest = fingerprint.of_samples(sample.labelled for sample in part)
             people = len({sample.pid for sample in part})
             found[name] = f"{count:,} images of {people:,} people (fingerprint {digest})"
         return found
@@ -256,7 +266,17 @@ def combine(parts: Sequence[Splits], use_all: bool = False) -> TrainingSet:
         cameras += [number[sample.camid] for sample, _ in pool]
         infrared |= {number[camid] for camid in splits.infrared if camid in number}
         num_pids, num_cameras = num_pids + len(people), num_cameras + len(number)
-    return TrainingSet(tuple(samples), tuple(labels), num_pids, tuple(cameras), frozenset(infrared), numbering, counts)
+    made = TrainingSet(tuple(samples), tuple(labels), num_pids, tuple(cameras), frozenset(infrared), numbering, counts)
+    return made if any(sample.clothes is None for sample in samples) else _with_clothes(made)
+
+
+def _with_clothes(data: TrainingSet) -> TrainingSet:
+    """`data`, of which every sample says what is worn, with labels of the clothes."""
+    worn = [(label, sample.clothes) for label, sample in zip(data.labels, data.samples, strict=True)]
+    number = {pair: i for i, pair in enumerate(sorted({*worn}))}
+    return dataclasses.replace(
+        data, clothes=tuple(number[pair] for pair in worn), wearers=tuple(label for label, _ in number)
+    )
 
 
 def camera_label(numbering: Mapping[str, Sequence[int]], name: str, camid: int) -> int:

@@ -664,24 +664,29 @@ def rank_metrics(
     *,
     query_items: Sequence | None = None,
     gallery_items: Sequence | None = None,
+    clothes: tuple[Sequence, Sequence] | None = None,
     seed: Seed = 0,
     ap: str = "hits",
 ) -> Metrics:
     """`Metrics` from a distance matrix (Q, G), tensor or numpy, on any device; it is not changed.
 
-    Labels, items, seed and ap: see `Labels`. Queries without a match are skipped; `num_valid` counts the others.
+    Labels, items, clothes, seed, ap: see `Labels`. Queries without a match are skipped; `num_valid` counts the others.
     Raises ValueError if no query has a match, a distance is NaN, or shapes disagree.
     """
-    labels = Labels(
-        query_pids,
-        gallery_pids,
-        query_camids,
-        gallery_camids,
-        protocol,
-        query_items=query_items,
-        gallery_items=gallery_items,
-        seed=seed,
-    ).measured(ap)
+    labels = (
+        Labels(
+            query_pids,
+            gallery_pids,
+            query_camids,
+            gallery_camids,
+            protocol,
+            query_items=query_items,
+            gallery_items=gallery_items,
+            seed=seed,
+        )
+        .measured(ap)
+        .wearing(clothes)
+    )
     distmat = _as_tensor(distmat)
     expected = (labels.shape[0], labels.num_given)
     if tuple(distmat.shape) != expected:
@@ -747,6 +752,7 @@ def evaluate_features(
     distance: Callable | None = None,
     query_items: Sequence | None = None,
     gallery_items: Sequence | None = None,
+    clothes: tuple[Sequence, Sequence] | None = None,
     seed: Seed = 0,
     ap: str = "hits",
     memory_gb: float | Budget | None = None,
@@ -756,7 +762,8 @@ def evaluate_features(
     """`Metrics` from features `query` (Q, D), `gallery` (G, D): those of `rank_metrics(pairwise_distance(...), ...)`
     without ever holding (Q, G).
 
-    Tensors on one device, or numpy arrays (memory-mapped ones are read through, not loaded). seed, ap: see `Labels`.
+    Tensors on one device, or numpy arrays (memory-mapped ones are read through, not loaded). clothes, seed, ap: see
+    `Labels`.
     rerank, distance: see `distance_blocks`; with `distance` the features may be tuples of tensors.
     memory_gb: GiB beyond the features, see `plan_blocks`; for re-ranking see `rerank.k_reciprocal`.
     group: a process group (`torch.distributed.group.WORLD` under torchrun). Each process, holding all features, ranks
@@ -764,16 +771,20 @@ def evaluate_features(
     verbose: print the block size and the peak memory before the work starts (re-ranking has its own figure).
     Raises ValueError if no query has a match, or for NaN or infinite features, which are named (by items if given).
     """
-    labels = Labels(
-        query_pids,
-        gallery_pids,
-        query_camids,
-        gallery_camids,
-        protocol,
-        query_items=query_items,
-        gallery_items=gallery_items,
-        seed=seed,
-    ).measured(ap)
+    labels = (
+        Labels(
+            query_pids,
+            gallery_pids,
+            query_camids,
+            gallery_camids,
+            protocol,
+            query_items=query_items,
+            gallery_items=gallery_items,
+            seed=seed,
+        )
+        .measured(ap)
+        .wearing(clothes)
+    )
     found, expected = (len(_first(query)), len(_first(gallery))), (labels.shape[0], labels.num_given)
     if found != expected:
         raise ValueError(

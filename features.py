@@ -36,13 +36,15 @@ from weights.reading import existing_file, first_line
 
 
 def write(path: Path, found: tester.Features, facts: Mapping[str, Any], labelled: bool) -> Path:
-    """`found` as one .npz in one step: ``features`` (N, D) float32, ``paths`` (N,), where they are known ``pids`` and
-    ``camids`` (N,), where they are compared ``parts`` (N, S, D), and each of `facts`. A tracklet's path is the JSON
-    list of its frames. Needs no pickle to be read."""
+    """`found` as one .npz in one step: ``features`` (N, D) float32, ``paths`` (N,), where they are known ``pids``,
+    ``camids`` and ``clothes`` (N,), where they are compared ``parts`` (N, S, D), and each of `facts`. A tracklet's path
+    is the JSON list of its frames. Needs no pickle to be read."""
     names = [each if isinstance(each, str) else json.dumps(list(each)) for each in found.paths]
     arrays: dict[str, Any] = {"features": found.embeddings.cpu().numpy(), "paths": np.array(names)}
     if labelled:
         arrays |= {"pids": np.array(found.pids, np.int64), "camids": np.array(found.camids, np.int64)}
+        if None not in found.worn:
+            arrays["clothes"] = np.array(found.worn, np.int64)
     if found.parts is not None and facts.get("test_distance", "global") != "global":
         arrays["parts"] = found.parts.cpu().numpy()
     arrays |= {name: np.array(value) for name, value in facts.items()}
@@ -97,6 +99,7 @@ NAMES = {  # what a file may call it: ours first; f, label and cam are those of 
     "features": ("features", "f", "feature", "feats", "feat", "embeddings"),
     "pids": ("pids", "label", "labels", "pid"),
     "camids": ("camids", "cam", "cams", "camid"),
+    "clothes": ("clothes", "clothes_ids"),
     "paths": ("paths",),
     "parts": ("parts",),
 }
@@ -113,6 +116,7 @@ class Side(NamedTuple):
     camids: np.ndarray | None
     paths: list[str] | None
     parts: Tensor | None
+    clothes: np.ndarray | None = None
 
 
 class Given(NamedTuple):
@@ -199,7 +203,7 @@ def side_of(path: Path, found: Mapping[str, np.ndarray], prefix: str, required: 
         )
     features = None if given["features"] is None or not required else matrix(path, given["features"])
     labels = {what: None if given[what] is None else whole(path, f"{prefix}{what}", given[what])
-              for what in ("pids", "camids")}  # fmt: skip
+              for what in ("pids", "camids", "clothes")}  # fmt: skip
     names = None if given["paths"] is None else [str(each) for each in np.ravel(given["paths"])]
     parts = None if given["parts"] is None else torch.from_numpy(np.asarray(given["parts"]))
     counts = {what: len(each) for what, each in (("features", features), *labels.items(), ("paths", names))
@@ -207,7 +211,7 @@ def side_of(path: Path, found: Mapping[str, np.ndarray], prefix: str, required: 
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{number:,} {prefix}{what}" for what, number in counts.items())
         raise ValueError(f"{path} holds {told}: expected a row and a label for each image")
-    return Side(features, labels["pids"], labels["camids"], names, parts)
+    return Side(features, labels["pids"], labels["camids"], names, parts, labels["clothes"])
 
 
 def matrix(path: Path, array: np.ndarray) -> Tensor:
@@ -398,7 +402,8 @@ def labelled(given: Given, paths: Sequence[Path], protocol: str, known: Splits |
             )
         camids = np.zeros(count, np.int64) if told.camids is None else told.camids
         names = told.paths or [f"{path.name}, {side} row {row}" for row in range(count)]
-        rows = zip(names, told.pids.tolist(), camids.tolist(), strict=True)
+        worn = [None] * count if told.clothes is None else told.clothes.tolist()
+        rows = zip(names, told.pids.tolist(), camids.tolist(), worn, strict=True)
         found.append(tuple(Sample(*row) for row in rows))
     name = known.name if known else str(given.facts.get("data") or files.safe_name(paths[0].stem))
     if known:

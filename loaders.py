@@ -236,15 +236,18 @@ class TrainLoader:
             raise ValueError(f"{len(data.samples):,} samples and {len(data.labels):,} labels: they must be as many")
         _same_files(data.samples, store)
         samples, labels, cameras = data.samples, np.asarray(data.labels), np.asarray(data.cameras)
+        clothes = np.asarray(data.clothes) if data.clothes else None
         self.tracklets = are_tracklets(samples) and self.clips.sample_method != "frames"
         if are_tracklets(samples) and not self.tracklets:
             samples, of_frames = as_images(samples)
             labels, cameras = labels[of_frames], cameras[of_frames]
+            clothes = None if clothes is None else clothes[of_frames]
         self.rows = Rows.of(samples, store)
         self.samples = [samples[i] for i in self.rows.kept.tolist()]
         self.labels = torch.from_numpy(labels[self.rows.kept].astype(np.int64))
         camera = torch.from_numpy(cameras[self.rows.kept].astype(np.int64))
-        self.views = Views(camera, _lights(camera, data.infrared))
+        worn = None if clothes is None else torch.from_numpy(clothes[self.rows.kept].astype(np.int64))
+        self.views = Views(camera, _lights(camera, data.infrared), clothes=worn)
         self.labels_of_set = self.labels
         self.inputs: Tensor | None = None
         self._given = samples

@@ -7,6 +7,14 @@ Every loss is called as `loss(output, labels)`, where `output` has the fields
     parts     (B, S, D) or None, the local features
 and `labels` (B,) are contiguous identities. No loss remembers a batch: what one notices in it beside its value goes
 into the `notes` that the caller hands to it. Letters: B images, N identities, D width, F feats or classifiers, S parts.
+What else a loss may say of itself, as attributes that `Criterion` and `train` read:
+    needs        the fields of the Output that it reads
+    takes_notes  it is called as loss(output, labels, notes)
+    takes_views  it gets the batch's `loading.views.Views` (cameras, clothes) as its last argument
+    begins       epochs of a run after which it joins; it is no term before
+    own_optimizer(weight)  the optimiser of its parameters, which the network's then leaves alone
+    ahead(output, labels[, views])  what its own optimiser minimises, in a step of its own, before its term is computed:
+                 `output` is detached there
 All losses compute in float32 (float64 if given float64), also inside autocast: half precision cannot hold
 a squared distance.
 """
@@ -513,6 +521,11 @@ class CenterLoss(nn.Module):
         self.centers = nn.Parameter(torch.randn(num_pids, dim))
         self.sgd_lr = sgd_lr
 
+    def own_optimizer(self, weight: float) -> torch.optim.Optimizer:
+        """Plain SGD at ``sgd_lr / weight``: the authors divide the gradient by the weight before the step
+        (reid-strong-baseline 3da7e6f, engine/trainer.py), which for plain SGD is the same step."""
+        return torch.optim.SGD(self.parameters(), lr=self.sgd_lr / weight, fused=True)
+
     def forward(self, output: Output, labels: Tensor) -> Tensor:
         feats = torch.cat(output.feats, dim=1)  # (B, sum of D_i)
         if feats.shape[1] != self.centers.shape[1]:
@@ -950,17 +963,24 @@ class Terms(dict[str, Tensor]):
         return any(bool(notes.get("id_only", False)) for notes in self.notes.values())
 
 
-def noted(loss: nn.Module, output: Output, labels: Tensor, notes: dict[str, Any]) -> Any:
-    """loss(output, labels); a loss that `takes_notes` gets `notes` to write into."""
-    return loss(output, labels, notes) if getattr(loss, "takes_notes", False) else loss(output, labels)
+def noted(loss: nn.Module, output: Output, labels: Tensor, notes: dict[str, Any], views: Any = None) -> Any:
+    """loss(output, labels); a loss that `takes_notes` gets `notes` to write into, one that `takes_views` `views`."""
+    more = [*([notes] if getattr(loss, "takes_notes", False) else []), *of_views(loss, views)]
+    return loss(output, labels, *more)
+
+
+def of_views(loss: nn.Module, views: Any) -> tuple:
+    """`views` as a further argument of a loss that takes them, or none."""
+    return (views,) if getattr(loss, "takes_views", False) else ()
 
 
 class Criterion(nn.Module):
     """The weighted losses of a recipe: `Criterion(id=(1, IDLoss(0.1)), triplet=(1, TripletLoss(0.3)))`.
 
     criterion(output, labels) -> `Terms`, in the order given. A loss that yields several terms (DynamicBalance) names
-    them itself in `loss.names`.
+    them itself in `loss.names`. Where one of them takes views, criterion(output, labels, views).
     A weight must be positive and finite: a term that is not wanted is left out, so that what is listed is what trains.
+    epoch: from 0, the one that is being trained; a loss that `begins` later is no term yet. Infinite until told: all.
     """
 
     def __init__(self, **losses: tuple[float, nn.Module]):
@@ -969,6 +989,7 @@ class Criterion(nn.Module):
             raise ValueError("Criterion has no loss; pass at least one, such as id=(1, IDLoss())")
         self.weights: dict[str, float] = {}
         self.losses = nn.ModuleDict()
+        self.epoch: float = math.inf
         for name, (weight, loss) in losses.items():
             Number(float, POSITIVE).check(f"the weight of the {name} loss", weight)
             self.weights[name] = float(weight)
@@ -986,14 +1007,50 @@ class Criterion(nn.Module):
         """Names of the terms that the loss called `name` yields."""
         return getattr(self.losses[name], "names", None) or (name,)
 
-    def forward(self, output: Output, labels: Tensor) -> Terms:
+    @property
+    def takes_views(self) -> bool:
+        """Whether a loss reads more of the batch than its Output and labels."""
+        return any(getattr(loss, "takes_views", False) for loss in self.losses.values())
+
+    @property
+    def joined(self) -> list[tuple[str, float, nn.Module]]:
+        """The `terms` of this epoch."""
+        return [term for term in self.terms if getattr(term[2], "begins", 0) <= self.epoch]
+
+    def check_begins(self, epochs: int) -> None:
+        """ValueError if a loss would join only when a run of `epochs` epochs is over."""
+        for name, _, loss in self.terms:
+            if getattr(loss, "begins", 0) >= epochs:
+                raise ValueError(
+                    f"the {name} loss joins after epoch {getattr(loss, 'begins', 0)}, and the run has {epochs} epochs: "
+                    f"raise --epochs, let it join sooner (--{name}_from EPOCHS), or leave it out (--{name}_weight 0)"
+                )
+
+    def ahead(self, output: Any, labels: Tensor, views: Any = None) -> Tensor | None:
+        """The sum of what losses learn by a step of their own optimisers before their terms are computed; None if there
+        is none in this epoch."""
+        steps = [(name, loss) for name, _, loss in self.joined if hasattr(loss, "ahead")]
+        for name, loss in steps:
+            check_fields(name, loss, output)
+        if not steps:
+            return None
+        output = output._replace(
+            embedding=output.embedding.detach(),
+            logits=tuple(x.detach() for x in output.logits),
+            feats=tuple(x.detach() for x in output.feats),
+            parts=None if output.parts is None else output.parts.detach(),
+        )
+        values = [loss.ahead(output, labels, *of_views(loss, views)) for _, loss in steps]  # type: ignore[operator]
+        return sum(values[1:], values[0])
+
+    def forward(self, output: Output, labels: Tensor, views: Any = None) -> Terms:
         if len(labels) != len(output.embedding):
             raise ValueError(f"{len(output.embedding)} embeddings came with {len(labels)} labels")
         terms = Terms()
-        for name, weight, loss in self.terms:
+        for name, weight, loss in self.joined:
             check_fields(name, loss, output)
             notes: dict[str, Any] = {}
-            value = noted(loss, output, labels, notes)
+            value = noted(loss, output, labels, notes, views)
             values = value if isinstance(value, dict) else {name: value}
             terms.update({key: weight * term for key, term in values.items()})
             terms.notes |= {name: notes} if notes else {}
@@ -1002,7 +1059,8 @@ class Criterion(nn.Module):
     def collapsed(self, means: Mapping[str, float], notes: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Advice of every loss that knows how it collapses, given the epoch's mean of each term as floats by name and
         the notes of its last batch."""
-        sums = ((name, loss, sum(means[key] for key in self.names(name)) / weight) for name, weight, loss in self.terms)
+        joined = [term for term in self.terms if means.keys() >= {*self.names(term[0])}]
+        sums = ((name, loss, sum(means[key] for key in self.names(name)) / weight) for name, weight, loss in joined)
         advice = (advice_of(loss, mean, notes.get(name, {})) for name, loss, mean in sums)
         return [text for text in advice if text is not None]
 

@@ -326,7 +326,8 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
         images = loader.batch_size // loader.world_size // args.accumulate * frames
         memory.check_step(model, recipe.image_size, images, run.amp != "none")
     torch.manual_seed(args.seed)  # the criterion's own weights do not depend on how the network drew its own
-    criterion = recipe.losses(data.num_pids).to(run.device)
+    criterion = recipe.losses(data.num_pids, data.wearers or None).to(run.device)
+    criterion.check_begins(recipe.epochs)
     hook = recipe.before_epochs()
     phases = training.phases_of(args, data, epochs.Phase(recipe, criterion, loader), run)
     conditions = train.Conditions(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,20 +28,25 @@ class Protocol:
     """same_camera: gallery images of the query's pid *and* camid are removed. cameras: (query camid, gallery camid)
     pairs; that whole gallery camera is removed for queries from that camera. cmc: what CMC counts, see FIRST_RANK of
     `evaluate`. Whatever the protocol, a gallery image that is the query image itself is removed where images are
-    identified. words: what is removed, after "gallery images taken away"."""
+    identified. words: what is removed, after "gallery images taken away". clothes: of the query's person only images in
+    "changed" or in the "same" clothes are right, the others are removed too; "": clothes play no part."""
 
     same_camera: bool
     cameras: tuple[tuple[int, int], ...]
     cmc: str
     words: str
+    clothes: str = ""
 
-    def removes(self, query_camid, camid, same_pid, same_image):
+    def removes(self, query_camid, camid, same_pid, same_image, same_clothes=False):
         """Whether a gallery image is taken away from what a query sees; tensors, which are broadcast, or plain values.
 
         query_camid, camid: cameras of the query and of the image. same_pid, same_image: bool or tensors of bool,
-        whether the image shows the query's identity, and whether it is the query image itself.
+        whether the image shows the query's identity, and whether it is the query image itself. same_clothes: likewise,
+        whether both wear clothes of one number; read only where the protocol asks for it and the identity is the same.
         """
         rules = [same_image]
+        if self.clothes:
+            rules.append(same_pid & (same_clothes == (self.clothes == "changed")))
         if self.same_camera:
             rules.append((query_camid == camid) & same_pid)
         rules += [(query_camid == asking) & (camid == hidden) for asking, hidden in self.cameras]
@@ -60,7 +65,21 @@ PROTOCOLS = {
     # mangye16/Cross-Modal-Re-ID-baseline eval_metrics.py at a903f42, eval_sysu
     "sysu": Protocol(False, ((3, 2),), "identities", "of camera 2, for queries of camera 3"),
     "none": Protocol(False, (), "images", "that are the query itself"),
+    # Qian et al., ACCV 2020 (LTCC); guxinqian/Simple-CCReID tools/eval_metrics.py at f773d01, evaluate_with_clothes,
+    # mode CC and SC
+    "changed_clothes": Protocol(
+        True, (), "images", "of the query's person in its camera, or in its clothes", clothes="changed"
+    ),
+    "same_clothes": Protocol(
+        True, (), "images", "of the query's person in its camera, or in other clothes", clothes="same"
+    ),
 }
+
+
+def those_for(samples: Iterable) -> list[str]:
+    """The protocols that `samples` can be measured by: those about clothes where every sample says what is worn."""
+    told = all(sample.clothes is not None for sample in samples)
+    return [name for name, protocol in PROTOCOLS.items() if told or not protocol.clothes]
 
 
 AP_RULES = ("hits", "trapezoid")  # see `Labels`
@@ -105,6 +124,7 @@ class Labels:
         self.gallery_pids, self.gallery_camids = pair_of_labels(gallery_pids, gallery_camids, "gallery")
         self.query_items, self.gallery_items = query_items, gallery_items  # as given
         self.num_given = len(self.gallery_pids)
+        self.clothes: tuple[Tensor, Tensor] | None = None  # see `wearing`
         self.columns: Tensor | None = None
         if (self.gallery_pids == JUNK_PID).any():
             self.columns = (self.gallery_pids != JUNK_PID).nonzero().flatten()
@@ -133,7 +153,22 @@ class Labels:
             [[getattr(sample, field) for sample in side] for field in ("pid", "camid", "path")]
             for side in (query, gallery)
         )
-        return cls(pids, of_pids, camids, of_camids, protocol, query_items=paths, gallery_items=of_paths)
+        labels = cls(pids, of_pids, camids, of_camids, protocol, query_items=paths, gallery_items=of_paths)
+        return labels.wearing(clothes_of(query, gallery))
+
+    def wearing(self, clothes: tuple[Sequence, Sequence] | None) -> Labels:
+        """These labels with what is worn by the queries (Q,) and by the gallery as given: integers that tell the
+        clothes of one person apart, which the protocols about clothes need. None: nobody knows."""
+        if clothes is None:
+            return self
+        query, gallery = (torch.as_tensor(np.asarray(side)).to(torch.int64) for side in clothes)
+        if (len(query), len(gallery)) != (len(self.query_pids), self.num_given):
+            raise ValueError(
+                f"clothes of {len(query)} query and {len(gallery)} gallery images were given for "
+                f"{len(self.query_pids)} and {self.num_given}: give one number per image"
+            )
+        self.clothes = query, self.without_junk(gallery)
+        return self
 
     def _item_codes(self) -> tuple[Tensor | None, Tensor | None]:
         """Images as integers, equal where the image is the same one."""
@@ -223,6 +258,7 @@ class Labels:
         part.gallery_pids, part.gallery_camids = self.gallery_pids[columns], self.gallery_camids[columns]
         part.gallery_items, part.columns, part.num_given = None, None, len(columns)
         part.gallery_codes = None if self.gallery_codes is None else self.gallery_codes[columns]
+        part.clothes = None if self.clothes is None else (self.clothes[0], self.clothes[1][columns])
         part._index()
         return part
 
@@ -234,7 +270,10 @@ class Labels:
         if self.gallery_codes is not None and self.query_codes is not None:
             itself = self.gallery_codes[index] == self.query_codes[query, None]
         camids = self.query_camids[query, None], self.gallery_camids[index]
-        return same, self.protocol.removes(*camids, same, itself)
+        if self.protocol.clothes and self.clothes is None:
+            raise ValueError(nobody_knows_clothes(self.name))
+        worn = False if self.clothes is None else self.clothes[0][query, None] == self.clothes[1][index]
+        return same, self.protocol.removes(*camids, same, itself, worn)
 
     def candidates(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """Gallery images of the identity of each query start:stop: their `index` (b, K); `same` (b, K), False where the
@@ -300,6 +339,12 @@ class Labels:
         if present and self.name == "none":
             reasons.append(f"{present:,} are themselves the only image of their pid in the gallery")
             advice.append("add a second image of these people to the gallery")
+        elif present and self.protocol.clothes:
+            reasons.append(
+                f"{present:,} have their pid in the gallery only in images that protocol {self.name} leaves out "
+                f"({self.protocol.words})"
+            )
+            advice.append("check the clothes in the names, or measure whatever is worn with --protocol market1501")
         elif present:
             reasons.append(
                 f"{present:,} have their pid in the gallery only in images that protocol {self.name} leaves out "
@@ -314,6 +359,20 @@ class Labels:
             f"{'' if self.columns is None else f', {self.num_given - self.shape[1]:,} of pid {JUNK_PID} left out'}): "
             f"{'; '.join(reasons)}. To do: {'; '.join(advice)}."
         )
+
+
+def nobody_knows_clothes(protocol: str) -> str:
+    """Why images that do not say what is worn cannot be measured by `protocol`."""
+    return (
+        f"protocol {protocol} tells the clothes of a person apart, and these images do not say what is worn: use it "
+        "with a set that does, such as ltcc, prcc or ccvid, or choose another --protocol"
+    )
+
+
+def clothes_of(query: Sequence, gallery: Sequence) -> tuple[list[int], list[int]] | None:
+    """The clothes of samples on both sides; None where one does not say what is worn."""
+    asking, asked = ([sample.clothes for sample in side] for side in (query, gallery))
+    return None if None in asking or None in asked else (asking, asked)
 
 
 def _few(numbers: Tensor, limit: int = 5) -> str:

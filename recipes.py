@@ -21,14 +21,15 @@ Sources named in short below (github.com/...):
     TransReID-SSL         damo-cv/TransReID-SSL at fc39e88
     PersonViT             hustvl/PersonViT at de479ab
     SOLIDER-REID          tinyvision/SOLIDER-REID at 8c08e1c
+    Simple-CCReID         guxinqian/Simple-CCReID at f773d01
     CUHK03-NP             zhunzhong07/person-re-ranking at 278f2c7, CUHK03-NP/README.md
 """
 
 from __future__ import annotations
 
-from rows import baselines, drawn, parts, stronger, table, transformers
+from rows import baselines, clothes, drawn, parts, stronger, table, transformers
 
-FAMILIES = (baselines, drawn, parts, stronger, transformers)
+FAMILIES = (baselines, drawn, parts, stronger, transformers, clothes)
 RECIPES, row = table.RECIPES, table.row
 
 # ============ the built-in data set ============

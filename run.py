@@ -89,9 +89,10 @@ def parser_options(args, name: str) -> dict:
 
 def with_trials(args, name: str, path: Path | None, first: datasets.Splits) -> datasets.Splits:
     """`first` with the galleries of all its published trials, over which a test takes the mean."""
+    options = parser_options(args, name)
     others = (
-        datasets.load_splits(name, path, **(parser_options(args, name) | {"trial": trial}))
-        for trial in range(1, datasets.num_trials(name))
+        datasets.load_splits(name, path, **(options | {"trial": trial}))
+        for trial in range(1, datasets.num_trials(name, **options))
     )
     return dataclasses.replace(first, trials=(first.gallery, *(splits.gallery for splits in others)))
 
@@ -109,7 +110,7 @@ def load_data(args) -> tuple[dict[str, datasets.Splits], list[str], list[str]]:
         if args.validation_ids and found[name].train and (not args.train_dataset or name in asked_for(args)):
             found[name], validation = datasets.hold_out(found[name], args.validation_ids, args.seed)
             found[validation.name] = validation
-        if datasets.num_trials(name) > 1 and f"{name}_trial" not in args.said:
+        if datasets.num_trials(name, **parser_options(args, name)) > 1 and f"{name}_trial" not in args.said:
             found[name] = with_trials(args, name, path, found[name])
         print(found[name], flush=True)
         if not datasets.DATASETS[name].needs_path:

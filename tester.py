@@ -90,6 +90,11 @@ class Features:
         return [sample.camid for sample in self.samples]
 
     @property
+    def worn(self) -> list:
+        """Clothes of each row, None where nobody says."""
+        return [sample.clothes for sample in self.samples]
+
+    @property
     def paths(self) -> list:
         """Image file of each row; of a tracklet, its frames."""
         return [sample.path for sample in self.samples]
@@ -161,7 +166,10 @@ class Tester:
                 f"--{asked} is of protocol cuhk03, and {name} is tested by protocol {self.protocol(name)}: give "
                 "--protocol cuhk03 with it, or leave it out"
             )
-        count = len(gallery_images(self.splits[name]))
+        shown = gallery_images(self.splits[name])
+        if self.protocol(name) not in protocols.those_for((*self.splits[name].query, *shown)):
+            raise ValueError(f"{name}: {protocols.nobody_knows_clothes(self.protocol(name))}")
+        count = len(shown)
         if self.options.expansion and self.options.expansion[0] > count:
             raise ValueError(
                 f"--query_expansion {self.options.expansion[0]} asks for more neighbours than the gallery of {name} "
@@ -295,17 +303,18 @@ class Tester:
             query = Features(query.samples, expanded, query.parts)
         return query, gallery
 
-    def labels(self, name: str, query: Features, gallery: Features) -> protocols.Labels:
-        """Who is on which image, under the protocol asked for or the set's own."""
+    def labels(self, name: str, query: Features, gallery: Features, protocol: str | None = None) -> protocols.Labels:
+        """Who is on which image, under `protocol`, the one asked for or the set's own."""
         labels = protocols.Labels(
             query.pids,
             gallery.pids,
             query.camids,
             gallery.camids,
-            self.protocol(name),
+            protocol or self.protocol(name),
             query_items=query.paths,
             gallery_items=gallery.paths,
         ).measured(self.options.ap)
+        labels.wearing(protocols.clothes_of(query.samples, gallery.samples))
         return labels.with_draws(self.options.draws or protocols.NUM_DRAWS, self.options.draws_per_query)
 
     def __call__(self, model, stop=None) -> dict[str, dict]:
@@ -364,6 +373,7 @@ class Tester:
             result["images_per_second"] = round((len(query.samples) + len(gallery.samples)) / seconds, 1)
         if reranked:
             result["reranked"] = (mean_and_std(again) if trials else again[0]) | reranked
+        result |= self.also(name, query, gallery)
         if searched:
             result["search"] = best_first(searched)
         if self.options.details:
@@ -372,6 +382,17 @@ class Tester:
         if any(left_out.values()):
             result["left_out"] = {side: files for side, files in left_out.items() if files}
         return result
+
+    def also(self, name: str, query: Features, gallery: Features) -> dict[str, Any]:
+        """``protocols``: metrics by the further protocols that set `name` is reported by, and ``protocol``, by which
+        all others are; nothing where one was asked for. One that leaves no query a match has no entry."""
+        found = {}
+        for protocol in () if self.options.protocol else self.splits[name].also:
+            pairs = [(part, self.labels(name, query, part, protocol)) for part in self.galleries(name, gallery)]
+            if all(bool(labels.num_hits.any()) for _, labels in pairs):
+                each = [self.metrics(query, part, labels) for part, labels in pairs]
+                found[protocol] = mean_and_std(each) if self.splits[name].trials else each[0]
+        return {"protocol": self.protocol(name), "protocols": found} if found else {}
 
     def alone(self) -> Tester:
         """The same for one process, once training is over and the others are not here to share the work."""
@@ -397,7 +418,8 @@ class Tester:
         if protocols.PROTOCOLS[protocol].cmc == "draws":
             asked |= {"draws": options.draws or protocols.NUM_DRAWS, "draws_per_query": options.draws_per_query}
         facts = {"recipe": self.recipe.name, "protocol": protocol, **self.compared}
-        return facts | {"options": asked, "data": self.data[name]}
+        also = self.splits[name].also if options.protocol is None else ()
+        return facts | {"options": asked, "data": self.data[name]} | ({"also": list(also)} if also else {})
 
     @property
     def compared(self) -> dict[str, Any]:
@@ -410,7 +432,7 @@ class Tester:
         """Data set -> fingerprints of its query and gallery, as they are when somebody asks first."""
         return {
             name: {
-                side: fingerprint.of_samples((s.path, s.pid, s.camid) for s in getattr(splits, side))
+                side: fingerprint.of_samples(sample.labelled for sample in getattr(splits, side))
                 for side in ("query", "gallery")
             }
             for name, splits in self.splits.items()
@@ -418,9 +440,9 @@ class Tester:
 
     def told(self, name: str) -> dict[str, Any]:
         """The flags of the test of set `name` that are not at their defaults, and images that are not the published."""
-        options, splits, entry = self.options, self.splits[name], datasets.DATASETS.get(name)
-        ap = options.ap
-        one_trial = entry is not None and entry.num_trials > 1 and not splits.trials  # of a mean over several
+        options, splits = self.options, self.splits[name]
+        ap, known = options.ap, name in datasets.DATASETS
+        one_trial = known and datasets.num_trials(name, **splits.options) > 1 and not splits.trials  # of a mean
         not_whole = any(not line.startswith("train") for line in splits.differences())
         asked = {
             "flip_test": options.flip,
@@ -618,10 +640,12 @@ def table(results: dict[str, dict], trained_on: str, compared: Mapping[str, Besi
     notes = []
     for name, metrics in results.items():
         theirs = compared.get(name, Beside())
-        for label, values in ((called[name], metrics), ("  re-ranked", metrics.get("reranked"))):
+        further = [(f"  {protocol}", values) for protocol, values in metrics.get("protocols", {}).items()]
+        for label, values in ((called[name], metrics), ("  re-ranked", metrics.get("reranked")), *further):
             if values:
                 numbers = "".join(f"{100 * values[k]:>8.2f}" for k in (*(f"rank{r}" for r in RANKS), "mAP", "mINP"))
-                result = theirs.results[:1] if values is metrics else reranked_alike(theirs, values)[:1]
+                again = reranked_alike(theirs, values) if label == "  re-ranked" else []
+                result = (theirs.results if values is metrics else again)[:1]
                 cell = f"{result[0].rank1:.1f} / {result[0].mAP:.1f}" if result else ""
                 lines.append(f"{label:<{width}}{numbers}{values['num_valid']:>10}{cell:>18}".rstrip())
         if metrics.get("rank1_interval"):
@@ -629,6 +653,8 @@ def table(results: dict[str, dict], trained_on: str, compared: Mapping[str, Besi
             notes.append(f"{name}: rank-1 {100 * low:.1f} to {100 * high:.1f} (95 % of bootstrap draws over queries)")
         elif "rank1_interval" in metrics:
             notes.append(f"{name}: rank-1 – to – ({evaluate.QUERIES_TO_TELL} queries are needed for an interval)")
+        if "protocols" in metrics:
+            notes.append(f"{name}: by protocol {metrics['protocol']}, and below by {', '.join(metrics['protocols'])}")
         if metrics.get("num_runs", 1) > 1:
             spread = 100 * metrics["rank1_std"]
             notes.append(f"{name}: mean over {metrics['num_runs']} galleries, rank-1 ± {spread:.2f}")
@@ -689,6 +715,10 @@ def mean_and_std(runs: list[dict]) -> dict:
     result["cmc"] = torch.tensor([run["cmc"] for run in runs], dtype=torch.float64).mean(0).tolist()
     if all("reranked" in run for run in runs):
         result["reranked"] = mean_and_std([run["reranked"] for run in runs])
+    shared = [name for name in runs[0].get("protocols", ()) if all(name in run.get("protocols", ()) for run in runs)]
+    if shared:
+        result["protocol"] = runs[0]["protocol"]
+        result["protocols"] = {name: mean_and_std([run["protocols"][name] for run in runs]) for name in shared}
     return result | {"num_runs": len(runs), "ap": runs[0].get("ap", "hits")}
 
 

@@ -50,15 +50,16 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def build_optimizers(model: Model, criterion: Criterion, recipe) -> list[torch.optim.Optimizer]:
-    """The main optimiser, then a plain SGD for each loss that asks for one (``sgd_lr``).
+    """The main optimiser, then that of each loss that brings one for its own parameters (``own_optimizer(weight)``).
 
     The model's trunk gets ``lr * base_lr_mult``, everything else ``lr``; biases, of either, that times
     ``bias_lr_mult`` (damo-cv/TransReID dec5504, solver/make_optimizer.py: whatever has "bias" in its name). Biases and
     norm layers decay by ``norm_decay``, where that is given (fast-reid c9bc3ce, solver/build.py).
-    A loss with ``sgd_lr`` (center loss) gets SGD at ``sgd_lr / weight``: its authors divide the gradient by the weight
-    before the step (reid-strong-baseline 3da7e6f, engine/trainer.py), which for plain SGD is the same step.
+    The schedule moves the rates of the main optimiser alone. Groups of an optimiser whose loss learns before the
+    network does (``losses``: ``ahead``) say so under "ahead".
     """
-    own = {id(p) for _, _, loss in criterion.terms if getattr(loss, "sgd_lr", None) for p in loss.parameters()}
+    apart = [(weight, loss) for _, weight, loss in criterion.terms if hasattr(loss, "own_optimizer")]
+    own = {id(p) for _, loss in apart for p in loss.parameters()}
     trunk = {id(p) for p in model.trunk()}
     norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -66,14 +67,14 @@ def build_optimizers(model: Model, criterion: Criterion, recipe) -> list[torch.o
         if parameter.requires_grad and id(parameter) not in own:
             scale = recipe.base_lr_mult if id(parameter) in trunk else 1.0
             scale *= recipe.bias_lr_mult if "bias" in name else 1.0
-            apart = recipe.norm_decay is not None and ("bias" in name or id(parameter) in norms)
-            groups.setdefault((scale, recipe.norm_decay if apart else recipe.weight_decay), []).append(parameter)
+            other = recipe.norm_decay is not None and ("bias" in name or id(parameter) in norms)
+            groups.setdefault((scale, recipe.norm_decay if other else recipe.weight_decay), []).append(parameter)
     groups_of_main = [{"params": p, "lr": recipe.lr * k[0], "weight_decay": k[1]} for k, p in sorted(groups.items())]
     optimizers = [main_optimizer(recipe, groups_of_main)]
-    for _, weight, loss in criterion.terms:
-        rate = getattr(loss, "sgd_lr", None)
-        if rate:
-            optimizers.append(torch.optim.SGD(loss.parameters(), lr=rate / weight, fused=True))
+    for weight, loss in apart:
+        optimizers.append(loss.own_optimizer(weight))  # type: ignore[operator]
+        for group in optimizers[-1].param_groups if hasattr(loss, "ahead") else ():
+            group["ahead"] = True
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
@@ -235,11 +236,12 @@ def train_one_epoch(
     count, sums = (span.partial["step"], dict(span.partial["sums"])) if span.partial else (0, {})
     after, shown = span.steps_after, processes.is_main()
     progress = Progress(span.num_steps, span.label, "batches", done=count, after=after, shown=shown)
+    judge = functools.partial(judged, criterion, [each for each in optimizers if is_ahead(each)])
     for step, batch in enumerate(progress.over(threads.balanced(batches), size_of), start=count):
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         compute = whole if how.chunks == 1 else in_chunks
-        terms, backward = compute(network, criterion, batch, step_seed(how.seed, span.epoch, step), how)
+        terms, backward = compute(network, judge, batch, step_seed(how.seed, span.epoch, step), how)
         backward_and_step(backward, network, criterion, optimizers, how)
         if after_step:
             after_step(terms)
@@ -267,16 +269,42 @@ def size_of(batch: Batch) -> int:
     return len(batch[1]) * processes.world_size()
 
 
-def whole(network, criterion, batch: Batch, seed: int, how: Conditions) -> tuple[Terms, Callable[[], None]]:
+Judge = Callable[..., Any]  # (Output, labels, views) of this process's images -> Terms
+
+
+def judged(
+    criterion: Criterion, ahead: Sequence[torch.optim.Optimizer], output, labels: torch.Tensor, views: Views
+) -> Terms:
+    """The terms of the whole batch, over all processes, behind a step of the optimisers that learn `ahead` of them.
+
+    Their losses are computed and differentiated in full precision: nothing of them is scaled.
+    """
+    output, labels = processes.gathered(output, labels)
+    views = processes.gathered_views(views) if criterion.takes_views else views
+    first = criterion.ahead(output, labels, views) if ahead else None
+    if first is not None:
+        first.backward()
+        processes.average_gradients(criterion)
+        for optimizer in ahead:
+            optimizer.step()
+    return criterion(output, labels, views)
+
+
+def is_ahead(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the step of `optimizer` is made before the terms are computed."""
+    return any(group.get("ahead", False) for group in optimizer.param_groups)
+
+
+def whole(network, judge: Judge, batch: Batch, seed: int, how: Conditions) -> tuple[Terms, Callable[[], None]]:
     """Terms of a batch, and the function that leaves their gradients in the parameters."""
     images, labels, views = batch
     torch.manual_seed(seed)
     with how.autocast():
-        terms = criterion(*processes.gathered(network(images, views), labels))
+        terms = judge(network(images, views.told()), labels, views)
     return terms, how.scaler.scale(sum(terms.values())).backward
 
 
-def in_chunks(network, criterion, batch: Batch, seed: int, how: Conditions) -> tuple[Terms, Callable[[], None]]:
+def in_chunks(network, judge: Judge, batch: Batch, seed: int, how: Conditions) -> tuple[Terms, Callable[[], None]]:
     """As `whole`, in the memory that a batch of B / `how.chunks` images takes (GradCache: Gao et al., RepL4NLP 2021).
 
     The losses compare all images of the batch, so summing over small batches would be another loss. Instead: the Output
@@ -290,7 +318,7 @@ def in_chunks(network, criterion, batch: Batch, seed: int, how: Conditions) -> t
     def forward(i: int) -> list[torch.Tensor]:
         torch.manual_seed(seed + i)  # the same dropout both times
         with how.autocast():
-            return network(images[i], views.each(lambda field: field.chunk(how.chunks)[i]))
+            return network(images[i], views.told().each(lambda field: field.chunk(how.chunks)[i]))
 
     with torch.no_grad():
         outputs = [forward(i) for i in range(len(images))]
@@ -299,7 +327,7 @@ def in_chunks(network, criterion, batch: Batch, seed: int, how: Conditions) -> t
     fields = zip(*(processes.fields(output) for output in outputs), strict=True)
     leaves = [torch.cat(parts).requires_grad_() for parts in fields]  # the Output of the whole batch
     with how.autocast():
-        terms = criterion(*processes.gathered(processes.with_fields(outputs[0], leaves), labels))
+        terms = judge(processes.with_fields(outputs[0], leaves), labels, views)
 
     def backward() -> None:
         how.scaler.scale(sum(terms.values())).backward()
@@ -315,7 +343,8 @@ def in_chunks(network, criterion, batch: Batch, seed: int, how: Conditions) -> t
 
 
 def backward_and_step(backward: Callable[[], None], network, criterion, optimizers, how: Conditions) -> None:
-    """Backward pass and one step of every optimiser; `how.scaler` is disabled where nothing is scaled."""
+    """Backward pass and one step of every optimiser but those that made theirs; `how.scaler` is disabled where nothing
+    is scaled."""
     backward()
     processes.average_gradients(criterion)
     if how.clip_grad:
@@ -324,7 +353,8 @@ def backward_and_step(backward: Callable[[], None], network, criterion, optimize
         for parameters in groups if how.clip_by == "group" else [network.parameters()]:
             nn.utils.clip_grad_norm_(parameters, how.clip_grad)
     for optimizer in optimizers:
-        how.scaler.step(optimizer)
+        if not is_ahead(optimizer):
+            how.scaler.step(optimizer)
     how.scaler.update()
 
 
@@ -560,9 +590,10 @@ class Training:
         return epoch + 1 == self.epochs or bool(every and begun and (epoch + 1) % every == 0)
 
     def begin(self, epoch: int, stop: threading.Event | None = None) -> None:
-        """Take up the stage of `epoch`, ask the hook, and open layers."""
+        """Take up the stage of `epoch`, which the losses are told, ask the hook, and open layers."""
         index, _ = stage_of(self.stages, epoch)
         self.enter(index)
+        self.criterion.epoch = epoch
         if index != self.stage:
             self.model.begin_stage(index)
         if self.how.between.hook is not None and not self.partial:

@@ -84,6 +84,11 @@ def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
             f"recipe {recipe.name} trains on colour and infrared images, but {', '.join(data.numbering)} has no "
             "infrared cameras; train on sysu, regdb or syntheticrgbir, or set --infrared no"
         )
+    if recipe.uses_clothes and not data.wearers:
+        raise ValueError(
+            f"recipe {recipe.name} learns which clothes are worn, and {', '.join(data.numbering)} does not say: train "
+            "on sets that do, such as prcc, ltcc, vcclothes or deepchange"
+        )
     if not recipe.p:
         return samplers.Shuffled(recipe.batch_size, recipe.steps)
     kind = samplers.BothLights if recipe.infrared else samplers.Alternating if recipe.alternate else samplers.PK
@@ -104,7 +109,8 @@ def phases_of(args, data: datasets.TrainingSet, base: Phase, run: Run) -> tuple[
             loader = base.loader.alike(batches_of(changed, data), augmentation_of(changed))
             check_parts(args, loader)
             torch.manual_seed(args.seed)
-            found.append(Phase(changed, changed.losses(data.num_pids).to(run.device), loader))
+            criterion = changed.losses(data.num_pids, data.wearers or None).to(run.device)
+            found.append(Phase(changed, criterion, loader))
         else:
             found.append(base)
     return tuple(found)

@@ -114,7 +114,8 @@ def losses(args) -> float:
         answers = []
         for device, dtype in ((args.device, torch.float32), (CPU, torch.float64)):
             leaves = [value.to(device, dtype).requires_grad_() for value in values]
-            terms = copy.deepcopy(criterion).to(device, dtype)(processes.with_fields(shapes, leaves), labels.to(device))
+            output, who = processes.with_fields(shapes, leaves), labels.to(device)
+            terms = copy.deepcopy(criterion).to(device, dtype)(output, who, Views(who, clothes=who))
             total = sum(terms.values())
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
             answers.append([total, *(g for g in gradients if g is not None)])

@@ -36,7 +36,7 @@ def shuffled(num_images: int, batch_size: int, seed: int, epoch: int, steps: int
     return torch.from_numpy(np.concatenate(passes)[: steps * batch_size].reshape(steps, batch_size))
 
 
-EPOCH_LENGTHS = ("groups", "identities", "all_identities", "images")
+EPOCH_LENGTHS = ("groups", "identities", "all_identities", "images", "mixed")
 
 
 def pk_batches(
@@ -60,11 +60,14 @@ def pk_batches(
             of Pyramid 63ffd64 leaves that batch smaller.)
         images: N // (p k) batches of passes as in groups, one after another over all epochs (NaiveIdentitySampler and
             the loop of fast-reid c9bc3ce).
+        mixed: the groups of k of all identities in one shuffle, p at a time, without those that do not fill a batch, so
+            that an identity may come twice in one (Simple-CCReID f773d01, data/samplers.py).
     steps=n: exactly n batches. Identities are taken from one shuffle after another, so that each is seen equally
         often (the counts differ by at most one), and so are the images of an identity over its turns.
     An identity with fewer than k images gives all of them and then repeats (the authors' samplers draw all k with
-    replacement, and may leave one out). No identity comes twice in a batch.
-    Raises: ValueError if there are fewer than p identities, or of "images" fewer than p k images.
+    replacement, and may leave one out). No identity comes twice in a batch, but of "mixed".
+    Raises: ValueError if there are fewer than p identities, of "images" fewer than p k images, of "mixed" fewer than p
+        groups.
     """
     names, inverse = np.unique(np.asarray(labels), return_inverse=True)
     if len(names) < p:
@@ -76,6 +79,8 @@ def pk_batches(
     rng = random_generator("sampler", seed, epoch)
     if steps is None and epoch_length == "groups":
         batches = _one_pass(members, p, k, rng)
+    elif steps is None and epoch_length == "mixed":
+        batches = _mixed(members, p, k, rng)
     elif steps is None and epoch_length == "images":
         batches = _endless(members, p, k, seed, epoch)
     else:
@@ -109,12 +114,24 @@ def _pass_length(sizes: tuple[int, ...], p: int, k: int, seed: int, number: int)
     return len(_one_pass(members, p, k, random_generator("sampler", seed, number)))
 
 
-def _one_pass(members: list[np.ndarray], p: int, k: int, rng: np.random.Generator) -> list[np.ndarray]:
+def _groups(members: list[np.ndarray], k: int, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    """The images of each identity, shuffled and cut into groups of k."""
     groups = []
     for images in members:
         order = images[_permutation(rng, len(images))]
         order = np.resize(order, max(k, len(order)))  # np.resize repeats: all images first, then again
         groups.append(list(order[: len(order) // k * k].reshape(-1, k)))
+    return groups
+
+
+def _mixed(members: list[np.ndarray], p: int, k: int, rng: np.random.Generator) -> list[np.ndarray]:
+    groups = np.concatenate([np.stack(of_one) for of_one in _groups(members, k, rng)])  # (groups, k)
+    order = _permutation(rng, len(groups))[: len(groups) // p * p]
+    return list(groups[order].reshape(-1, p * k))
+
+
+def _one_pass(members: list[np.ndarray], p: int, k: int, rng: np.random.Generator) -> list[np.ndarray]:
+    groups = _groups(members, k, rng)
     left, batches = np.arange(len(members)), []
     counts = np.array([len(each) for each in groups])
     while len(left) >= p:

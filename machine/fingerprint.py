@@ -12,18 +12,19 @@ from typing import Any
 LENGTH = 16  # hexadecimal digits that are kept
 
 
-def of_samples(samples: Iterable[tuple[Any, int, int]]) -> str:
-    """Digest of (path or tuple of frame paths, pid, camid) in any order: names, labels, and the sizes of the files.
+def of_samples(samples: Iterable[tuple[Any, ...]]) -> str:
+    """Digest of (path or tuple of frame paths, pid, camid, further labels) in any order: names, labels, and the sizes
+    of the files.
 
     Names count from the folder that all images share, so a data set that was moved as a whole stays the same. A file
     that is not there has size -1.
     """
-    rows = [(path if isinstance(path, tuple) else (path,), pid, camid) for path, pid, camid in samples]
-    folders = {os.path.dirname(frame) for frames, _, _ in rows for frame in frames}
+    rows = [(path if isinstance(path, tuple) else (path,), labels) for path, *labels in samples]
+    folders = {os.path.dirname(frame) for frames, _ in rows for frame in frames}
     root = os.path.commonpath(folders) if folders else ""
     lines = sorted(
-        f"{os.path.relpath(frame, root).replace(os.sep, '/')}\0{_size(frame)}\0{pid}\0{camid}"
-        for frames, pid, camid in rows
+        "\0".join((os.path.relpath(frame, root).replace(os.sep, "/"), str(_size(frame)), *map(str, labels)))
+        for frames, labels in rows
         for frame in frames
     )
     return _short(hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")))

@@ -236,6 +236,11 @@ def gathered(output, labels: Tensor):
     return with_fields(output, whole), _GatherRows.apply(labels)
 
 
+def gathered_views(views):
+    """The `loading.views.Views` of the whole batch, as losses read them: without `there`, whose widths may differ."""
+    return views._replace(there=None).each(lambda field: field if world_size() == 1 else _GatherRows.apply(field))
+
+
 def parallel(network: nn.Module) -> nn.Module:
     """`network` in DistributedDataParallel; to be called again when other parameters are trained than before.
 

@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 import numbers
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -142,3 +143,22 @@ def checked(function: Function) -> Function:
         return function(*args, **kwargs)
 
     return typing.cast(Function, call)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type `hint`; an int is a float too, but a bool is no number."""
+    kind, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if hint is Callable or kind is Callable:
+        return callable(value)
+    if kind is types.UnionType or kind is typing.Union:
+        return any(fits(value, part) for part in parts)
+    if kind is dict:
+        return isinstance(value, dict) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
+    if kind is tuple:
+        each = [parts[0]] * len(value) if Ellipsis in parts and isinstance(value, tuple) else parts
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(fits, value, each))
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    return isinstance(value, hint)

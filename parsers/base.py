@@ -46,16 +46,26 @@ FIRST_FEW = 5  # bad names quoted in an error; the rest is counted
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image, or one tracklet when `path` is a tuple of frame paths. `pid`, `camid`: the data set's own numbers."""
+    """One image, or one tracklet when `path` is a tuple of frame paths. `pid`, `camid`: the data set's own numbers.
+
+    `clothes`: the number of what this person wears, among this person's: two people's number 1 are two sets of clothes.
+        None where the data set does not say.
+    """
 
     path: str | tuple[str, ...]
     pid: int
     camid: int
+    clothes: int | None = None
 
     @property
     def frames(self) -> tuple[str, ...]:
         """The paths of its images: one, or those of the tracklet."""
         return self.path if isinstance(self.path, tuple) else (self.path,)
+
+    @property
+    def labelled(self) -> tuple:
+        """(path, pid, camid), and the clothes where they are known: what a digest of a data set is made of."""
+        return (self.path, self.pid, self.camid, *(() if self.clothes is None else (self.clothes,)))
 
 
 class Counts(NamedTuple):
@@ -83,6 +93,8 @@ class Splits:
     `left_out`: entries that could not be used and were to be skipped, each with its reason.
     `options`: those of the parser, other than which split or trial, that are not at their defaults.
     `trials`: the galleries of repeated draws (SYSU-MM01: ten), over which a test takes the mean; empty: `gallery` only.
+    `also`: further protocols by which the set is reported, measured in the same test (LTCC: whoever changed clothes,
+        and everybody).
     """
 
     name: str
@@ -98,6 +110,7 @@ class Splits:
     shared_pids: bool = True
     multi_query: tuple[tuple[Sample, ...], ...] = ()
     trials: tuple[tuple[Sample, ...], ...] = ()
+    also: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict, compare=False)
 
@@ -193,7 +206,7 @@ class Entry:
     needs_path: bool = True
     choices: Mapping[str, Sequence] = field(default_factory=dict)
     num_splits: int | Callable[[Mapping[str, object]], int] = 1
-    num_trials: int = 1
+    num_trials: int | Callable[[Mapping[str, object]], int] = 1
 
     @property
     def offer(self) -> str:
@@ -392,8 +405,9 @@ def read_folder(
 ) -> tuple[tuple[Sample, ...], int]:
     """The images of one folder, sorted by name, and how many junk images (pid -1) were left out.
 
-    `pattern` has two groups, pid and camera, or one if the whole folder is of camera `camid`; `example` is a name that
-    it reads. `prefix`: images whose names begin otherwise are not of the data set (masks in PRID450S) and passed over.
+    `pattern` has two groups, pid and camera, or one if the whole folder is of camera `camid`, or groups of the names
+    pid, camid and clothes; `example` is a name that it reads. `prefix`: images whose names begin otherwise are not of
+    the data set (masks in PRID450S) and passed over.
     """
     images = [image for image in list_folder(folder)[0] if image.startswith(prefix)]
     samples, num_junk, bad = [], 0, []
@@ -401,11 +415,14 @@ def read_folder(
         match = pattern.match(image)
         if match is None:
             bad.append(image)
-        elif match[1] == "-1":
+            continue
+        told = match.groupdict() or {"pid": match[1], "camid": None if camid is not None else match[2]}
+        if told["pid"] == "-1":
             num_junk += 1
         else:
-            camera = int(match[2]) if camid is None else camid
-            samples.append(Sample(os.path.join(folder, image), int(match[1]), camera))
+            camera = int(told["camid"]) if camid is None else camid
+            worn = int(told["clothes"]) if "clothes" in told else None
+            samples.append(Sample(os.path.join(folder, image), int(told["pid"]), camera, worn))
     if bad:
         raise ValueError(
             f"{entry.name}: {len(bad):,} of {len(images):,} images in {folder} have names that do not "

@@ -518,27 +518,30 @@ def _split_people(samples: Sequence[Sample], protocol: str, seed: int, own: _Own
 
 
 def draw_queries(samples: Sequence[Sample], protocol: str, rng: random.Random) -> tuple[list[Sample], list[Sample]]:
-    """(query, gallery): of each person one image per camera (protocol `none`: one image) becomes a query, provided that
-    every query of that person keeps a match in the gallery."""
+    """(query, gallery): of each person one image per camera (protocol `none`: one image; those about clothes: one per
+    camera and clothes) becomes a query, provided that every query of that person keeps a match in the gallery."""
     from protocols import PROTOCOLS  # here: it imports torch, which reading a folder does not need
 
-    removes = PROTOCOLS[protocol].removes
-    by_person: dict[int, dict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    rule = PROTOCOLS[protocol]
+
+    def seen(asking: tuple[int, int], other: tuple[int, int]) -> bool:  # (camera, clothes) each
+        return not rule.removes(asking[0], other[0], True, False, asking[1] == other[1])
+
+    by_person: dict[int, dict[tuple[int, int], list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in samples:
-        by_person[sample.pid][sample.camid if protocol != "none" else 0].append(sample)
+        worn = (sample.clothes or 0) if rule.clothes else 0
+        by_person[sample.pid][sample.camid if protocol != "none" else 0, worn].append(sample)
     drawn = set()
     for pid in sorted(by_person):
-        left = {camid: len(images) for camid, images in by_person[pid].items()}  # images that stay in the gallery
-        asked: list[int] = []  # cameras from which this person is asked for
-        for camid in sorted(left):
-            left[camid] -= 1
-            if all(
-                any(n for other, n in left.items() if not removes(each, other, True, False)) for each in (*asked, camid)
-            ):
-                drawn.add(rng.choice(by_person[pid][camid]))
-                asked.append(camid)
+        left = {view: len(images) for view, images in by_person[pid].items()}  # images that stay in the gallery
+        asked: list[tuple[int, int]] = []  # the views from which this person is asked for
+        for view in sorted(left):
+            left[view] -= 1
+            if all(any(n for other, n in left.items() if seen(each, other)) for each in (*asked, view)):
+                drawn.add(rng.choice(by_person[pid][view]))
+                asked.append(view)
             else:
-                left[camid] += 1
+                left[view] += 1
     return [s for s in samples if s in drawn], [s for s in samples if s not in drawn]
 
 

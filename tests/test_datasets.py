@@ -57,9 +57,10 @@ def test_types_are_frozen_and_travel_to_workers():
     assert Sample(("a.jpg", "b.jpg"), 1, 2).path == ("a.jpg", "b.jpg")  # a tracklet
 
 
-ALL = ("cuhk01", "cuhk03", "duke", "dukevid", "grid", "ilids", "ilidsvid", "market", "mars", "msmt17", "occludedduke",
-       "occludedreid", "own", "partialilids", "partialreid", "prid", "prid2011", "prid450s", "regdb", "sensereid",
-       "synthetic", "syntheticrgbir", "syntheticvideo", "sysu", "viper")  # fmt: skip
+ALL = ("ccvid", "cuhk01", "cuhk03", "deepchange", "duke", "dukevid", "grid", "ilids", "ilidsvid", "last", "ltcc",
+       "market", "mars", "msmt17", "occludedduke", "occludedreid", "own", "partialilids", "partialreid", "prcc", "prid",
+       "prid2011", "prid450s", "regdb", "sensereid", "synthetic", "syntheticrgbir", "syntheticvideo", "sysu",
+       "vcclothes", "viper")  # fmt: skip
 
 
 def test_registry_is_sorted_and_complete():
@@ -190,7 +191,7 @@ def test_repeated_splits():
                         "prid450s": 10, "regdb": 10, "viper": 20}  # fmt: skip
     assert all("split" in datasets.DATASETS[name].options for name in (*repeated, "cuhk03"))
     assert datasets.num_splits("cuhk03-np", classic=True) == 20
-    assert [name for name in datasets.DATASETS if datasets.num_trials(name) > 1] == ["syntheticrgbir", "sysu"]
+    assert [name for name in datasets.DATASETS if datasets.num_trials(name) > 1] == ["prcc", "syntheticrgbir", "sysu"]
     with error(ValueError, "'classic'", "its options: none"):
         datasets.num_splits("duke", classic=True)
 
@@ -221,7 +222,7 @@ def test_names_of_others_are_understood(given, name):
 def test_unknown_names_and_options(tmp_path):
     with error(ValueError, "'markt1501'", "'market'", ", ".join(ALL)):
         load_splits("markt1501", tmp_path)
-    with error(ValueError, "'imagenet'", "cuhk01, cuhk03, duke"):
+    with error(ValueError, "'imagenet'", "cuhk01, cuhk03"):
         load_splits("imagenet", tmp_path)
     with error(ValueError, "'labelled'", "labeled"):
         load_splits("cuhk03", tmp_path, labelled=True)

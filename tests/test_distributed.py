@@ -23,6 +23,7 @@ import train  # noqa: E402
 from loading.views import Views  # noqa: E402
 from machine import processes  # noqa: E402
 from networks.blocks import bn_neck  # noqa: E402
+from papers import cal  # noqa: E402
 
 STEPS, P, K = 20, 4, 2
 
@@ -86,6 +87,7 @@ def criterion(dim: int) -> losses.Criterion:
         triplet=(1, losses.TripletLoss(0.3)),
         center=(5e-4, losses.CenterLoss(6, dim)),
         arcface=(0.5, losses.ArcFace(dim, 6)),
+        clothes=(0.5, cal.ClothesAdversary(tuple(i // 2 for i in range(12)), dim, lr=1e-4)),
     )
 
 
@@ -97,7 +99,8 @@ def batches(step: int):
     images += labels[:, None, None, None] / 3
     part = P * K // processes.world_size()
     mine = slice(processes.rank() * part, (processes.rank() + 1) * part)
-    yield images[mine], labels[mine], Views(torch.zeros(part, dtype=torch.int64))
+    worn = 2 * labels + torch.arange(P * K) % 2
+    yield images[mine], labels[mine], Views(torch.zeros(part, dtype=torch.int64), clothes=worn[mine])
 
 
 def losses_over_steps(name: str, chunks: int = 1, dtype=torch.float64) -> dict:

@@ -19,6 +19,7 @@ import models
 import recipes
 from loading.views import Views
 from networks import backbones, swin
+from papers import cal
 from weights import formats, importing, recognising
 
 # ============ released layouts of whole methods ============
@@ -883,6 +884,8 @@ METHOD_FILES = {  # name -> (network at full size, its released names, what is r
     "aligned": (models.AlignedReID, LAYOUTS["aligned"][1], {"recipe": "aligned"} | R50),
     "aligned++": (models.AlignedReIDPlusPlus, LAYOUTS["aligned++"][1], {"recipe": "aligned_pp"} | R50),
     "aligned++, ours": (models.AlignedReIDPlusPlus, bare, {"recipe": "aligned_pp"} | R50),
+    "cal": (cal.CAL, LAYOUTS["aligned++"][1], {"recipe": "cal"} | R50),
+    "cal, ours": (cal.CAL, bare, {"recipe": "cal"} | R50),
     "agw": (models.AGW, bare, {"recipe": "agw", "stem_relu": False, "stem_ceil": False} | R50),
     "sbs": (models.AGW, FAST_REID, {"recipe": "sbs", "stem_relu": True, "stem_ceil": True} | R50),
     "agw of fast-reid": (

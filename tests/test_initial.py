@@ -70,6 +70,7 @@ REFERENCES = {
         "sbs sbs_r50_ibn sbs_s50 sbs_r101_ibn",
     ),
     "fast-reid/mgn": ("c9bc3ce, modeling/meta_arch/mgn.py, modeling/heads/embedding_head.py", "mgn"),
+    "Simple-CCReID": ("f773d01, models/img_resnet.py, models/classifier.py", "cal"),
     "TransReID": ("dec5504, model/make_model.py, build_transformer_local", "transreid"),
     # so do TransReID-SSL fc39e88, PersonViT de479ab and SOLIDER-REID 8c08e1c in their model/make_model.py
     "TransReID/baseline": (

@@ -5,6 +5,7 @@ the row with its losses, optimisers and stages, not the size of its backbone.
 """
 
 import contextlib
+import dataclasses
 import json
 
 import pytest
@@ -20,6 +21,7 @@ import models
 import train
 from config import check_trunk
 from loading.views import Views
+from papers import cal
 from recipes import RECIPES
 from synthetic import pictures
 
@@ -92,6 +94,7 @@ NEW = {
     architectures.HACNN: ("classifier_global.", "classifier_local."),
     architectures.MLFN: ("classifier.",),
     architectures.SOLIDER: BOT,
+    cal.CAL: ("bn.", "classifier."),
 }
 # The last map of the trunk at the size above: (C, h, w).
 MAPS = {
@@ -100,7 +103,7 @@ MAPS = {
     "pcb_rpp": (512, 6, 2), "aligned": (512, 2, 1), "aligned_mutual": (512, 2, 1), "aligned_pp": (512, 2, 1),
     "pyramid": (512, 6, 2), "agw": (512, 4, 2), "agw_rgbir": (512, 4, 2), "sbs": (512, 4, 2),
     "mgn": (3 * 512, 4, 2), "transreid": (192, 5, 2), "transreid_baseline": (192, 4, 2),
-    "solider_swin_tiny": (768, 2, 1), "fastreid_vit": (192, 4, 2), "demo": (128, 4, 2),
+    "solider_swin_tiny": (768, 2, 1), "fastreid_vit": (192, 4, 2), "demo": (128, 4, 2), "cal": (512, 4, 2),
     **{row: (192, 4, 2) for row in RECIPES if row.startswith(("transreid_ssl", "personvit"))},
 }  # fmt: skip
 
@@ -259,13 +262,16 @@ def samples(folder):
 
 
 def loader_of(recipe, samples):
-    data = datasets.combine([datasets.Splits("market", tuple(samples), (), ())])
+    worn = recipe.uses_clothes
+    dressed = [dataclasses.replace(s, clothes=s.camid % 2) if worn else s for s in samples]
+    data = datasets.combine([datasets.Splits("market", tuple(dressed), (), ())])
     shape = {"p": recipe.p, "k": recipe.k} if recipe.p else {"batch_size": recipe.batch_size}
     loader = trees.train_loader(
-        samples, data.labels, image_size=recipe.image_size, **shape, steps=recipe.steps, pad=0, erase=0.0,
+        data.samples, data.labels, image_size=recipe.image_size, **shape, steps=recipe.steps, pad=0, erase=0.0,
         mean=recipe.mean, std=recipe.std, progress=False, workers=1, infrared={3} if recipe.infrared else (),
+        clothes=data.clothes,
     )  # fmt: skip
-    return loader, data.num_pids
+    return loader, data
 
 
 def reached(*modules):
@@ -296,10 +302,11 @@ def step(recipe, model, criterion, optimizers, batches):
 def test_the_loss_falls_and_every_open_parameter_gets_a_gradient(name, samples):
     """One batch over and over, stage by stage, with the row's own criterion, optimisers and rates."""
     recipe = small(name)
-    loader, num_pids = loader_of(recipe, samples)
+    loader, data = loader_of(recipe, samples)
     batch = next(iter(loader.epoch(0)))
     torch.manual_seed(0)
-    model, criterion = recipe.model(num_pids, num_cameras=7), recipe.losses(num_pids)
+    model = recipe.model(data.num_pids, num_cameras=7)
+    criterion = recipe.losses(data.num_pids, data.wearers or None)
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
     optimizers = train.build_optimizers(model, criterion, recipe)
     losses, seen = [], set()
@@ -326,7 +333,7 @@ def test_a_step_never_waits_for_the_device(name, monkeypatch):
     with torch.device("meta"):
         model, criterion = recipe.model(6, num_cameras=7).train(), recipe.losses(6)
         images, ints = torch.empty(8, 3, *recipe.image_size), torch.empty(8, dtype=torch.int64)
-    terms = criterion(model(images, Views(ints)), ints)
+    terms = criterion(model(images, Views(ints)), ints, Views(ints, clothes=ints))
     sum(terms.values()).backward()
     assert all(p.grad is not None and p.grad.is_meta for p in model.parameters() if p.requires_grad)
 
@@ -361,9 +368,9 @@ def test_the_network_learns_to_find_people(name, samples):
     """After two epochs of 12 iterations, people are found across cameras far better than by the untrained network."""
     recipe = small(name).with_(**{"p": 6, "k": 3} if RECIPES[name].p else {"batch_size": 18}, base_lr_mult=1.0)
     recipe = recipe.with_(**{"steps": 12} | QUICK[name])
-    loader, num_pids = loader_of(recipe, samples)
+    loader, data = loader_of(recipe, samples)
     torch.manual_seed(0)
-    model, criterion = recipe.model(num_pids, num_cameras=7), recipe.losses(num_pids)
+    model, criterion = recipe.model(data.num_pids, num_cameras=7), recipe.losses(data.num_pids)
     untrained = mean_average_precision(recipe, model, samples)
     optimizers = train.build_optimizers(model, criterion, recipe)
     model.train()

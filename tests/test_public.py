@@ -16,8 +16,11 @@ from nets import drawn, filled
 
 import evaluate
 import losses
+import protocols
 import rerank
+from loading.views import Views
 from models import Output
+from papers import cal
 from recipes import RECIPES
 
 VALUES = json.loads(Path(__file__).with_name("public.json").read_text(encoding="utf-8"))
@@ -180,6 +183,23 @@ def mutual():
     return [*told(kl, a, b), *told(losses.MutualDistance()(output((x, y)), LABELS), x, y)]
 
 
+CLOTHES = torch.tensor([0, 1, 0, 2, 3, 4, 5, 5, 5, 6, 7, 7])  # worn in the twelve images
+WEARERS = (0, 0, 1, 1, 1, 2, 3, 3)
+
+
+@comparison("CAL's losses")
+def cal_losses():
+    """What the clothes classifier learns by, its weights after a step of Adam, and what the network learns by then."""
+    x, loss = feats(), cal.ClothesAdversary(WEARERS, 16).double()
+    with torch.no_grad():
+        loss.weight.copy_(numbers(8, 16, phase=7))
+    views = Views(torch.zeros(12, dtype=torch.int64), clothes=CLOTHES)
+    found = told(loss.ahead(output(x.detach()), LABELS, views), loss.weight)
+    loss.ahead(output(x.detach()), LABELS, views).backward()
+    loss.own_optimizer(1.0).step()
+    return [*found, *loss.weight.detach().flatten()[:6].tolist(), *told(loss(output(x), LABELS, views), x)]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Metrics and re-ranking
 # ---------------------------------------------------------------------------------------------------------------------
@@ -215,6 +235,17 @@ def sysu():
 @comparison("CMC, mAP and mINP of RegDB")
 def regdb():
     return measured("market1501", (torch.ones(8, dtype=torch.int64), torch.full((40,), 2)))
+
+
+@comparison("CMC and mAP of Simple-CCReID")
+def clothes_changing():
+    worn = torch.arange(8) // 3 % 2, torch.arange(40) // 5 % 3
+    found = []
+    for protocol in ("changed_clothes", "same_clothes", "market1501"):
+        labels = protocols.Labels(QUERY, GALLERY, QUERY_CAMERAS, GALLERY_CAMERAS, protocol).wearing(worn)
+        measured = evaluate.summarize(evaluate.rank_blocks([(0, 8, DISTANCES)], labels), 20)
+        found += [measured.mAP, *measured.cmc.tolist()]
+    return found
 
 
 def points() -> tuple[torch.Tensor, torch.Tensor]:
@@ -265,7 +296,7 @@ def test_features_of_the_public_network(name):
     torch.testing.assert_close(found[:, :8].flatten(), torch.tensor(FEATURES[name]), rtol=0, atol=largest)
 
 
-HEADS = ("pyramid", "pcb", "pcb_independent", "aligned", "aligned_pp")
+HEADS = ("pyramid", "pcb", "pcb_independent", "aligned", "aligned_pp", "cal")
 
 
 def few(tensors) -> list[float]:

@@ -97,6 +97,9 @@ AUGMENTED = {  # where it stands -> what it is beyond the least, and the rows th
         FAST | TALL | {"auto_augment": 0.1}, " ".join(["mgn", *(f"sbs{trunk}" for trunk in TRUNKS)])),
     "fast-reid c9bc3ce, configs/Market1501/bagtricks_vit.yml, fastreid/config/defaults.py (REA.VALUE)": (
         FAST | {"mean": HALF, "std": HALF, "erase_fill": "value", "erase_value": IMAGENET}, "fastreid_vit"),
+    "Simple-CCReID f773d01, data/img_transforms.py, data/__init__.py, configs/default_img.py": (
+        {"image_size": (384, 192), "translate": 0.5, "erase": 0.5, "erase_area": (0.02, 0.4),
+         "erase_log_aspect": False, "erase_fill": "value_raw", "erase_value": (0.4914, 0.4822, 0.4465)}, "cal"),
     "TransReID dec5504, datasets/make_dataloader.py, configs/Market/*.yml": (TIMM, "transreid transreid_baseline"),
     "TransReID-SSL fc39e88, PersonViT de479ab, transreid_pytorch/datasets/make_dataloader.py, configs/market/*.yml": (
         TIMM, "transreid_ssl_vit_small transreid_ssl_vit_small_ics personvit_vit_small personvit_vit_base"),

@@ -65,6 +65,7 @@ CURVE_OF = {  # row -> public curve
     "solider_swin_tiny": "SOLIDER tiny",
     **dict.fromkeys(("solider_swin_small", "solider_swin_base"), "SOLIDER"),
     "jsia": "JSIA",
+    "cal": "Simple-CCReID",
     "hacnn": "torchreid hacnn",
 }
 FAST_REID = {"market": 202, "duke": 258}  # iterations of an epoch, images // 64
@@ -163,11 +164,16 @@ PYRAMID = Lengths(
     "Pyramid 63ffd64, src/datasets/base_dataset.py: RandomIdSampler(8), last batch kept", (94, 94), (88, 88), (96, 96)
 )
 IMAGES_64 = Lengths("fast-reid c9bc3ce, fastreid/engine/defaults.py", (202, 202), (258, 258), (115, 115))
+MIXED_64 = Lengths(
+    "Simple-CCReID f773d01, data/samplers.py: two processes of 32 images, 8 each, drop_last",
+    (176, 176), (222, 222), (95, 95),
+)  # fmt: skip
 GIVEN_200 = Lengths("light-reid 758f517, core/train.py", (200, 200), (200, 200), (200, 200))
 LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
     **dict.fromkeys(("bot", "bot_no_center", "bot_ibn", "agw"), (64, 120, GROUPS_64)),
     **dict.fromkeys(("bot_arcface", "tiny"), (64, 200, GROUPS_64)),
     "wangguanan": (64, 120, GIVEN_200),
+    "cal": (64, 60, MIXED_64),
     **dict.fromkeys((row for row in CURVE_OF if row.startswith(TRANSFORMERS)), (64, 120, GROUPS_64)),
     **dict.fromkeys(
         (row for row, curve in CURVE_OF.items() if "r50" in curve or "v0.2.2" in curve), (32, 60, SHUFFLED_32)
@@ -194,7 +200,7 @@ LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
 
 def planned(row: str, labels: torch.Tensor, groups: torch.Tensor | None, epoch: int) -> torch.Tensor:
     """The batches of an epoch of that row, (iterations, choices, batch)."""
-    data = SimpleNamespace(infrared=() if groups is None else (3,), numbering={})
+    data = SimpleNamespace(infrared=() if groups is None else (3,), numbering={}, wearers=(0, 0))
     return batches_of(RECIPES[row], data).plan(labels, groups, 0, epoch)
 
 
@@ -230,6 +236,21 @@ def test_an_identity_comes_once_in_an_epoch_of_identities():
         assert (seen == seen[:, :, :1]).all()  # eight images of each
         times = torch.bincount(seen[:, :, 0].flatten(), minlength=751)
         assert int((times > 1).sum()) == most and int((times == 0).sum()) == (0 if most else 751 % 8)
+
+
+def test_mixed_groups_are_each_seen_once():
+    labels = torch.arange(9).repeat_interleave(torch.tensor([3, 8, 8, 9, 17, 31, 40, 4, 16]))
+    batches = pk_batches(labels, 4, 4, 0, 3, None, "mixed")
+    groups = batches.reshape(-1, 4)
+    assert (labels[groups] == labels[groups[:, :1]]).all()
+    counts = [max(n, 4) // 4 for n in torch.bincount(labels).tolist()]
+    assert len(batches) == sum(counts) // 4
+    seen = torch.bincount(labels[groups[:, 0]], minlength=9)
+    assert (seen <= torch.tensor(counts)).all() and int(sum(counts) - seen.sum()) == sum(counts) % 4
+    kept = groups[labels[groups[:, 0]] > 0].flatten()
+    assert len(kept.unique()) == len(kept)  # only the identity of three images repeats one
+    assert any(len(labels[each].unique()) < 4 for each in batches)  # an identity comes twice in a batch
+    assert not torch.equal(batches, pk_batches(labels, 4, 4, 0, 4, None, "mixed"))
 
 
 def test_epochs_by_images_are_one_endless_row_of_passes():

@@ -67,10 +67,11 @@ def store_of(samples, options):
     return loaders.make_store(samples, taken(loaders.Decoding, options), cache, options.get("device", "cpu"))
 
 
-def train_loader(samples, labels, *, camids=None, infrared=(), **options):
+def train_loader(samples, labels, *, camids=None, infrared=(), clothes=(), **options):
     """A TrainLoader from flat options, each named like a field of one of its parts."""
     camids = [sample.camid for sample in samples] if camids is None else camids
-    data = datasets.TrainingSet(tuple(samples), tuple(labels), 0, tuple(camids), frozenset(infrared), {})
+    fields = tuple(samples), tuple(labels), 0, tuple(camids), frozenset(infrared), {}
+    data = datasets.TrainingSet(*fields, clothes=tuple(clothes))
     store = store_of(samples, options)
     kind = samplers.Shuffled
     if "p" in options:

@@ -433,11 +433,15 @@ FORMATS = (
     Format("Pyramid", (r"^base\.", r"^pyramid_conv_list0\."), NO_BASE),
     # huanghoujing/AlignedReID-Re-Production-Pytorch 2e2d454, aligned_reid/model/Model.py
     Format("AlignedReID", (r"^base\.", r"^local_bn\."), NO_BASE),
-    # michuanhaohao/AlignedReID fca9620, models/ResNet.py: Sequential(conv1, bn1, relu, maxpool, layer1-4)
-    Format(
-        "AlignedReID++",
-        (r"^base\.0\.weight", r"^base\.7\.0\.conv1\."),
-        _sequential(4),
+    # michuanhaohao/AlignedReID fca9620, models/ResNet.py: Sequential(conv1, bn1, relu, maxpool, layer1-4), and beside
+    # it a convolution with a bias; guxinqian/Simple-CCReID f773d01, models/img_resnet.py: a batch norm alone
+    *(
+        Format(name, (r"^base\.0\.weight", r"^base\.7\.0\.conv1\.", *more), _sequential(4))
+        for name, more in (
+            ("AlignedReID++", (r"^conv1\.bias",)),
+            ("Simple-CCReID", (r"^bn\.running_mean",)),
+            ("AlignedReID++", ()),
+        )
     ),
     *(
         Format(FIRST_RELEASES, (name, r"^classifier\.weight"), rules, carries=BILINEAR)

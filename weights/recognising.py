@@ -105,7 +105,8 @@ METHODS = (
     ("pcb_independent", (r"^(local_conv_list|reduction)\.1\.",)),
     ("pcb", (r"^(conv5\.layers|feat_bn2d|reduction\.0)\.",)),
     ("aligned", (r"^local_bn\.",)),
-    ("aligned_pp", (r"^bn\.running_mean$",)),
+    ("aligned_pp", (r"^bn\.running_mean$", r"^conv1\.bias$")),
+    ("cal", (r"^bn\.running_mean$",)),
     ("sbs", (r"^heads\.pool_layer\.p$", r"^NL_\d\.")),  # the exponent of fast-reid's AGW is fixed
     ("agw", (r"^NL_\d\.",)),
     ("bot", (r"^bottleneck\.running_mean$",)),

@@ -1,0 +1,40 @@
+"""People who change their clothes."""
+
+from __future__ import annotations
+
+from config import Term
+from papers import cal
+from rows.table import row
+
+CAL = row(
+    name="cal",
+    title="CAL, clothes-based adversarial loss, ResNet-50",
+    paper="Gu et al., Clothes-Changing Person Re-identification with RGB Modality Only, CVPR 2022",
+    source="Simple-CCReID, configs/default_img.py, configs/res50_cels_cal.yaml, main.py, train.py, data/samplers.py",
+    published={},
+    differs=(
+        "Its repository prints no results. Its tests add the features of the mirror image (--flip_test), and on PRCC "
+        "they take all images of the gallery (--prcc_gallery all), although its loader draws ten galleries of one "
+        "image each. It trains on two GPUs, each with batch statistics of its own 32 images; here they are of all 64. "
+        "For LaST it takes batches of 16 x 4 (--p 16 --k 4) and a triplet loss on cosines, for DeepChange batches of "
+        "16 x 4. Its video networks are not here: on CCVID this network reads frames."
+    ),
+    network=cal.CAL,
+    terms={"clothes": Term(1.0, cal.ClothesAdversary)},
+    last_stride=1,
+    image_size=(384, 192),
+    translate=0.5,
+    erase=0.5,
+    erase_fill="value_raw",  # data/img_transforms.py, behind Normalize
+    erase_value=(0.4914, 0.4822, 0.4465),
+    p=8,
+    k=8,
+    epoch_length="mixed",
+    optimizer="adam",
+    lr=3.5e-4,
+    epochs=60,
+    milestones=(20, 40),
+    eval_every=5,
+    label_smoothing=0.1,
+    metric="cosine",
+)
