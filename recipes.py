@@ -22,14 +22,15 @@ Sources named in short below (github.com/...):
     PersonViT             hustvl/PersonViT at de479ab
     SOLIDER-REID          tinyvision/SOLIDER-REID at 8c08e1c
     Simple-CCReID         guxinqian/Simple-CCReID at f773d01
+    CLIP-ReID             Syliz517/CLIP-ReID at eb1898b
     CUHK03-NP             zhunzhong07/person-re-ranking at 278f2c7, CUHK03-NP/README.md
 """
 
 from __future__ import annotations
 
-from rows import baselines, clothes, drawn, parts, stronger, table, transformers
+from rows import baselines, clip, clothes, drawn, parts, stronger, table, transformers
 
-FAMILIES = (baselines, drawn, parts, stronger, transformers, clothes)
+FAMILIES = (baselines, drawn, parts, stronger, transformers, clothes, clip)
 RECIPES, row = table.RECIPES, table.row
 
 # ============ the built-in data set ============

@@ -594,6 +594,7 @@ class ClipTower(nn.Module):
         token = tower.class_embedding + self.cv_embed[cameras]
         x = tower.ln_pre(torch.cat([token[:, None], patches], dim=1) + tower.positional_embedding)
         for block in tower.transformer.resblocks:
+            self.before = x[:, 0]  # of the last block
             y = block.ln_1(x)
             x = x + block.attn(y, y, y, need_weights=False)[0]
             hidden = block.mlp.c_fc(block.ln_2(x))
@@ -609,11 +610,13 @@ def test_clip_reid_gives_the_features_of_its_released_network(tmp_path):
     samples = tuple(datasets.Sample(f"{i}.jpg", 1, camid) for i, camid in enumerate((1, 2, 3)))
     data = {"market": datasets.Splits("market", (), samples[:1], samples[1:])}
     found = loaded(tmp_path / "w.pth", "--sie_cameras", "market", data=data)
-    assert found.recipe.name == "transreid_baseline" and found.recipe.sie_weight == 1.0
+    assert found.recipe.name == "clip_reid" and found.recipe.sie_weight == 1.0
     images, cameras = torch.randn(2, 3, 256, 128), torch.tensor([2, 0])
     with torch.inference_mode():
         expected = source(images, cameras)
-        ours = found.model(images, Views(cameras)).embedding
+        output = found.model(images, Views(cameras))
+        ours = output.embedding
+    assert torch.allclose(output.feats[0], source.before, atol=2e-4)
     assert ours.shape == (2, 768 + 512) and torch.allclose(ours, expected, atol=2e-4), (ours - expected).abs().max()
     assert "prompt_learner" in found.said and "not used by the released network" in found.said
 
@@ -652,7 +655,8 @@ def clip_resnet_state(tower, places):
 
 
 def clip_resnet_features(state, x):
-    """(B, 2048) and (B, 1024), as CLIP-ReID compares them: every place of the map asks, the mean's answer is kept."""
+    """(B, 1024), (B, 2048) and (B, 1024), the last two as CLIP-ReID compares them: every place of the map asks, the
+    mean's answer is kept."""
 
     def conv(x, name, norm, **options):
         x = nn.functional.conv2d(x, state[f"{name}.weight"], **options)
@@ -663,6 +667,7 @@ def clip_resnet_features(state, x):
         x = conv(x, f"conv{i}", f"bn{i}", stride=2 if i == 1 else 1, padding=1).relu()
     x = nn.functional.avg_pool2d(x, 2)
     for stage, count in enumerate((3, 4, 6, 3), start=1):
+        before = x.mean(dim=(2, 3))
         for i in range(count):
             block, halved = f"layer{stage}.{i}", i == 0 and stage in (2, 3)  # not the last stage: CLIP-ReID's stride
             y = conv(x, f"{block}.conv1", f"{block}.bn1").relu()
@@ -679,7 +684,11 @@ def clip_resnet_features(state, x):
     attention.in_proj_bias.data = torch.cat([state[f"attnpool.{name}.bias"] for name in names])
     attention.out_proj.weight.data, attention.out_proj.bias.data = torch.eye(2048), torch.zeros(2048)
     answers = attention(x, x, x, need_weights=False)[0]
-    return pooled, nn.functional.linear(answers[0], state["attnpool.c_proj.weight"], state["attnpool.c_proj.bias"])
+    return (
+        before,
+        pooled,
+        nn.functional.linear(answers[0], state["attnpool.c_proj.weight"], state["attnpool.c_proj.bias"]),
+    )
 
 
 def test_clip_reid_resnet_gives_the_features_of_its_released_network(tmp_path):
@@ -695,14 +704,16 @@ def test_clip_reid_resnet_gives_the_features_of_its_released_network(tmp_path):
              "cv_embed": torch.rand(6, 2048)}  # fmt: skip
     torch.save(state | texts, tmp_path / "w.pth")
     found = loaded(tmp_path / "w.pth")
-    assert (found.recipe.name, found.recipe.backbone) == ("bot", "clip_resnet50")
+    assert (found.recipe.name, found.recipe.backbone) == ("clip_reid_rn50", "clip_resnet50")
     assert found.recipe.mean == (0.485, 0.456, 0.406) and found.recipe.metric == "cosine"
     assert all(name in found.said for name in texts) and "not used by the released network" in found.said
     images = torch.randn(1, 3, 256, 128)
     plain = {name.removeprefix("image_encoder."): tensor for name, tensor in state.items()}
     with torch.inference_mode():
-        expected = torch.cat(clip_resnet_features(plain, images), dim=1)
-        ours = found.model(images).embedding
+        before, *compared = clip_resnet_features(plain, images)
+        expected, output = torch.cat(compared, dim=1), found.model(images)
+    ours = output.embedding
+    torch.testing.assert_close(output.feats[0], before, rtol=1e-4, atol=1e-5 * before.abs().max().item())
     assert ours.shape == (1, 2048 + 1024)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
     torch.save(state | {"text_encoder.adapter.weight": torch.rand(2048, 2048)}, tmp_path / "w.pth")
@@ -726,14 +737,16 @@ def test_clip_before_any_re_id_starts_a_training_and_is_no_result(tmp_path):
     assert {id(p) for p in model.attention.parameters()} < {id(p) for p in model.trunk()}
     found = recognising.input_statistics(tmp_path / "RN50.pt")
     assert found["mean"] == (0.48145466, 0.4578275, 0.40821073)
-    with pytest.raises(ValueError, match="for no re-ID: start a training from it by --pretrained, with --recipe bot"):
+    with pytest.raises(
+        ValueError, match="for no re-ID: start a training from it by --pretrained, with --recipe clip_reid_rn50"
+    ):
         loaded(tmp_path / "RN50.pt")
 
 
 @pytest.mark.parametrize("form", [form for form in formats.FORMATS if form.start], ids=lambda form: form.needs[0])
 def test_the_flags_that_a_start_names_exist(form):
     args, recipe = cli.parse(form.start.split())
-    assert cli.customised(recipe, cli.overrides(args)).backbone in form.start
+    assert "clip" in cli.customised(recipe, cli.overrides(args)).backbone
 
 
 def test_stems_are_noted_for_resnets_only(tmp_path):

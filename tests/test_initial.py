@@ -78,6 +78,12 @@ REFERENCES = {
         "transreid_baseline transreid_ssl_vit_small transreid_ssl_vit_small_ics transreid_ssl_vit_base_ics "
         "personvit_vit_small personvit_vit_base solider_swin_tiny solider_swin_small solider_swin_base",
     ),
+    "CLIP-ReID": (
+        "eb1898b, model/make_model_clipreid.py, build_transformer, PromptLearner",
+        "clip_reid clip_reid_rn50",
+    ),
+    "CLIP-ReID/sie": ("eb1898b, model/make_model_clipreid.py, build_transformer, PromptLearner", "clip_reid_sie_olp"),
+    "CLIP-ReID/baseline": ("eb1898b, model/make_model.py, build_transformer", "clip_baseline clip_baseline_rn50"),
 }
 ROWS = {row: reference for reference, (_, rows) in REFERENCES.items() for row in rows.split()}
 PLAIN = {"fastreid_agw_s50", "sbs_s50"}  # fast-reid's ResNeSt has no non-local blocks (modeling/backbones/resnest.py)

@@ -20,7 +20,7 @@ import protocols
 import rerank
 from loading.views import Views
 from models import Output
-from papers import cal
+from papers import cal, clip_reid
 from recipes import RECIPES
 
 VALUES = json.loads(Path(__file__).with_name("public.json").read_text(encoding="utf-8"))
@@ -198,6 +198,49 @@ def cal_losses():
     loss.ahead(output(x.detach()), LABELS, views).backward()
     loss.own_optimizer(1.0).step()
     return [*found, *loss.weight.detach().flatten()[:6].tolist(), *told(loss(output(x), LABELS, views), x)]
+
+
+class Sentences(torch.nn.Module):
+    """The prompts of five identities and a text tower of two blocks, under CLIP-ReID's own names."""
+
+    def __init__(self):
+        super().__init__()
+        self.prompt_learner = clip_reid.PromptLearner(5, width=64)
+        self.text_encoder = clip_reid.TextEncoder(width=64, depth=2, dim=48)
+
+    def forward(self, labels):
+        return self.text_encoder(self.prompt_learner(labels))
+
+
+NAMED = torch.tensor([0, 0, 1, 2, 2, 4, 4, 4])
+
+
+@comparison("texts of CLIP-ReID")
+def texts():
+    found = filled(Sentences())(NAMED).detach().double()
+    return [*found[[0, 2, 5]].flatten()[:12].tolist(), float(found.norm()), float(found.flatten() @ drawn(8 * 48, 9))]
+
+
+@comparison("first stage of CLIP-ReID")
+def first_stage():
+    """The loss, its gradients by images and context vectors, and these after a step of Adam."""
+    model, images = filled(Sentences()), numbers(8, 48, phase=31).float().requires_grad_()
+    context = model.prompt_learner.cls_ctx
+    loss = clip_reid.PromptContrast()(output((images, model(NAMED))), NAMED)
+    found, before = told(loss, images, context), context.detach().clone()
+    loss = clip_reid.PromptContrast()(output((images.detach(), model(NAMED))), NAMED)
+    loss.backward()
+    torch.optim.Adam([context], lr=3.5e-4, weight_decay=1e-4).step()
+    moved = (context.detach() - before).double().flatten()
+    found += [float(moved.norm()), float(moved @ drawn(len(moved), 9))]
+    return [*found, *context.detach().flatten()[:6].tolist()]
+
+
+@comparison("image-to-text loss of CLIP-ReID")
+def image_to_text():
+    images, loss = numbers(8, 48, phase=33).float().requires_grad_(), clip_reid.ImageToText(0.1)
+    loss.begin_epoch(filled(Sentences())(torch.arange(5)).detach(), NAMED)
+    return told(loss(output(images), NAMED), images)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -107,6 +107,10 @@ AUGMENTED = {  # where it stands -> what it is beyond the least, and the rows th
         TIMM | TALL, "transreid_ssl_vit_base_ics"),
     "SOLIDER-REID 8c08e1c, datasets/make_dataloader.py, configs/market/*.yml": (
         TIMM | TALL, "solider_swin_tiny solider_swin_small solider_swin_base"),
+    "CLIP-ReID eb1898b, datasets/make_dataloader_clipreid.py, configs/person/vit_*.yml": (
+        TIMM, "clip_reid clip_reid_sie_olp clip_baseline"),
+    "CLIP-ReID eb1898b, datasets/make_dataloader_clipreid.py, configs/person/cnn_*.yml": (
+        TIMM | {"mean": IMAGENET, "std": LEAST["std"]}, "clip_reid_rn50 clip_baseline_rn50"),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import torch
 
 from loading.samplers import pk_batches
 from recipes import RECIPES
-from train import lr_factor, step_factor
+from train import lr_factor, rates, step_factor
 from training import batches_of
 
 CURVES = json.loads(Path(__file__).with_name("schedules.json").read_text(encoding="utf-8"))
@@ -64,6 +64,10 @@ CURVE_OF = {  # row -> public curve
     "personvit_vit_base": "PersonViT base",
     "solider_swin_tiny": "SOLIDER tiny",
     **dict.fromkeys(("solider_swin_small", "solider_swin_base"), "SOLIDER"),
+    **dict.fromkeys(("clip_reid", "clip_reid_sie_olp"), "CLIP-ReID"),
+    "clip_reid_rn50": "CLIP-ReID RN50",
+    "clip_baseline": "CLIP-ReID baseline",
+    "clip_baseline_rn50": "CLIP-ReID baseline RN50",
     "jsia": "JSIA",
     "cal": "Simple-CCReID",
     "hacnn": "torchreid hacnn",
@@ -95,6 +99,8 @@ def test_the_rate_of_every_epoch_is_the_public_codes(row):
     for curve, steps in curves.items():
         of = () if steps is None else (steps,)
         ours = [recipe.lr * lr_factor(recipe, epoch, recipe.epochs, *of) for epoch in range(recipe.epochs)]
+        if any(stage.changes for stage in recipe.stages):
+            ours = [rate for _, rate in rates(recipe, recipe.epochs, absolute=True)]
         assert ours == pytest.approx(rates_of(curve), rel=CLOSE), CURVES[curve]["source"]
 
 
@@ -178,6 +184,9 @@ LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
     **dict.fromkeys(
         (row for row, curve in CURVE_OF.items() if "r50" in curve or "v0.2.2" in curve), (32, 60, SHUFFLED_32)
     ),
+    **dict.fromkeys(("clip_reid", "clip_reid_sie_olp", "clip_reid_rn50"), (64, 180, GROUPS_64)),  # the second stage
+    "clip_baseline": (64, 60, GROUPS_64),
+    "clip_baseline_rn50": (64, 120, GROUPS_64),
     "softmax_triplet": (32, 60, GROUPS_32),
     "mudeep": (32, 180, ONCE_32),
     "hacnn": (32, 300, SHUFFLED_32),

@@ -142,6 +142,7 @@ FIRST_TORCHREID: tuple[tuple[str, tuple[Rule, ...]], ...] = (
 
 TOWER = r"^(?:image_encoder|visual)\."  # of images; that of texts, with the same names, stands beside it
 CLIP_NECKS = ((r"^(bottleneck|classifier)_proj\.", r"\1_1."),)
+CLIP_TEXTS = ((r"^(transformer\.resblocks\.|ln_final\.|positional_embedding$|text_projection$)", r"text_encoder.\1"),)
 CLIP_VIT = (
     *CLIP_NECKS,
     (r"^cv_embed$", "sie_embed"),
@@ -164,6 +165,18 @@ CLIP_RESNET = (
     (rf"{TOWER}attnpool\.", "attention."),
     (TOWER, ""),
 )
+# CLIP's tokens of "A photo of a X X X X person.", of which the first and the last begin and end a text, and the length
+# that texts are filled up to with 0 (openai/CLIP d05afc4, clip/clip.py, tokenize). CLIP-ReID replaces the four X, 343.
+PROMPT = (49406, 320, 1125, 539, 320, 343, 343, 343, 343, 2533, 269, 49407)
+PROMPT_TOKENS, PROMPT_CONTEXT, PROMPT_LENGTH = len(PROMPT), PROMPT.count(343), 77
+
+
+def prompt_ids() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens in front of the replaced ones, and all behind them, those that fill up included."""
+    first = PROMPT.index(343)
+    return PROMPT[:first], PROMPT[first + PROMPT_CONTEXT :] + (0,) * (PROMPT_LENGTH - PROMPT_TOKENS)
+
+
 CLIP_STATISTICS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 
 
@@ -397,16 +410,16 @@ FORMATS = (
     Format(
         "CLIP",
         (r"^visual\.class_embedding$",),
-        CLIP_VIT,
+        CLIP_TEXTS + CLIP_VIT,
         carries=CLIP_STATISTICS,
-        start="--recipe transreid_baseline --backbone vit_base_patch16_clip_quickgelu_224 --projection_dim 512",
+        start="--recipe clip_reid",
     ),
     Format(
         "CLIP",
         (r"^visual\.attnpool\.",),
-        CLIP_RESNET,
+        CLIP_TEXTS + CLIP_RESNET,
         carries=CLIP_STATISTICS,
-        start="--recipe bot --backbone clip_resnet50 --attention_dim 1024 --test_neck before",
+        start="--recipe clip_reid_rn50",
     ),
     # damo-cv/TransReID dec5504, model/make_model.py
     Format("TransReID", (r"^base\.cls_token$", r"^bottleneck\."), NO_BASE, carries=BILINEAR),
@@ -702,6 +715,11 @@ def completed(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str,
     for name in ("image_encoder.proj", "visual.proj"):  # of CLIP: (D, d), to be multiplied from the right
         if name in source and source[name].dim() == 2:
             tensors[name] = source[name].t()
+    if "prompt_learner.token_prefix" in target and "token_embedding.weight" in source:  # of CLIP: only these are read
+        vectors = source["token_embedding.weight"]
+        for name, ids in zip(("token_prefix", "token_suffix"), prompt_ids(), strict=True):
+            if max(ids) < len(vectors):
+                tensors[f"prompt_learner.{name}"] = vectors[torch.tensor(ids)][None]
     last, rules = _last_block(source), format_of(list(source)).rules
     common = {renamed(name, rules): tensor for name, tensor in source.items()}
     ours = any(key.endswith("conv2.0.dwconv2.conv.weight") for key in target)  # torchreid's MobileNetV2

@@ -354,7 +354,7 @@ def _require_same_architecture(
     offered = [name for name in _backbone(source) if name not in unused]
     used = sum(name not in match.refused for name in offered)
     trunk = _trunk_keys(started)
-    bare = [key for key in wanted if key in trunk and key not in loaded]
+    bare = [key for key in target if key in trunk and key not in loaded and not (plain and NON_LOCAL_BLOCK.search(key))]
     if wanted and have >= REQUIRED_SHARE * len(wanted) and used >= REQUIRED_SHARE * len(offered) and not bare:
         return
     lacking = bare or [key for key in wanted if key not in loaded]

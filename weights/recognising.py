@@ -88,6 +88,8 @@ NON_LOCAL = (0, 2, 3, 0)  # of ResNet-50; ReID-Survey, modeling/baseline.py; fas
 
 # recipe -> names, of the file or in the common vocabulary, that only its network has together; the first that fits.
 METHODS = (
+    ("clip_reid", (r"^image_encoder\.class_embedding$",)),
+    ("clip_reid_rn50", (r"^image_encoder\.attnpool\.",)),
     ("solider_swin_tiny", (r"^semantic_embed_w\.0\.",)),  # or _small, _base
     ("hacnn", (r"^ha1\.", r"^fc_local\.")),
     ("jsia", (r"^(mod_invar_enc\.)?resnet_conv1\.3\.", r"^(mod_invar_enc\.)?resnet_conv2\.2\.")),
@@ -277,7 +279,7 @@ def _details(method: str, backbone: str, form: Format, common: dict[str, Tensor]
     if method.startswith("pcb"):
         parts = _count_of(r"^(classifier\.|instance|fc_list\.)", common)
         hints |= {"options": {"parts": parts}} if parts not in (0, 6) else {}
-    if method.startswith("transreid"):
+    if method.startswith("transreid") or method == "clip_reid":
         hints |= _transreid(method, common)
     return hints
 
@@ -293,7 +295,7 @@ def _transreid(method: str, common: dict[str, Tensor]) -> dict[str, Any]:
         hints["image_size"] = size
     if stride and stride != (12 if jpm else 16):
         hints["options"] = {"stride": stride, "jpm": jpm}
-    if clip:  # not yet transposed here
+    if clip and method != "clip_reid":  # not yet transposed here
         hints["options"] = hints.get("options", {}) | {"projection_dim": common["projection.weight"].shape[1]}
     return hints
 
