@@ -16,6 +16,7 @@ import pytest
 import cli
 import recipes
 from recipes import RECIPES
+from rows import table
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -309,7 +310,8 @@ PREPARED = (
 @pytest.mark.parametrize("name", [n for n in NAMES if fenced(text_of(n), "python") and n not in PREPARED])
 def test_the_examples_hold(name, monkeypatch):
     """The python blocks of a page, one after the other, as a reader would type them."""
-    monkeypatch.setattr(recipes, "RECIPES", dict(RECIPES))  # a page may add a row
+    for module in (recipes, table):
+        monkeypatch.setattr(module, "RECIPES", dict(RECIPES))  # a page may add a row
     text, space = text_of(name), {"__name__": "example"}
     for block in fenced(text, "python"):
         above = text[: text.index(block)].count("\n")  # so that an error names the line of the page
