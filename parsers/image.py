@@ -170,6 +170,45 @@ def parse_occluded_duke(root: str) -> Splits:
     return Splits(OCCLUDED_DUKE.name, train, query, gallery, OCCLUDED_DUKE_PUBLISHED, notes)
 
 
+PDUKE_FOLDERS = ("occluded_body_images", "whole_body_images")  # cameras 1 and 2 of the parser
+PDUKE_NAME = re.compile(r"(\d+)_")
+
+
+def parse_pduke(root: str) -> Splits:
+    """P-DukeMTMC-reID: images of DukeMTMC of occluded people, and whole ones of them. Withdrawn with DukeMTMC.
+
+    Reference: Zhuo et al., "Occluded Person Re-identification", ICME 2018.
+    Published: nothing that we read in a file of its publisher.
+    Folders: train/ and test/, each with occluded_body_images/ and whole_body_images/, a folder per person in these, and
+        names that begin with the pid, `0001_1_25.jpg`. Occluded images ask for whole ones; they count as cameras 1 and
+        2, so that every whole image of the person is right (as in loaders of public code, such as those of fast-reid's
+        PartialReID).
+    """
+    folder = base.find_folder(
+        PDUKE,
+        root,
+        base.has_folders(*(f"{part}/{name}" for part in ("train", "test") for name in PDUKE_FOLDERS)),
+        "a folder with train/ and test/, each with occluded_body_images/ and whole_body_images/",
+    )
+    parts = {
+        (part, name): _pduke_images(os.path.join(folder, part, name), camera)
+        for part in ("train", "test")
+        for camera, name in enumerate(PDUKE_FOLDERS, 1)
+    }
+    occluded, whole = PDUKE_FOLDERS
+    train = parts["train", occluded] + parts["train", whole]
+    return Splits(PDUKE.name, train, parts["test", occluded], parts["test", whole])
+
+
+def _pduke_images(folder: str, camera: int) -> tuple[Sample, ...]:
+    """The images of the folders of people in `folder`, all of one camera."""
+    people = [os.path.join(folder, name) for name in base.list_folder(folder)[1]]
+    if not people:
+        raise base.missing(PDUKE, folder, "a folder per person")
+    read = (base.read_folder(PDUKE, person, PDUKE_NAME, "0001_1_25.jpg", camid=camera)[0] for person in people)
+    return tuple(sample for samples in read for sample in samples)
+
+
 def parse_synthetic(root: str | None = None, *, seed: int = 0) -> Splits:
     """The built-in data set: procedural pedestrians, drawn on first use into `root` or the cache; a demonstration.
 
@@ -649,6 +688,17 @@ PARTIAL_REID = Entry(
     published={"query": Counts(60, 300, 1), "gallery": Counts(60, 300, 1)},
     choices={"query": ("partial", "occluded")},
 )
+PDUKE = Entry(
+    name="pduke",
+    title="P-DukeMTMC-reID",
+    description="P-DukeMTMC-reID (occluded people ask for whole ones); withdrawn with DukeMTMC",
+    citation="Zhuo et al., Occluded Person Re-identification, ICME 2018",
+    site="",
+    terms="DukeMTMC and what was made from it was withdrawn by its authors in 2019 because of the privacy of those "
+    "filmed and is not offered any more; existing copies are read for comparison with published results.",
+    parse=parse_pduke,
+    aliases=("pdukemtmc", "pdukemtmcreid"),
+)
 SENSEREID = Entry(
     name="sensereid",
     title="SenseReID",
@@ -669,5 +719,5 @@ SYNTHETIC = Entry(
     needs_path=False,
 )
 
-ENTRIES = (CUHK03, DUKE, MARKET, MSMT17, OCCLUDED_DUKE, OCCLUDED_REID, PARTIAL_ILIDS, PARTIAL_REID, SENSEREID,
+ENTRIES = (CUHK03, DUKE, MARKET, MSMT17, OCCLUDED_DUKE, OCCLUDED_REID, PARTIAL_ILIDS, PARTIAL_REID, PDUKE, SENSEREID,
            SYNTHETIC)  # fmt: skip
