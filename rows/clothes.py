@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from config import Term
 from papers import cal
+from published import Published, Variant
 from rows.table import row
 
 CAL = row(
@@ -12,12 +13,22 @@ CAL = row(
     paper="Gu et al., Clothes-Changing Person Re-identification with RGB Modality Only, CVPR 2022",
     source="Simple-CCReID, configs/default_img.py, configs/res50_cels_cal.yaml, main.py, train.py, data/samplers.py",
     published={},
+    variants=tuple(
+        Variant(
+            f"AIM, {name.upper()}",
+            {"epochs": 100, "flip_test": True} | given,
+            {name: Published(*result, "AIM-CCReID c3bda2b README, Repo, cloth-changing")},
+            "Yang et al., CVPR 2023: its causal branches, on this code",
+        )
+        for name, given, result in (("prcc", {"prcc_gallery": "all"}, (58.2, 58.0)), ("ltcc", {}, (40.8, 19.2)))
+    ),
     differs=(
-        "Its repository prints no results. Its tests add the features of the mirror image (--flip_test), and on PRCC "
-        "they take all images of the gallery (--prcc_gallery all), although its loader draws ten galleries of one "
-        "image each. It trains on two GPUs, each with batch statistics of its own 32 images; here they are of all 64. "
-        "For LaST it takes batches of 16 x 4 (--p 16 --k 4) and a triplet loss on cosines, for DeepChange batches of "
-        "16 x 4. Its video networks are not here: on CCVID this network reads frames."
+        "Its repository prints no results; those of AIM, which is built on it, are listed. Its tests add the "
+        "features of the mirror image (--flip_test), and on PRCC they take all images of the gallery (--prcc_gallery "
+        "all), although its loader draws ten galleries of one image each. It trains on two GPUs, each with batch "
+        "statistics of its own 32 images; here they are of all 64, but with torchrun and two processes. For LaST it "
+        "takes batches of 16 x 4 (--p 16 --k 4) and a triplet loss on cosines, for DeepChange batches of 16 x 4. Its "
+        "video networks are not here: on CCVID this network reads frames."
     ),
     network=cal.CAL,
     terms={"clothes": Term(1.0, cal.ClothesAdversary)},

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -197,25 +198,21 @@ def test_the_loader_hands_out_the_clothes_of_each_image(tmp_path):
 
 # ---- from the command line: a small set in LTCC's layout ----
 
-COLOURS = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)]
+COLOURS = [(230, 30, 30), (30, 230, 30), (30, 30, 230), (230, 230, 30)]
 
 
-def dressed(root, people=6, seed=0):
-    """People whose legs (who they are) keep their colour and whose coats (what they wear) change."""
+def dressed(root, people=10, seed=0):
+    """People whose legs (who they are) differ in shade a little, and whose coats (what they wear) differ much."""
     rng = np.random.default_rng(seed)
-    for folder, pids in (("train", range(people)), ("query", range(10, 10 + people)), ("test", range(10, 10 + people))):
+    for folder, pids in (("train", range(people)), ("query", range(30, 30 + people)), ("test", range(30, 30 + people))):
         (root / folder).mkdir(parents=True)
-        for pid in pids:
-            legs = np.random.default_rng(pid).integers(0, 255, 3)
-            for worn in (1, 2):
-                coat = np.array(COLOURS[(pid + worn) % 4])
-                for camera in (1, 2):
-                    for n in range(2 if folder == "train" else 1):
-                        image = rng.integers(0, 40, (64, 32, 3)) + 20 * camera
-                        image[8:32, 8:24] += coat[None, None] // 2
-                        image[32:60, 8:24] = legs + rng.integers(-15, 15, (28, 16, 3))
-                        name = f"{pid:03d}_{worn}_c{camera + (2 if folder == 'test' else 0)}_{n:06d}.png"
-                        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / folder / name)
+        for pid, worn, camera, n in itertools.product(pids, (1, 2), (1, 2), range(3 if folder == "train" else 1)):
+            legs = 40 + np.random.default_rng(pid).integers(0, 180, 3)
+            image = rng.integers(0, 80, (64, 32, 3)) + rng.integers(0, 40)
+            image[8:36, 6:26] = COLOURS[(pid + worn) % 4]
+            image[40:60, 8:24] = legs + rng.integers(-25, 25, (20, 16, 3))
+            name = f"{pid:03d}_{worn}_c{camera + (2 if folder == 'test' else 0)}_{n:06d}.png"
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / folder / name)
     return root
 
 
@@ -236,15 +233,17 @@ def run(*words):
 
 
 def test_cal_learns_to_find_people_in_other_clothes(folder, tmp_path, capsys):
-    run(*command(folder, tmp_path, "--epochs", "6", "--steps", "10"))
+    """mAP of people nobody has seen, in other clothes: 0.41 here, where an untrained network has 0.08."""
+    run(*command(folder, tmp_path, "--epochs", "8", "--steps", "16", "--p", "8"))
     text = capsys.readouterr().out
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert ["clothes" in line for line in log] == [False, False, True, True, True, True]
+    assert ["clothes" in line for line in log] == [False, False, *[True] * 6]
     told = json.loads((tmp_path / "metrics.json").read_text())["ltcc"]
     assert told["measured"]["protocol"] == "changed_clothes" and [*told["protocols"]] == ["market1501", "same_clothes"]
     assert "  same_clothes" in text and "  market1501" in text
-    chance = 1 / 6
-    assert told["rank1"] > 2 * chance and log[-1]["id"] < log[0]["id"]
+    run(*command(folder, tmp_path / "start", "--epochs", "1", "--steps", "1", "--lr", "1e-9", "--clothes_from", "0"))
+    start = json.loads((tmp_path / "start" / "metrics.json").read_text())["ltcc"]
+    assert told["mAP"] > start["mAP"] + 0.15 and told["rank1"] > start["rank1"] and log[-1]["id"] < log[0]["id"]
 
 
 def test_a_killed_run_of_cal_goes_on_bit_for_bit(folder, tmp_path, monkeypatch):

@@ -71,6 +71,21 @@ def test_prcc_draws_one_image_of_each_person_ten_times(tmp_path):
     assert datasets.num_trials("prcc") == 10
 
 
+def test_prcc_is_measured_as_if_each_camera_asked_alone(tmp_path):
+    """Simple-CCReID f773d01, test.py, test_prcc: the queries of B and of C, each by camera against all of A."""
+    splits = load_splits("prcc", tree(tmp_path, *PRCC), gallery="all")
+    distances = np.random.default_rng(0).random((len(splits.query), len(splits.gallery)))
+    worn = protocols.clothes_of(splits.query, splits.gallery)
+    for protocol, camera in (("same_clothes", 2), ("changed_clothes", 3)):
+        rows = [i for i, sample in enumerate(splits.query) if sample.camid == camera]
+        asking = [splits.query[i] for i in rows]
+        alone = evaluate.rank_metrics(distances[rows], *labelled(asking, splits.gallery))
+        found = evaluate.rank_metrics(
+            distances, *labelled(splits.query, splits.gallery), protocol=protocol, clothes=worn
+        )
+        assert found.ap.tolist() == alone.ap.tolist() and found.cmc.tolist() == alone.cmc.tolist()
+
+
 def test_prcc_errors(tmp_path):
     root = tree(tmp_path, *(name for name in PRCC if "/val/" not in name))
     with error(FileNotFoundError, "val/"):
