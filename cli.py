@@ -21,6 +21,7 @@ from config import (
     called,
     check_given,
     check_network_fields,
+    makers,
     number_of,
     option_defaults,
     option_numbers,
@@ -399,8 +400,7 @@ def add_network(parser: Parser, recipe: Recipe) -> None:
     options, numbers = option_defaults(recipe), option_numbers(recipe)
     if not options:
         return
-    makers = (recipe.network, *(term.loss for term in recipe.terms.values()))
-    title = f"of recipe {recipe.name} alone (arguments of {' and '.join(map(called, makers))})"
+    title = f"of recipe {recipe.name} alone (arguments of {' and '.join(map(called, makers(recipe)))})"
     found = parser.add_argument_group(title)
     for name, default in options.items():
         if isinstance(default, tuple) and default:

@@ -257,6 +257,9 @@ class Recipe:
     )
     alternate: bool = field(False, "with --balance_sigma: shuffled batches where the ID loss trains alone", "batches")
     infrared: bool = field(False, "p x k images of each light, for two-stream networks", "batches")
+    across_cameras: bool = field(
+        False, "p x k batches: of an identity one image at random, the others from other cameras than that", "batches"
+    )
 
     seq_len: int = field(15, "length of a tracklet", "tracklets", unit="FRAMES", within=Range(1, 1_024))
     sample_method: str = field(
@@ -565,6 +568,7 @@ STAGED = (  # fields that a stage may change
     *(name for name, about in FIELDS.items() if about.group == "losses"),
     *("flip", "pad", "translate", "erase", "erase_fill", "erase_area", "erase_log_aspect", "erase_value"),
     *("auto_augment", "color_jitter", "random_patch", "p", "k", "batch_size", "steps", "epoch_length", "alternate"),
+    "across_cameras",
     *("optimizer", "lr", "base_lr_mult", "bias_lr_mult", "weight_decay", "norm_decay", "momentum", "nesterov"),
     *("clip_grad", "clip_by", "schedule", "milestones", "gamma", "lr_floor", "warmup_epochs", "warmup_iterations"),
     *("first_epoch", "warmup_method", "warmup_factor", "terms"),

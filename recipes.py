@@ -23,14 +23,15 @@ Sources named in short below (github.com/...):
     SOLIDER-REID          tinyvision/SOLIDER-REID at 8c08e1c
     Simple-CCReID         guxinqian/Simple-CCReID at f773d01
     CLIP-ReID             Syliz517/CLIP-ReID at eb1898b
+    cluster-contrast      alibaba/cluster-contrast-reid at 57b62e9
     CUHK03-NP             zhunzhong07/person-re-ranking at 278f2c7, CUHK03-NP/README.md
 """
 
 from __future__ import annotations
 
-from rows import baselines, clip, clothes, drawn, parts, stronger, table, transformers
+from rows import baselines, clip, clothes, drawn, parts, stronger, table, transformers, unsupervised
 
-FAMILIES = (baselines, drawn, parts, stronger, transformers, clothes, clip)
+FAMILIES = (baselines, drawn, parts, stronger, transformers, clothes, clip, unsupervised)
 RECIPES, row = table.RECIPES, table.row
 
 # ============ the built-in data set ============

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from machine.memory import Budget
-from machine.ranges import NEIGHBOURS, SHARE, Number
+from machine.ranges import NEIGHBOURS, SHARE, Number, Range
 
 SPARE = 8  # neighbours kept beyond the last one needed, so that near ties can be settled among them
 
@@ -129,6 +129,37 @@ def iter_k_reciprocal(
     return _stream(points, k1, k2, lambda_value, points.room())
 
 
+def jaccard_neighbours(
+    features: Tensor, k1: int = 30, k2: int = 6, within: float = 0.6, memory_gb: float | Budget | None = None
+) -> Sparse:
+    """The Jaccard distances of Eq. (10) within one set of images, of those that are at most `within` apart: what images
+    are clustered by without labels.
+
+    As alibaba/cluster-contrast-reid@57b62e9, clustercontrast/utils/faiss_rerank.py (and SpCL, whose it is), has them,
+    which is not quite Zhong's: the k-reciprocal sets are of the k1 nearest, the point itself among them, not of k1
+    beside it; those that a candidate brings, of round(k1 / 2) + 1. The weights of Eq. (7) are exp(-d) of the squared
+    distance itself, not over its largest. There the (N, N) matrix is dense; here pairs that share no neighbour, whose
+    distance is 1, and those further than `within` are nowhere written down.
+
+    Args:
+        features (N, D), L2-normalised. k1, k2: neighbours of the sets, and of the query expansion. within: below 1.
+
+    Returns:
+        Rows of the N images in CSR form, columns ascending: col[start[i] : start[i + 1]] lie at most `within` from i, i
+        itself at 0 among them.
+    """
+    NEIGHBOURS.check("k1", k1)
+    NEIGHBOURS.check("k2", k2)
+    Number(float, Range(0, 1, below=True)).check("within", within)
+    if len(features) < 2:
+        raise ValueError(f"{len(features)} image cannot be compared with others: at least 2 are needed")
+    points = _Features(features[:1], features[1:], memory_gb)
+    near = _neighbours(points, min(max(k1, k2), points.num_all), {k1, _half(k1) + 1, k2})
+    near = near._replace(scale=torch.ones_like(near.scale))
+    v = _expand_queries(_encode(points, near, k1, _half(k1) + 1), near, k2)
+    return _mirrored(_pairs_within(v, within), points.num_all)
+
+
 def iter_search(
     query: Tensor, gallery: Tensor, grid: Grid, memory_gb: float | Budget | None = None
 ) -> Iterator[tuple[Parameters, int, int, Tensor]]:
@@ -162,7 +193,7 @@ def _whole(points, k1, k2, lambda_value) -> Tensor:
 def _stream(points, k1, k2, lambda_value, final):
     """All steps; yields finished query blocks, which are rows of `final` (Q, G) where that is given."""
     near = _neighbours(points, min(max(k1 + 1, k2), points.num_all), {k1 + 1, _half(k1) + 1, k2}, keep=final)
-    v = _expand_queries(_encode(points, near, k1), near, k2)
+    v = _expand_queries(_encode(points, near, k1 + 1, _half(k1) + 1), near, k2)
     column = _columns(v, points.num_query)
     for start, stop in points.query_blocks():
         block = points.query_gallery(start, stop) if final is None else final[start:stop]  # (b, G) squared distance
@@ -184,7 +215,7 @@ def _search(points, grid):
     bounds = {b for k1 in k1s for b in (k1 + 1, _half(k1) + 1)} | set(k2s)
     near = _neighbours(points, min(max(bounds), points.num_all), bounds, keep=kept)
     for k1 in k1s:
-        sets = _encode(points, near, k1)
+        sets = _encode(points, near, k1 + 1, _half(k1) + 1)
         for k2 in k2s:
             v = _expand_queries(sets, near, k2)
             column = _columns(v, points.num_query)
@@ -208,10 +239,14 @@ def _half(k1):
     return round(k1 / 2)
 
 
-def _encode(points, near, k1):
-    """Sparse V of Eq. (7): exp(-d) on the expanded k-reciprocal set R*(i, k1) of Eq. (4), each row summing to 1."""
+def _encode(points, near, wide, narrow):
+    """Sparse V of Eq. (7): exp(-d) on the expanded k-reciprocal set R*(i, k1) of Eq. (4), each row summing to 1.
+
+    wide, narrow: length of the lists behind R(i, k1) and R(c, k1 / 2), the point itself among them.
+    """
     num_all, device = points.num_all, points.device
-    wide, narrow = min(k1 + 1, num_all), min(_half(k1) + 1, num_all)
+    wide = min(wide, num_all)
+    narrow = min(narrow, wide)
     place = _place_of_self(near.index[:, :wide])  # (N, wide)
     mutual = place < wide  # R(i, k1), Eq. (3)
     close = place[:, :narrow] < narrow  # R(c, k1 / 2)
@@ -345,6 +380,39 @@ def _shared(v, column, start, stop, num_gallery):
     low = torch.minimum(_repeat(value, length), column.value[at])
     key = _repeat(row * num_gallery, length).add_(column.col[at])
     return value.new_zeros((stop - start) * num_gallery).index_add_(0, key, low).view(-1, num_gallery)
+
+
+def _pairs_within(v, within):
+    """(i, j, distance) of all i < j whose Jaccard distance is at most `within`: `_shared` from each point to those
+    behind it."""
+    column, num_all, found = _columns(v, 0), len(v.start) - 1, []
+    row = _repeat(torch.arange(num_all, device=v.col.device), v.start.diff())
+    behind = torch.empty_like(row)  # where the column of an entry goes on behind it
+    behind[_argsort(v.col * num_all + row)] = torch.arange(1, len(row) + 1, device=row.device)
+    least = 2 * (1 - within) / (2 - within) - 1e-4  # shared at least; the distance itself decides
+    for lo, hi in _even_blocks(v, column, 0, num_all):
+        entries = slice(v.start[lo], v.start[hi])
+        first, value = behind[entries], v.value[entries]
+        length = column.start[v.col[entries] + 1] - first
+        at = _ranges(first, length)
+        low = torch.minimum(_repeat(value, length), column.value[at])
+        key = _repeat((row[entries] - lo) * num_all, length).add_(column.col[at])
+        shared = value.new_zeros((hi - lo) * num_all).index_add_(0, key, low).view(-1, num_all)
+        i, j = _true(shared >= least)
+        distance = _jaccard(shared[i, j]).clamp_(min=0)
+        near = (distance <= within).nonzero()[:, 0]
+        found.append((i[near] + lo, j[near], distance[near]))
+    return tuple(torch.cat(each) for each in zip(*found, strict=True))
+
+
+def _mirrored(pairs, num_all):
+    """The symmetric matrix of entries above its diagonal, with zeros on it; columns ascending."""
+    i, j, value = pairs
+    itself = torch.arange(num_all, device=i.device)
+    row, col = torch.cat([i, j, itself]), torch.cat([j, i, itself])
+    order = _argsort(row * num_all + col)
+    value = torch.cat([value, value, value.new_zeros(num_all)])
+    return Sparse(_starts(torch.bincount(row, minlength=num_all)), col[order], value[order])
 
 
 def _jaccard(shared):

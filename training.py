@@ -91,7 +91,9 @@ def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
         )
     if not recipe.p:
         return samplers.Shuffled(recipe.batch_size, recipe.steps)
-    kind = samplers.BothLights if recipe.infrared else samplers.Alternating if recipe.alternate else samplers.PK
+    chosen = {samplers.BothLights: recipe.infrared, samplers.AcrossCameras: recipe.across_cameras}
+    chosen |= {samplers.Alternating: recipe.alternate, samplers.PK: True}
+    kind = next(kind for kind, asked in chosen.items() if asked)
     return kind(recipe.p, recipe.k, recipe.steps, recipe.epoch_length)
 
 

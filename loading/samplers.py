@@ -178,6 +178,53 @@ def balanced_batches(
     return torch.from_numpy(np.array(batches, dtype=np.int64).reshape(steps, -1))
 
 
+def gallery_batches(
+    labels: Sequence[int] | Tensor,
+    cameras: Sequence[int] | Tensor,
+    p: int,
+    k: int,
+    seed: int,
+    epoch: int,
+    steps: int | None = None,
+) -> Tensor:
+    """Batches of p identities with k images each, where they can of several cameras: (steps, p * k) int64.
+
+    As RandomMultipleGallerySampler of cluster-contrast-reid 57b62e9 (clustercontrast/utils/data/sampler.py; SpCL's and
+    MMT's too): of each identity one image at random; then k - 1 of its images from other cameras than that image's, or
+    where there are none of its other images, each once if there are at least k of them, else with replacement. An image
+    that is the only one of its identity comes k times. Identities come in one random order after another; what is left
+    over of one order by full batches is dropped. Fewer than p identities are repeated to fill a batch.
+
+    steps=None: one order, N identities // p batches, at least one.
+    """
+    names, inverse = np.unique(np.asarray(labels), return_inverse=True)
+    if not len(names):
+        raise ValueError("there is no image to make a batch of")
+    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+    of_camera, rng = np.asarray(cameras), random_generator("sampler", seed, epoch)
+    once = max(1, len(names) // p)
+    batches: list[np.ndarray] = []
+    while len(batches) < (once if steps is None else steps):
+        order = np.resize(_permutation(rng, len(names)), once * p)
+        images = [_across(members[i], of_camera, k, rng) for i in order]
+        batches += [np.concatenate(images[start : start + p]) for start in range(0, once * p, p)]
+    return torch.from_numpy(np.array(batches[:steps], dtype=np.int64).reshape(-1, p * k))
+
+
+def _across(images: np.ndarray, cameras: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """One image of an identity at random and k - 1 others, of other cameras than its if there are any."""
+    first = images[int(rng.random() * len(images))]
+    others = images[cameras[images] != cameras[first]]
+    others = others if len(others) else images[images != first]
+    if not len(others):
+        return np.full(k, first)
+    if len(others) >= k:
+        chosen = others[_permutation(rng, len(others))[: k - 1]]
+    else:
+        chosen = others[(rng.random(k - 1) * len(others)).astype(np.int64)]
+    return np.concatenate([[first], chosen])
+
+
 def _cycled(members: list[np.ndarray], p: int, k: int, rng: np.random.Generator, steps: int) -> list[np.ndarray]:
     identities = _Cycle(np.arange(len(members)), rng)
     images = [_Cycle(each, rng) for each in members]
@@ -263,6 +310,21 @@ class PK:
     def words(self, what: str) -> str:
         """What a batch holds, of `what` (images, tracklets)."""
         return f"{self.p} identities x {self.k} {what}"
+
+
+class AcrossCameras(PK):
+    """Batches of p identities with k images each, of different cameras as far as there are, see `gallery_batches`."""
+
+    reads: ClassVar[str] = "camera"
+
+    def plan(self, labels: Tensor, groups: Tensor | None, seed: int, epoch: int) -> Tensor:
+        """labels (N,), groups (N,): cameras -> (steps, 1, B)."""
+        cameras = torch.zeros(len(labels), dtype=torch.int64) if groups is None else groups
+        return gallery_batches(labels, cameras, self.p, self.k, seed, epoch, self.steps)[:, None]
+
+    def words(self, what: str) -> str:
+        """What a batch holds, of `what` (images, tracklets)."""
+        return f"{super().words(what)} across cameras"
 
 
 class BothLights(PK):

@@ -29,6 +29,7 @@ FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"rows"},
     {"config", "datasets", "details"},
     {"evaluate", "architectures", "papers", "video", "loaders", "train", "parsers"},
+    {"clustering"},
     {"models", "rerank", "checkpoints", "criteria", "loading", "synthetic", "page"},
     {"networks", "losses", "epochs", "protocols", "visualize", "published", "exported", "weights", "machine"},
 )

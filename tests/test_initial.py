@@ -71,6 +71,10 @@ REFERENCES = {
     ),
     "fast-reid/mgn": ("c9bc3ce, modeling/meta_arch/mgn.py, modeling/heads/embedding_head.py", "mgn"),
     "Simple-CCReID": ("f773d01, models/img_resnet.py, models/classifier.py", "cal"),
+    "cluster-contrast": (
+        "57b62e9, clustercontrast/models/resnet.py, models/pooling.py, models/cm.py",
+        "cluster_contrast",
+    ),
     "TransReID": ("dec5504, model/make_model.py, build_transformer_local", "transreid"),
     # so do TransReID-SSL fc39e88, PersonViT de479ab and SOLIDER-REID 8c08e1c in their model/make_model.py
     "TransReID/baseline": (

@@ -14,13 +14,14 @@ import pytest
 import torch
 from nets import drawn, filled
 
+import clustering
 import evaluate
 import losses
 import protocols
 import rerank
 from loading.views import Views
 from models import Output
-from papers import cal, clip_reid
+from papers import cal, clip_reid, cluster_contrast
 from recipes import RECIPES
 
 VALUES = json.loads(Path(__file__).with_name("public.json").read_text(encoding="utf-8"))
@@ -311,6 +312,28 @@ def distances():
     d = [torch.cdist(a, b) for a, b in ((q, g), (q, q), (g, g))]
     found = rerank.k_reciprocal_from_distances(*d, k1=8, k2=1, lambda_value=0.1).double()
     return [*found[:, 7].tolist(), *found[3, :9].tolist(), float(found.flatten() @ drawn(found.numel(), 23))]
+
+
+@comparison("clusters of Cluster Contrast")
+def clusters():
+    """Labels by DBSCAN (0.5, 3) of Jaccard distances (8, 4), and what is at most 0.9 of them."""
+    x = torch.nn.functional.normalize(torch.cat(points()))
+    labels = clustering.dbscan(rerank.jaccard_neighbours(x, 8, 4, 0.5), 3)
+    near = rerank.jaccard_neighbours(x, 8, 4, 0.9)
+    found = torch.zeros(60, 60, dtype=torch.float64)
+    found[torch.arange(60).repeat_interleave(near.start.diff()), near.col] = near.value.double()
+    return [*labels.tolist(), *found[:, 7].tolist(), float(found.flatten() @ drawn(3600, 23))]
+
+
+@comparison("memory of Cluster Contrast")
+def memory():
+    """Loss, gradient and the memory after it, of all images in turn and of the hardest."""
+    values = []
+    for hard in (False, True):
+        x, loss = feats(), cluster_contrast.ClusterMemory(16, memory_hard=hard).double()
+        loss.memory = torch.nn.functional.normalize(numbers(4, 16, phase=31))
+        values += [*told(loss(output(x), LABELS), x), *loss.memory.flatten().tolist()]
+    return values
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ CURVE_OF = {  # row -> public curve
     "clip_baseline_rn50": "CLIP-ReID baseline RN50",
     "jsia": "JSIA",
     "cal": "Simple-CCReID",
+    "cluster_contrast": "cluster-contrast",
     "hacnn": "torchreid hacnn",
 }
 FAST_REID = {"market": 202, "duke": 258}  # iterations of an epoch, images // 64
@@ -174,12 +175,14 @@ MIXED_64 = Lengths(
     "Simple-CCReID f773d01, data/samplers.py: two processes of 32 images, 8 each, drop_last",
     (176, 176), (222, 222), (95, 95),
 )  # fmt: skip
+CLUSTERS_200 = Lengths("cluster-contrast 57b62e9, README.md, --iters 200", (200, 200), (200, 200), (200, 200))
 GIVEN_200 = Lengths("light-reid 758f517, core/train.py", (200, 200), (200, 200), (200, 200))
 LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
     **dict.fromkeys(("bot", "bot_no_center", "bot_ibn", "agw"), (64, 120, GROUPS_64)),
     **dict.fromkeys(("bot_arcface", "tiny"), (64, 200, GROUPS_64)),
     "wangguanan": (64, 120, GIVEN_200),
     "cal": (64, 60, MIXED_64),
+    "cluster_contrast": (256, 50, CLUSTERS_200),
     **dict.fromkeys((row for row in CURVE_OF if row.startswith(TRANSFORMERS)), (64, 120, GROUPS_64)),
     **dict.fromkeys(
         (row for row, curve in CURVE_OF.items() if "r50" in curve or "v0.2.2" in curve), (32, 60, SHUFFLED_32)
