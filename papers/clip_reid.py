@@ -203,9 +203,11 @@ class Sentences(Hook):
     at_once = 64  # sentences in one pass
 
     def begin_epoch(self, moment: Moment) -> Answer | None:
+        model: Any = moment.model
+        if not isinstance(model, Described):
+            raise ValueError("sentences are learned for one network of images: leave --members and tracklets out")
         if not moment.first:
             return None
-        model: Any = moment.model
         if moment.stage == 0:
             with model.bare():
                 return Answer(inputs=moment.features()[:, -model.feat_dims[-1] :])  # (n, D)
@@ -225,7 +227,6 @@ class Described(models.Model):
     embedding: the last two side by side, in front of their necks (test_neck "before") or behind them.
     """
 
-    reads_labels = True
     embed_after: bool
     sie_weight = 0.0  # of camera embeddings, which the ResNet has none of
     bottleneck: Any
@@ -266,8 +267,12 @@ class Described(models.Model):
         `views.label` as feats."""
         if images.dim() > 2:
             return super().forward(images, views)
-        assert views is not None and views.label is not None  # `reads_labels`
+        assert views is not None and views.label is not None  # `reads_labels`, see `begin_stage`
         return Output(images, (), (images, self.texts(views.label)))
+
+    def begin_stage(self, stage: int) -> None:
+        """The first one trains the sentences of a batch's identities, which it has to be told."""
+        self.reads_labels = self.reads and stage == 0
 
     def texts(self, labels: Tensor) -> Tensor:
         """What the sentences of the identities `labels` (B,) say: (B, D)."""

@@ -527,6 +527,29 @@ def test_position_embeddings_fill_the_grid_of_the_declared_image_size(tmp_path):
         importing.import_weights(randomised(partial(build, image_size=(256, 128)), 0, seed=2), tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize(("size", "other", "grid"), [
+    ((160, 160), (256, 128), (10, 10)),  # ImageNet's, as damo-cv/TransReID dec5504 resizes it
+    ((256, 128), (384, 128), (16, 8)),  # of people, as TransReID-SSL fc39e88 with PRETRAIN_HW_RATIO 2
+])  # fmt: skip
+def test_position_embeddings_of_files_and_of_networks_are_resized_by_one_rule(size, other, grid, tmp_path):
+    """model/backbones/vit_pytorch.py, resize_pos_embed, of both: bilinear, the class token as it is. Its own loading of
+    such files (a teacher's, ImageNet's) was run outside the repository: no number differs."""
+    build = partial(models.TransReID, jpm=False, backbone="test_vit", stride=16)
+    torch.manual_seed(0)
+    source = build(num_pids=0, image_size=size)
+    embedding = source.base.pos_embed.detach()
+    places = embedding[0, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2)
+    resized = nn.functional.interpolate(places, (other[0] // 16, other[1] // 16), mode="bilinear")
+    expected = torch.cat([embedding[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    model = build(num_pids=0, image_size=other)
+    importing.import_weights(model, tmp_path / "w.pth")
+    assert torch.equal(model.base.pos_embed, expected)
+    if size == (160, 160):  # as timm draws it for this network
+        torch.manual_seed(0)
+        assert torch.equal(build(num_pids=0, image_size=other).base.pos_embed, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "carried"),
     [

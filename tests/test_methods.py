@@ -380,6 +380,7 @@ QUICK = {
     "pyramid": {"lr": 1e-3, "optimizer": "adam"},
     "agw": {"lr": 1e-3},
     "transreid": {"lr": 3e-4, "optimizer": "adam"},
+    "transreid_ssl_vit_small_ics": {"lr": 3e-4, "optimizer": "adam"},
 }
 
 
