@@ -342,8 +342,8 @@ class Comparison:
     """How features are compared.
 
     metric, distance, rerank: see `distance_blocks`. budget: working memory. group: a process group
-    (`torch.distributed.group.WORLD` under torchrun), whose processes each rank a slice of the queries; re-ranking is
-    not split.
+    (`torch.distributed.group.WORLD` under torchrun), whose processes each rank a slice of the queries; re-ranking
+    from a `distance` is not split.
     """
 
     metric: str = "euclidean"
@@ -361,6 +361,7 @@ def distance_blocks(
     rerank: Mapping | None = None,
     distance: Callable | None = None,
     memory_gb: float | Budget | None = None,
+    group=None,
 ) -> Iterator[Block]:
     """Distances of successive queries to the whole gallery: (start, stop, (stop - start, G)).
 
@@ -369,12 +370,13 @@ def distance_blocks(
     rerank: keyword arguments of `rerank.k_reciprocal`; features are L2-normalised first if the metric is "cosine".
         With `distance` it is `rerank.k_reciprocal_from_distances`, which holds all (Q + G)^2 distances.
     memory_gb: see `plan_blocks`. A block is valid until the next one is asked for.
+    group: of a re-ranking of embeddings: processes that each yield the blocks of their slice of the queries.
     """
     budget = Budget.of(memory_gb)
     if rerank is not None:
         if distance is None:
             query, gallery = _normalised(query, gallery, metric)
-            yield from reranking.iter_k_reciprocal(query, gallery, **rerank, memory_gb=budget)
+            yield from reranking.iter_k_reciprocal(query, gallery, **rerank, memory_gb=budget, group=group)
         else:
             q_g, q_q, g_g = _all_distances(query, gallery, distance, budget)
             final = reranking.k_reciprocal_from_distances(q_g, q_q, g_g, **rerank, memory_gb=budget)
@@ -718,19 +720,19 @@ def rank_features(
         for part in features if isinstance(features, tuple) else (features,):
             check_finite(part, what, items)
     gallery = _without_junk(gallery, labels)  # re-ranking does not see it either
-    split = how.group is not None and how.rerank is None
+    split = how.group is not None and (how.rerank is None or how.distance is None)
     first, last = shard(labels.shape[0], how.group) if split else (0, labels.shape[0])
+    together = how.group if split and how.rerank is not None else None  # all have to be there, with all queries
     if verbose and how.rerank is None and (how.group is None or dist.get_rank(how.group) == 0):
         print(plan_blocks(last - first, labels.shape[1], how.budget, _as_tensor(_first(query)).device))
     ranks = RankCollector(labels)
     collectors = [ranks, *others]
-    if first < last:
-        mine = _rows(query, first, last)
-        blocks = distance_blocks(
-            mine, gallery, how.metric, rerank=how.rerank, distance=how.distance, memory_gb=how.budget
-        )
+    if first < last or together is not None:
+        mine = query if together is not None else _rows(query, first, last)
+        options: dict = {"rerank": how.rerank, "distance": how.distance, "memory_gb": how.budget, "group": together}
+        blocks = distance_blocks(mine, gallery, how.metric, **options)
         with Progress(last - first, "ranking", "queries", shown=verbose) as progress:
-            collect(_moved(blocks, first, progress), collectors, how.budget)
+            collect(_moved(blocks, 0 if together is not None else first, progress), collectors, how.budget)
     if split:
         _gather(collectors, how.group)
     return ranks.result()

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from machine.memory import Budget
+from machine.parts import Part
 from machine.ranges import NEIGHBOURS, SHARE, Number, Range
 
 SPARE = 8  # neighbours kept beyond the last one needed, so that near ties can be settled among them
@@ -118,19 +119,28 @@ def iter_k_reciprocal(
     k2: int = 6,
     lambda_value: float = 0.3,
     memory_gb: float | Budget | None = None,
+    group=None,
 ) -> Iterator[tuple[int, int, Tensor]]:
     """`k_reciprocal` in blocks of queries, for when (Q, G) is not to be held: yields (start, stop, (stop - start, G)).
 
     A yielded block may be written over once the next one is asked for. The (Q, G) distances are computed once and
     kept where half of `memory_gb` has room for them, otherwise computed a second time, block by block.
+
+    group: processes that all hold the features and call this: each yields the blocks of its slice of the queries
+    (`Part`), and computes and keeps its part of everything else. The distances are those of one process to rounding.
     """
     _check_parameters(k1, k2, lambda_value)
-    points = _Features(query, gallery, memory_gb)
+    points = _Features(query, gallery, memory_gb, group)
     return _stream(points, k1, k2, lambda_value, points.room())
 
 
 def jaccard_neighbours(
-    features: Tensor, k1: int = 30, k2: int = 6, within: float = 0.6, memory_gb: float | Budget | None = None
+    features: Tensor,
+    k1: int = 30,
+    k2: int = 6,
+    within: float = 0.6,
+    memory_gb: float | Budget | None = None,
+    group=None,
 ) -> Sparse:
     """The Jaccard distances of Eq. (10) within one set of images, of those that are at most `within` apart: what images
     are clustered by without labels.
@@ -143,6 +153,7 @@ def jaccard_neighbours(
 
     Args:
         features (N, D), L2-normalised. k1, k2: neighbours of the sets, and of the query expansion. within: below 1.
+        group: processes that all hold the features, share the work and all get the whole.
 
     Returns:
         Rows of the N images in CSR form, columns ascending: col[start[i] : start[i + 1]] lie at most `within` from i, i
@@ -153,11 +164,12 @@ def jaccard_neighbours(
     Number(float, Range(0, 1, below=True)).check("within", within)
     if len(features) < 2:
         raise ValueError(f"{len(features)} image cannot be compared with others: at least 2 are needed")
-    points = _Features(features[:1], features[1:], memory_gb)
+    points = _Features(features[:1], features[1:], memory_gb, group)
     near = _neighbours(points, min(max(k1, k2), points.num_all), {k1, _half(k1) + 1, k2})
     near = near._replace(scale=torch.ones_like(near.scale))
     v = _expand_queries(_encode(points, near, k1, _half(k1) + 1), near, k2)
-    return _mirrored(_pairs_within(v, within), points.num_all)
+    pairs = _pairs_within(v, within, *points.part.of(points.num_all))
+    return _mirrored(tuple(points.part.all(each) for each in pairs), points.num_all)
 
 
 def iter_search(
@@ -196,7 +208,8 @@ def _stream(points, k1, k2, lambda_value, final):
     v = _expand_queries(_encode(points, near, k1 + 1, _half(k1) + 1), near, k2)
     column = _columns(v, points.num_query)
     for start, stop in points.query_blocks():
-        block = points.query_gallery(start, stop) if final is None else final[start:stop]  # (b, G) squared distance
+        kept = None if final is None else final[start - points.first : stop - points.first]
+        block = points.query_gallery(start, stop) if kept is None else kept  # (b, G) squared distance
         for lo, hi in _even_blocks(v, column, start, stop):
             part = block[lo - start : hi - start]
             part.div_(near.scale[lo:hi, None]).clamp_(min=0).mul_(lambda_value)
@@ -247,45 +260,48 @@ def _encode(points, near, wide, narrow):
     num_all, device = points.num_all, points.device
     wide = min(wide, num_all)
     narrow = min(narrow, wide)
-    place = _place_of_self(near.index[:, :wide])  # (N, wide)
+    first, last = points.part.of(num_all)
+    place = _place_of_self(near.index[:, :wide], first, last)  # (n, wide), of the n points of this process
     mutual = place < wide  # R(i, k1), Eq. (3)
-    close = place[:, :narrow] < narrow  # R(c, k1 / 2)
+    close = points.part.all(place[:, :narrow] < narrow)  # (N, narrow) R(c, k1 / 2)
     step = points.set_rows()
     rank = torch.full((step, num_all), -1, dtype=torch.int32, device=device)
     claim = torch.empty_like(rank)
     sets = [
-        _expanded_sets(near, mutual, close, start, min(start + step, num_all), rank, claim)
-        for start in range(0, num_all, step)
+        _expanded_sets(near, mutual[start - first :], close, start, min(start + step, last), rank, claim)
+        for start in range(first, last, step)
     ]
     row, col, dist = (torch.cat(x) for x in zip(*sets, strict=True))
     far = dist.isnan().nonzero()[:, 0]
     dist[far] = points.pairs(row[far], col[far])
     weight = torch.exp(-dist.clamp(min=0) / near.scale[row])
     total = weight.new_zeros(num_all, dtype=torch.float64).index_add_(0, row, weight.double())
-    start = _starts(torch.bincount(row, minlength=num_all))
-    return Sparse(start, col, (weight / total[row]).to(weight.dtype))
+    value = (weight / total[row]).to(weight.dtype)
+    row, col, value = (points.part.all(each) for each in (row, col, value))
+    return Sparse(_starts(torch.bincount(row, minlength=num_all)), col, value)
 
 
-def _place_of_self(index):
-    """place[i, a]: at which place of the list of j = index[i, a] point i stands, or K where it does not."""
-    num_all, k = index.shape
+def _place_of_self(index, first, last):
+    """place[i - first, a]: at which place of the list of j = index[i, a] point i stands, or K where it does not."""
+    k = index.shape[1]
     places = torch.arange(k, device=index.device)
-    out = torch.empty_like(index)
+    out = torch.empty_like(index[first:last])
     step = max(1, 2**22 // k**2)
-    for start in range(0, num_all, step):
-        i = torch.arange(start, min(start + step, num_all), device=index.device)
-        out[i] = torch.where(index[index[i]] == i[:, None, None], places, k).amin(2)  # (b, K, K)
+    for start in range(first, last, step):
+        i = torch.arange(start, min(start + step, last), device=index.device)
+        out[i - first] = torch.where(index[index[i]] == i[:, None, None], places, k).amin(2)  # (b, K, K)
     return out
 
 
 def _expanded_sets(near, mutual, close, start, stop, rank, claim):
-    """R*(i, k1) of Eq. (4) for start <= i < stop, as entries (i, j, squared distance) in row order.
+    """R*(i, k1) of Eq. (4) for start <= i < stop, as entries (i, j, squared distance) in row order. `mutual`: from the
+    row of `start` on.
 
     A candidate c of R(i, k1) brings its R(c, k1/2) when more than two thirds of that lie in R(i, k1). The distance is
     NaN where j is not in the list of i. `rank`, `claim` (rows, N) are working memory; `rank` is all -1 between calls.
     """
     lists, num_all, narrow = near.index[start:stop], rank.shape[1], close.shape[1]
-    mutual, dist = mutual[start:stop], near.dist[start:stop]
+    mutual, dist = mutual[: stop - start], near.dist[start:stop]
     places = torch.arange(lists.shape[1], dtype=torch.int32, device=lists.device).expand(len(lists), -1)
     rank[: len(lists)].scatter_(1, lists, places)  # rank[i, j]: place of j in the list of i
     rank, claim = rank.view(-1), claim.view(-1)
@@ -382,15 +398,15 @@ def _shared(v, column, start, stop, num_gallery):
     return value.new_zeros((stop - start) * num_gallery).index_add_(0, key, low).view(-1, num_gallery)
 
 
-def _pairs_within(v, within):
-    """(i, j, distance) of all i < j whose Jaccard distance is at most `within`: `_shared` from each point to those
-    behind it."""
+def _pairs_within(v, within, start, stop):
+    """(i, j, distance) of all i < j whose Jaccard distance is at most `within`, start <= i < stop: `_shared` from each
+    point to those behind it."""
     column, num_all, found = _columns(v, 0), len(v.start) - 1, []
     row = _repeat(torch.arange(num_all, device=v.col.device), v.start.diff())
     behind = torch.empty_like(row)  # where the column of an entry goes on behind it
     behind[_argsort(v.col * num_all + row)] = torch.arange(1, len(row) + 1, device=row.device)
     least = 2 * (1 - within) / (2 - within) - 1e-4  # shared at least; the distance itself decides
-    for lo, hi in _even_blocks(v, column, 0, num_all):
+    for lo, hi in _even_blocks(v, column, start, stop):
         entries = slice(v.start[lo], v.start[hi])
         first, value = behind[entries], v.value[entries]
         length = column.start[v.col[entries] + 1] - first
@@ -402,7 +418,8 @@ def _pairs_within(v, within):
         distance = _jaccard(shared[i, j]).clamp_(min=0)
         near = (distance <= within).nonzero()[:, 0]
         found.append((i[near] + lo, j[near], distance[near]))
-    return tuple(torch.cat(each) for each in zip(*found, strict=True))
+    none = row[:0], row[:0], v.value[:0]
+    return tuple(torch.cat(each) for each in zip(none, *found, strict=True))
 
 
 def _mirrored(pairs, num_all):
@@ -454,14 +471,18 @@ def _neighbours(points, k, bounds, keep=None):
 
     Distances come in square tiles; a tile of block I against block J serves the points of I with its rows and, where
     distances are symmetric, those of J with its columns, so that only the upper half of the matrix is computed.
-    `keep` (Q, G) receives the squared distances of queries to gallery on the way.
+    `keep` (queries of this process, G) receives the squared distances of queries to gallery on the way.
+
+    Of several processes each computes the tiles of some blocks of rows: those of its own queries, and of the gallery
+    what makes the work even. Each then merges, for its own points, what all have found.
     """
     num_all, num_query = points.num_all, points.num_query
     width = min(k + SPARE, num_all)
     blocks = points.blocks(width)
     nearest = [_Nearest(stop - start, width) for start, stop in blocks]
     scale = points.sq.new_zeros(num_all)
-    for i, rows in enumerate(blocks):
+    for i in points.part.blocks(blocks, num_query):
+        rows = blocks[i]
         distances = points.products(slice(*rows))
         for j in range(i if points.symmetric else 0, len(blocks)):
             cols = blocks[j]
@@ -469,18 +490,35 @@ def _neighbours(points, k, bounds, keep=None):
             if keep is not None and rows[0] < num_query < cols[1]:
                 skip = max(num_query - cols[0], 0)
                 queries = d[: num_query - rows[0], skip:]
-                keep[rows[0] : rows[1], cols[0] + skip - num_query : cols[1] - num_query] = queries
+                kept = slice(rows[0] - points.first, rows[1] - points.first)
+                keep[kept, cols[0] + skip - num_query : cols[1] - num_query] = queries
             nearest[i].add(d, cols[0], by_row=True)
             _raise_to(scale[slice(*rows)], d.amax(1))
             if points.symmetric and i != j:
                 nearest[j].add(d, rows[0], by_row=False)
                 _raise_to(scale[slice(*cols)], d.amax(0))
         nearest[i].squeeze()
-    index = torch.cat([n.index for n in nearest]).long()
-    dist = torch.cat([n.dist for n in nearest])
-    index, dist = _settle(points, index, dist, bounds, k)
+    first, last = points.part.of(num_all)
+    index, dist = _merged(points.part, nearest, points.sq)
+    index, dist = _settle(points, index, dist, bounds, k, first)
+    index, dist = (points.part.all(each[:, :k].contiguous()) for each in (index, dist))
+    scale = points.part.largest(scale)
     scale = torch.where(scale > 0, scale, 1)  # of equal points only: distances stay 0, the released code divides 0 / 0
-    return Neighbours(index[:, :k].contiguous(), dist[:, :k].contiguous(), scale)
+    return Neighbours(index, dist, scale)
+
+
+def _merged(part, nearest, like):
+    """(index, distance) (n, width) of the nearest of this process's n points among what all have found."""
+    index, dist = (torch.cat(each) for each in zip(*(n.listed(like) for n in nearest), strict=True))
+    if part.world == 1:
+        return index.long(), dist
+    for rank in range(part.world):
+        rows = slice(*part.of(len(index), rank))
+        found = [part.beside(each[rows].contiguous()) for each in (index, dist)]  # (n, W * width)
+        if rank == part.rank:
+            order = found[1].argsort(dim=1, stable=True)[:, : index.shape[1]]
+            mine = found[0].gather(1, order).long(), found[1].gather(1, order)
+    return mine
 
 
 def _raise_to(largest, values):
@@ -502,8 +540,12 @@ class _Nearest:
     def add(self, d, first, by_row):
         """Distances d (b, n), or (n, b) when not `by_row`, to the points first, first + 1, ..."""
         if self.bound is None:
-            self.dist, index = (d if by_row else d.T.contiguous()).topk(self.width, 1, largest=False)
+            d = d if by_row else d.T.contiguous()
+            self.dist, index = d.topk(min(self.width, d.shape[1]), 1, largest=False)
             self.index = index.int() + first
+            short = self.width - d.shape[1]
+            if short > 0:  # a first tile of few points
+                self.dist, self.index = F.pad(self.dist, (0, short), value=torch.inf), F.pad(self.index, (0, short))
         else:
             row, col = _below(d, self.bound[:, None] if by_row else self.bound)
             dist = d[row, col]
@@ -514,6 +556,14 @@ class _Nearest:
                 self.squeeze()
         if self.pooled == 0:
             self.bound = self.dist[:, -1].contiguous()
+
+    def listed(self, like):
+        """(index, distance) (b, width); of a block that no tile has come to, infinitely far."""
+        if self.bound is None:
+            shape = self.num_points, self.width
+            return like.new_zeros(shape, dtype=torch.int32), like.new_full(shape, torch.inf)
+        self.squeeze()
+        return self.index, self.dist
 
     def squeeze(self):
         """Rank the pool into the lists."""
@@ -560,8 +610,9 @@ def _order_by_row(row, dist):
     return order[row[order].argsort(stable=True)]
 
 
-def _settle(points, index, dist, bounds, k):
-    """Put lists into the order (float64 distance, index) wherever float32 leaves open who is inside a bound.
+def _settle(points, index, dist, bounds, k, start=0):
+    """Put lists, those of the points from `start` on, into the order (float64 distance, index) wherever float32 leaves
+    open who is inside a bound.
 
     A list can be wrong at bound b only when its b-th and next distance are closer than twice their rounding error. The
     spare places at its end show whether all who may belong inside are listed; if not, the list is made anew.
@@ -573,12 +624,12 @@ def _settle(points, index, dist, bounds, k):
     lost = (dist[:, -1:] - dist[:, k - 1 : k] <= error)[:, 0] if width < num_all else torch.zeros_like(unsure)
     for i in _chunks((unsure & ~lost).nonzero()[:, 0], 256):
         near = index[i].sort(1)[0]  # ties stay in this order
-        exact = points.pairs(i.repeat_interleave(width), near.flatten(), exact=True).view(near.shape)
+        exact = points.pairs((i + start).repeat_interleave(width), near.flatten(), exact=True).view(near.shape)
         exact, order = exact.sort(dim=1, stable=True)
         index[i], dist[i] = near.gather(1, order), exact.to(dist.dtype)
     for i in _chunks(lost.nonzero()[:, 0], 64):
         limit = dist[i, -1:] + error[i]
-        index[i], dist[i] = _relist(points, i, limit, width)
+        index[i], dist[i] = _relist(points, i + start, limit, width)
     return index, dist
 
 
@@ -611,7 +662,7 @@ class _Features:
 
     symmetric = True
 
-    def __init__(self, query, gallery, memory_gb):
+    def __init__(self, query, gallery, memory_gb, group=None):
         query, gallery = _check_features(query), _check_features(gallery)
         if query.shape[1] != gallery.shape[1]:
             raise ValueError(f"query has {query.shape[1]} dimensions, gallery {gallery.shape[1]}: they must agree")
@@ -620,45 +671,77 @@ class _Features:
         self.query, self.gallery = query, gallery
         self.device = query.device
         self.num_query, self.num_all = len(query), len(query) + len(gallery)
+        self.part = Part(group)
+        self.first, self.last = self.part.of(self.num_query)  # this process's queries
         self.memory = _memory(memory_gb, self.device)
         # Distances do not change when the mean is subtracted; their rounding error shrinks with the norms.
-        self.x = torch.cat([query, gallery])  # (N, D)
-        self.x -= self.x.mean(0)
-        self.sq = torch.cat([part.square().sum(1) for part in self.x.split(4096)])  # (N,)
+        # One process holds the centred features; of several each centres what it needs of those that it was given.
+        self.x = torch.cat([query, gallery]) if group is None else None  # (N, D)
+        self.mean = (query.sum(0) + gallery.sum(0)) / self.num_all if self.x is None else self.x.mean(0)
+        if self.x is not None:
+            self.x -= self.mean
+        starts = range(0, self.num_all, 4096)
+        parts = (self.centred(slice(start, min(start + 4096, self.num_all))) for start in starts)
+        self.sq = torch.cat([part.square().sum(1) for part in parts])  # (N,)
         # oneDNN's float32 product is twice as fast as the MKL one behind torch.mm on AMD EPYC (benchmarks/rerank.py).
         self.onednn = (
             self.device.type == "cpu" and self.sq.dtype == torch.float32 and torch.backends.mkldnn.is_available()
         )
 
+    def centred(self, rows):
+        """The features of `rows`, a slice or indices (n,), without their mean: (n, D)."""
+        if self.x is not None:
+            return self.x[rows]
+        if not isinstance(rows, slice):
+            return self._given(rows) - self.mean
+        query, gallery = self.query[rows], self.gallery[max(rows.start - self.num_query, 0) :]
+        gallery = gallery[: max(rows.stop - max(rows.start, self.num_query), 0)]
+        return torch.cat([query, gallery]) - self.mean
+
     def blocks(self, width):
-        """Borders of the square tiles; 1024 keeps a tile in the cache of a CPU."""
+        """Borders of the square tiles; 1024 keeps a tile in the cache of a CPU. Where several processes share them, a
+        block of queries is of one process's."""
         most = 1024 if self.device.type == "cpu" else 8192
         step = max(width, min(most, int((self.memory / 64) ** 0.5)))
-        return [(s, min(s + step, self.num_all)) for s in range(0, self.num_all, step)]
+        ends = {self.num_all}
+        if self.part.world > 1:
+            ends |= {self.part.of(self.num_query, rank)[1] for rank in range(self.part.world)}
+        found, start = [], 0
+        for end in sorted(ends):
+            found += [(s, min(s + step, end)) for s in range(start, end, step)]
+            start = end
+        return found
 
     def products(self, rows):
         """Squared distances of some rows to any block of columns: |y|^2 - 2 x y in one product, then |x|^2."""
-        left, sq = self.x[rows] * -2, self.sq[rows, None]
+        left, sq = self.centred(rows) * -2, self.sq[rows, None]
         left = left.to_mkldnn() if self.onednn else left
 
         def distances(start, stop):
             with _full_precision(self.device):
-                d = F.linear(left, self.x[start:stop], self.sq[start:stop])  # (b, c)
+                d = F.linear(left, self.centred(slice(start, stop)), self.sq[start:stop])  # (b, c)
             return (d.to_dense() if self.onednn else d).add_(sq)
 
         return distances
 
     def rows(self, i):
         """Squared distances of images i (b,) to all, (b, N)."""
-        return self.products(i)(0, self.num_all)
+        distances = self.products(i)
+        if self.x is not None:
+            return distances(0, self.num_all)
+        return torch.cat([distances(s, min(s + 4096, self.num_all)) for s in range(0, self.num_all, 4096)], 1)
 
     def query_gallery(self, start, stop):
         """Squared distances of queries start to stop - 1 to the gallery, (b, G)."""
-        return self.products(slice(start, stop))(self.num_query, self.num_all)
+        distances, step = self.products(slice(start, stop)), self.num_all if self.x is not None else 4096
+        starts = range(self.num_query, self.num_all, step)
+        parts = [distances(s, min(s + step, self.num_all)) for s in starts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def room(self):
-        """Room for the (Q, G) distances, so that they are computed once; None where it takes half of the memory."""
-        shape = self.num_query, self.num_all - self.num_query
+        """Room for the (Q, G) distances of this process's queries, so that they are computed once; None where it takes
+        half of the memory."""
+        shape = self.last - self.first, self.num_all - self.num_query
         keep = shape[0] * shape[1] * self.sq.element_size() <= self.memory / 2
         return self.sq.new_empty(shape) if keep else None
 
@@ -666,7 +749,7 @@ class _Features:
         """Borders of the blocks of queries that are finished together."""
         row = (self.num_all - self.num_query) * 16  # bytes of a row of (Q, G) with what is made on the way
         step = max(1, int(min(self.memory / 8 / row, 256 if self.device.type == "cpu" else 4096)))
-        return [(s, min(s + step, self.num_query)) for s in range(0, self.num_query, step)]
+        return [(s, min(s + step, self.last)) for s in range(self.first, self.last, step)]
 
     def set_rows(self):
         """How many points have their sets expanded together, at 8 N bytes of working memory each."""
@@ -681,7 +764,7 @@ class _Features:
         of this bound.
         """
         largest = self.sq[index].amax(1)  # (N,)
-        return (self.x.shape[1] ** 0.5 + 4) * torch.finfo(self.sq.dtype).eps * largest
+        return (len(self.mean) ** 0.5 + 4) * torch.finfo(self.sq.dtype).eps * largest
 
     def pairs(self, i, j, exact=False):
         """Squared distances of point pairs (P,); exact: in float64 from the features as given."""
@@ -692,10 +775,10 @@ class _Features:
             if exact:
                 out[at] = (self._original(i[at]) - self._original(j[at])).square_().sum(1)
             elif self.device.type == "cpu":  # NumPy's einsum makes no array of products
-                a, b = self.x[i[at]].numpy(), self.x[j[at]].numpy()
+                a, b = self.centred(i[at]).numpy(), self.centred(j[at]).numpy()
                 out[at] = self.sq[i[at]] + self.sq[j[at]] - 2 * torch.from_numpy(np.einsum("nd,nd->n", a, b))
             else:
-                out[at] = (self.x[i[at]] - self.x[j[at]]).square_().sum(1)
+                out[at] = (self.centred(i[at]) - self.centred(j[at])).square_().sum(1)
         return out
 
     @functools.cached_property
@@ -703,7 +786,7 @@ class _Features:
         """(N,) the first point with exactly the features of each point."""
         everyone = torch.arange(self.num_all, device=self.device)
         rng = torch.Generator().manual_seed(0)
-        mix = torch.randn(self.x.shape[1], dtype=torch.float64, generator=rng).to(self.device)
+        mix = torch.randn(len(self.mean), dtype=torch.float64, generator=rng).to(self.device)
         mark = torch.cat([(self._original(i) * mix).sum(1) for i in everyone.split(256)])  # the same for copies
         values, group = torch.unique(mark, return_inverse=True)
         first = torch.full_like(values, self.num_all, dtype=torch.int64).scatter_reduce_(0, group, everyone, "amin")
@@ -711,11 +794,14 @@ class _Features:
         same = [(self._original(i) == self._original(twin[i])).all(1) for i in everyone.split(256)]
         return torch.where(torch.cat(same), twin, everyone)
 
-    def _original(self, i):
+    def _given(self, i):
         inside = i < self.num_query
         out = self.gallery[(i - self.num_query).clamp(min=0)]
         out[inside] = self.query[i[inside]]
-        return out.double()
+        return out
+
+    def _original(self, i):
+        return self._given(i).double()
 
 
 class _Distances:
@@ -734,6 +820,7 @@ class _Distances:
         self.q_g, self.q_q, self.g_g = q_g, q_q, g_g
         self.sq = q_g.new_empty(0)  # gives dtype and device
         self.device, self.num_query, self.num_all = q_g.device, q, q + g
+        self.part, self.first, self.last = Part(), 0, q
         self.memory = _memory(memory_gb, self.device)
 
     room = _Features.room

@@ -19,7 +19,7 @@ import clustering
 import rerank
 from epochs import Answer, Hook, Moment
 from losses import Output, full_precision
-from machine import ranges
+from machine import processes, ranges
 from machine.ranges import Fraction, Neighbours, Positive
 
 # ============ section 3.2, before each epoch: clusters of the features ============
@@ -49,7 +49,7 @@ class Clusters(Hook):
         ValueError where there are fewer than two: nothing could be told apart.
         """
         features = F.normalize(moment.features())  # (n, D)
-        near = rerank.jaccard_neighbours(features, self.k1, self.k2, self.eps)
+        near = rerank.jaccard_neighbours(features, self.k1, self.k2, self.eps, group=processes.group())
         labels = clustering.dbscan(near, self.min_samples)  # (n,)
         count = int(labels.max()) + 1
         if count < 2:

@@ -17,8 +17,10 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # torchrun starts this file as a script, without conftest.py
 
+import evaluate  # noqa: E402
 import losses  # noqa: E402
 import models  # noqa: E402
+import rerank  # noqa: E402
 import train  # noqa: E402
 from loading.views import Views  # noqa: E402
 from machine import processes  # noqa: E402
@@ -28,9 +30,9 @@ from papers import cal  # noqa: E402
 STEPS, P, K = 20, 4, 2
 
 
-def torchrun(*words, **options) -> subprocess.Popen:
-    """Two processes on this machine, each with one thread."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--"]
+def torchrun(*words, count: int = 2, **options) -> subprocess.Popen:
+    """Two processes, or `count`, on this machine, each with one thread."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "--"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*command, *map(str, words)], cwd=ROOT, env=environment, text=True, **options)
 
@@ -268,7 +270,63 @@ def worker_of(parent: int, rank: int) -> int:
     raise AssertionError(f"no worker of rank {rank}")
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Re-ranking and the distances of clusters, shared out
+# ---------------------------------------------------------------------------------------------------------------------
+
+RERANK = {"k1": 12, "k2": 4, "lambda_value": 0.3}
+POINTS = {  # name -> query, gallery, tiles; of queries, some processes have none
+    "many": (37, 230, 1e-4),
+    "copies": (40, 90, None),
+    "two queries": (2, 120, 1e-4),
+}
+
+
+def points(name: str) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Features of queries and gallery, and their pids and cameras."""
+    (q, g, _), rng = POINTS[name], torch.Generator().manual_seed(len(name))
+    pids = torch.arange(q + g) % 13
+    x = torch.randn(13, 24, generator=rng)[pids] + 0.8 * torch.randn(q + g, 24, generator=rng)
+    x = torch.nn.functional.normalize(x if name != "copies" else x[torch.arange(q + g) // 3])
+    cameras = (torch.arange(q + g) // 13) % 3
+    return x[:q], x[q:], [pids[:q], pids[q:], cameras[:q], cameras[q:]]
+
+
+def shared_out(name: str, group=None) -> dict:
+    """Re-ranked distances of this process's queries, the neighbours of all images, metrics."""
+    query, gallery, labels = points(name)
+    memory = POINTS[name][2]
+    blocks = rerank.iter_k_reciprocal(query, gallery, **RERANK, memory_gb=memory, group=group)
+    mine = [(start, stop, block.clone()) for start, stop, block in blocks]
+    near = rerank.jaccard_neighbours(torch.cat([query, gallery]), 10, 4, 0.7, memory_gb=memory, group=group)
+    found = evaluate.evaluate_features(query, gallery, *labels, rerank=RERANK, memory_gb=memory, group=group)
+    return {"blocks": mine, "near": list(near), "mAP": found.mAP, "cmc": found.cmc}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shared_re_ranking_and_clustering_are_those_of_one_process(tmp_path, count):
+    process = torchrun(__file__, tmp_path, "shared", count=count, stderr=subprocess.PIPE)
+    one = {name: shared_out(name) for name in POINTS}
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(count)]
+    for name, whole in one.items():
+        blocks = [block for part in parts for block in part[name]["blocks"]]
+        assert [start for start, _, _ in blocks] == [0, *(stop for _, stop, _ in blocks[:-1])]
+        theirs = torch.cat([block for _, _, block in whole["blocks"]])
+        torch.testing.assert_close(torch.cat([block for _, _, block in blocks]), theirs, rtol=0, atol=1e-6)
+        for part in parts:
+            for ours, expected in zip(part[name]["near"], whole["near"], strict=True):
+                torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+            assert part[name]["mAP"] == pytest.approx(whole["mAP"], abs=1e-9)
+            torch.testing.assert_close(part[name]["cmc"], whole["cmc"])
+
+
 if __name__ == "__main__":
     with processes.joined("cpu"):
+        if sys.argv[2:] == ["shared"]:
+            torch.save({name: shared_out(name, processes.group()) for name in POINTS},
+                       Path(sys.argv[1], f"{processes.rank()}.pt"))  # fmt: skip
+            sys.exit()
         results = {case: losses_over_steps(*arguments) for case, arguments in CASES.items()}
         Path(sys.argv[1], f"{processes.rank()}.json").write_text(json.dumps(results))

@@ -263,7 +263,7 @@ def test_device_steps_agree():
     x = clustered(300, 16, 1)
     points = rerank._Features(x[:50], x[50:], None)
     near = rerank._neighbours(points, 16, {16, 9, 5})
-    v = rerank._encode(points, near, 15)
+    v = rerank._encode(points, near, 15 + 1, rerank._half(15) + 1)
     dense = [torch.zeros(300, 300, dtype=torch.float64) for _ in range(2)]
     for out, mean in zip(dense, (rerank._mean_rows_scipy, rerank._mean_rows_torch), strict=True):
         w = mean(v, near.index[:, :5])
