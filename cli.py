@@ -108,12 +108,13 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 DATA = "--market_path DIR, --duke_path DIR, ...: a flag per data set, with the folder that you unpacked"
 TRAIN_ON, TEST_ON = "--train_dataset NAME", "--test_dataset NAME"
 NETWORK = "--recipe NAME for a method with its training, --backbone NAME for another network in it"
+FOLDER = "--gallery_path DIR, a folder of images to embed or to rank; a data set is --market_path DIR, ..."
 FILE = "--weights FILE in a test, --pretrained FILE to start a training from, --resume FILE to go on from it"
 HABITS = {  # flags of other suites -> what does it here; every one of these is answered, no letters in common needed
     **dict.fromkeys(("a", "arch", "model", "cfg"), NETWORK),
     **dict.fromkeys(("s", "source_names", "sources", "trainset_part"), TRAIN_ON + " beside its --NAME_path DIR"),
     **dict.fromkeys(("t", "target_names", "targets"), TEST_ON + " beside its --NAME_path DIR"),
-    **dict.fromkeys(("root", "data", "data_dir", "dataset_dir", "source", "data_path", "dataset_path", "image_path",
+    **dict.fromkeys(("root", "data", "data_dir", "dataset_dir", "data_path", "dataset_path", "image_path",
                      "raw_dir", "test_dir"), DATA),
     **dict.fromkeys(("d", "dataset", "datasets"), f"{DATA}; {TRAIN_ON} and {TEST_ON} choose among several"),
     **dict.fromkeys(("config_file", "config", "opts"), "--recipe NAME, with a flag for each value to change"),
@@ -199,8 +200,40 @@ HABITS = {  # flags of other suites -> what does it here; every one of these is 
     **dict.fromkeys(("split_id", "split"), "--NAME_split N of the data set, such as --viper_split N"),
     **dict.fromkeys(("which_epoch", "resume_test_model"), "--resume_test_epoch N"),
     **dict.fromkeys(("start_epoch", "resume_train_epoch"), "--resume FILE goes on after the epochs behind it"),
+    **dict.fromkeys(("source", "images", "imgs", "input", "folder", "img_dir", "image_dir", "gallery", "gallery_dir"),
+                    FOLDER),
+    **dict.fromkeys(("query", "probe", "query_path"), "--query_image FILE with --gallery_path DIR"),
+    **dict.fromkeys(("onnx", "export", "opset", "include"), "--mode export"),
+    "int8": "--quantize int8 in --mode export",
     **dict.fromkeys(("hyp", "task"), "--help all lists every flag; --mode says what to do"),
 }  # fmt: skip
+
+
+RANK_OR_EMBED = "extract embeds --gallery_path DIR, --mode visualize ranks it for one --query_image FILE"
+MODE_HABITS = {  # what other suites are told to do -> the mode here
+    **dict.fromkeys(("val", "valid", "eval", "evaluate", "evaluation", "testing", "benchmark"), "test"),
+    **dict.fromkeys(("predict", "detect", "infer", "inference", "demo", "search", "rank"), RANK_OR_EMBED),
+    **dict.fromkeys(("embed", "features", "extract_features"), "extract"),
+    **dict.fromkeys(("vis", "show", "visualise", "plot"), "visualize"),
+    **dict.fromkeys(("convert", "onnx", "deploy"), "export"),
+    **dict.fromkeys(("compare", "summary"), "report"),
+    **dict.fromkeys(("fit", "finetune"), "train"),
+}
+
+
+def said_without_dashes(word: str, own: Collection[str]) -> str:
+    """What to give in place of `word`, which is no flag and no flag's value; "" if nobody knows. own: all flags."""
+    name, equals, value = word.partition("=")
+    if equals and habit(name):
+        return f"{name} is here {habit(name)}"
+    if equals and name in own:
+        return f"{word} is here --{name} {value}"
+    mode = MODE_HABITS.get(word.lower(), "")
+    if not mode and os.path.isdir(word):
+        return f"{word} is a folder: give it as {FOLDER}"
+    if mode := mode or "".join(difflib.get_close_matches(word.lower(), MODES, 1)):
+        return f"{word} is here --mode {mode}"
+    return ""
 
 
 def habit(word: str) -> str:
@@ -225,8 +258,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]
+        told = message.partition(": ")[2].split() if message.startswith(("unrecognized", "argument --mode: ")) else []
+        loose = told[:1] if message.startswith("unrecognized") else [word.strip("'") for word in told[2:3]]
+        loose += [word for word in told[1:] if "=" in word and not word.startswith("-")]
         found = [word.split("=")[0] for word in message.split() if word.startswith("-")]
-        hints = []
+        own = {flag.lstrip("-") for flag in flags}
+        hints = [said for word in loose if word[:1] != "-" and (said := said_without_dashes(word, own))]
         for word in found if message.startswith("unrecognized") else ():
             owners = [name for name, recipe in RECIPES.items() if word.lstrip("-") in option_defaults(recipe)]
             near = difflib.get_close_matches(word.lstrip("-"), [flag.lstrip("-") for flag in flags], 1, cutoff=0.8)
@@ -236,7 +273,7 @@ class Parser(argparse.ArgumentParser):
                 hints.append(f"{word} is an option of recipe {', '.join(owners[:3])}: name it with --recipe")
             elif near:
                 hints.append(f"did you mean --{near[0]}?")
-        if message.startswith("unrecognized") and not found:
+        if message.startswith("unrecognized") and not found and not hints:
             hints.append(f"every flag begins with --; what to do is --mode {', '.join(MODES)}")
         hint = f" ({'; '.join(dict.fromkeys(hints))})" if hints else ""
         self.exit(2, f"error: {message}{hint}\nSee python main.py --help\n")
@@ -569,7 +606,7 @@ def dataset_options():
 def named_recipe(name: str) -> Recipe:
     """The recipe of this name; ValueError that proposes near names and lists all."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3)
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), RECIPES, n=3)
         here = backbones.meaning(name)
         raise ValueError(
             f"there is no recipe '{name}'"

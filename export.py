@@ -38,6 +38,7 @@ from config import Recipe, applies
 from datasets import Sample, Splits
 from embedder import comparison, threshold_file
 from machine import files, fingerprint
+from machine.progress import Progress
 from machine.version import VERSION, commit
 from rebuild import Loaded
 
@@ -361,10 +362,10 @@ def quantized(job: Job, new: Path, calibration: Sequence[Sample], lines: list[st
     for name, splits in job.tested.splits.items():
         found = {}
         for kind, embedder in (("float32", whole), ("int8", small)):
-            sides = [
-                tester.Features(side, torch.from_numpy(embedder([s.path for s in side])), None)
-                for side in (splits.query, splits.gallery)
-            ]
+            count = len(splits.query) + len(splits.gallery)
+            with Progress(count, f"{name} in {kind}", shown=job.tested.options.progress) as progress:
+                sides = [tester.Features(side, embedded(embedder, side, progress), None)
+                         for side in (splits.query, splits.gallery)]  # fmt: skip
             query, gallery = sides
             found[kind] = job.tested.metrics(query, gallery, job.tested.labels(name, query, gallery))
         mAP, rank1 = ({kind: 100 * each[key] for kind, each in found.items()} for key in ("mAP", "rank1"))
@@ -375,6 +376,15 @@ def quantized(job: Job, new: Path, calibration: Sequence[Sample], lines: list[st
         )
         cost[name] = {kind: {key: each[key] for key in ("mAP", "rank1")} for kind, each in found.items()}
     return {"int8": cost}
+
+
+def embedded(embedder: Any, samples: Sequence[Sample], progress: Progress, step: int = 256) -> Tensor:
+    """Embeddings (N, D) of `samples` by an exported model; `progress` is told of each."""
+    rows = []
+    for start in range(0, len(samples), step):
+        rows.append(torch.from_numpy(embedder([sample.path for sample in samples[start : start + step]])))
+        progress.update(len(rows[-1]))
+    return torch.cat(rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ or, for a file features.npz: python embed.py a.jpg b.jpg ...
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -51,11 +52,14 @@ class Embedder:
             images = [images]
         if not hasattr(images, "__iter__"):
             raise ValueError(f"images are a {type(images).__name__}: expected a list of paths or images")
-        pixels = [self.pixels(f"image {i}", image, bgr) for i, image in enumerate(images)]
-        if not pixels:
+        rows: list[np.ndarray] = []
+        images = iter(images)
+        while batch := list(itertools.islice(images, self.batch_size)):  # no more of them in memory than these
+            start = len(rows) * self.batch_size
+            pixels = [self.pixels(f"image {start + i}", image, bgr) for i, image in enumerate(batch)]
+            rows.append(self.run(np.stack(pixels)))
+        if not rows:
             raise ValueError("there is no image: the list is empty")
-        step = self.batch_size
-        rows = [self.run(np.stack(pixels[start : start + step])) for start in range(0, len(pixels), step)]
         return np.concatenate(rows)
 
     def run(self, pixels: np.ndarray) -> np.ndarray:

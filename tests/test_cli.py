@@ -333,10 +333,22 @@ def test_an_option_with_the_name_of_a_flag_is_an_error_that_names_the_row(monkey
     ("--k1 20 --fp16 --cos_lr", "--k1 is here --rerank --rerank_k1 N --rerank_k2 N --rerank_lambda X; --fp16 is"),
     ("--num_models 2 --pcb --wandb", "--num_models is here --members N; --pcb is here --recipe pcb; --wandb is here"),
     ("--temp 3 --phase x --wa 1 --run 2 -r 3", "unrecognized arguments: --temp 3 --phase x --wa 1 --run 2 -r 3\n"),
-    ("predict", "unrecognized arguments: predict (every flag begins with --; what to do is --mode train, test"),
-    ("--mode train model=r50 data=x", "unrecognized arguments: model=r50 data=x (every flag begins with --"),
+    ("predict", "arguments: predict (predict is here --mode extract embeds --gallery_path DIR, --mode visualize ranks"),
+    ("val --data x", "val is here --mode test; --data is here --market_path DIR"),
+    ("tarin --recipe bot", "tarin is here --mode train)"),
+    ("--mode eval", "(eval is here --mode test)"),
+    ("--mode tarin", "(tarin is here --mode train)"),
+    ("somehow", "unrecognized arguments: somehow (every flag begins with --; what to do is --mode train, test"),
+    ("train data=x.yaml model=r50 epochs=10", "(data is here --market_path DIR, --duke_path DIR, ...: a flag per data"),
+    ("train data=x.yaml model=r50 epochs=10", "; model is here --recipe NAME for a method with its training"),
+    ("train data=x.yaml model=r50 epochs=10", "; epochs=10 is here --epochs 10)"),
+    ("extract tests", "tests is a folder: give it as --gallery_path DIR, a folder of images to embed or to rank"),
+    ("--mode extract --source photos", "--source is here --gallery_path DIR"),
+    ("--mode extract --images photos", "--images is here --gallery_path DIR"),
+    ("--onnx --int8", "--onnx is here --mode export; --int8 is here --quantize int8"),
 ])  # fmt: skip
-def test_a_flag_of_another_suite_is_answered_with_the_one_that_does_it_here(words, answer, capsys):
+def test_a_flag_of_another_suite_is_answered_with_the_one_that_does_it_here(words, answer, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as stopped:
         cli.parse(words.split())
     line, hint = capsys.readouterr().err.splitlines()
@@ -348,6 +360,14 @@ def test_every_answer_to_a_habit_names_flags_that_exist_and_none_stands_for_a_fl
     for word, answer in cli.HABITS.items():
         named = {name for name in re.findall(r"--(\w+)", answer) if not name.startswith("NAME")}
         assert named and named <= own and word not in own, word
+    assert not cli.MODE_HABITS.keys() & set(cli.MODES)
+    assert {answer.split()[0] for answer in cli.MODE_HABITS.values()} <= set(cli.MODES)
+
+
+@pytest.mark.parametrize("name", ["BoT", "PCB", "osnet-x1-0"])
+def test_a_recipe_in_other_letters_is_proposed(name):
+    with pytest.raises(ValueError, match=f"did you mean {name.lower().replace('-', '_')}"):
+        cli.named_recipe(name)
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,14 @@ def test_every_example_of_the_pages_runs(weights, data, tmp_path, monkeypatch, c
     assert np.allclose(np.linalg.norm(names["tracked"], axis=1), 1)
     appearance = names["appearance"]
     outside = appearance.get_features([[10, 5, 30, 60], [-20, -20, -5, -5], [70, 0, 90, 20]], frame)
-    assert np.allclose(outside[0], names["tracked"][0], atol=1e-6) and not outside[1:].any()
+    assert np.allclose(outside[0], names["tracked"][0], atol=1e-6)
+    corners = [frame[:1, :1], frame[:20, 59:60]]  # a vector of length 0 would end boxmot
+    assert np.allclose(
+        outside, appearance.get_features([[10, 5, 30, 60], [0, 0, 1, 1], [59, 0, 60, 20]], frame), atol=1e-6
+    )
+    nearest = names["embedder"](corners, bgr=True)
+    nearest /= np.linalg.norm(nearest, axis=1, keepdims=True)
+    assert np.allclose(outside[1:], nearest, atol=1e-5)
     assert appearance.get_features(np.empty((0, 4)), frame).shape == (0, 512)
 
 
