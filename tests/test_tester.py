@@ -213,7 +213,7 @@ def test_a_page_has_all_queries_and_the_maps_and_paths_of_the_network(tmp_path):
     assert view["stripes"] == [2] and len(maps["of"]) == len(data["images"]["name"]) and maps["size"][0] <= 24
     assert set(view["histogram"]) == {"edges", "same", "other"} and view["cameras"]["mAP"]
     assert sum(view["histogram"]["same"]) == pytest.approx(1) == pytest.approx(sum(view["histogram"]["other"]))
-    for most in (1, 3, 4, 6):
+    for most in (0, 1, 3, 4, 6):
         few = data_of(pages(made, Mapped(), tmp_path / "few", what=("actmap", "ranks"), num_maps=most)[0])
         assert len(few["maps"][0]["of"]) == most
         order = [row.query for row in made.last["market"].lists.choose(num=3)]  # the worst first; then their hits
