@@ -49,7 +49,8 @@ def our_own_modules() -> Iterator[None]:
         return file is not None and HERE in Path(file).resolve().parents
 
     flat = [name for name in sys.modules if name.partition(".")[0] in names]
-    others = {name: sys.modules.pop(name) for name in flat if not ours(sys.modules[name.partition(".")[0]])}
+    theirs = {name for name in names if not ours(sys.modules.get(name))}  # with all that is inside of them
+    others = {name: sys.modules.pop(name) for name in flat if name.partition(".")[0] in theirs}
     sys.path.insert(0, str(HERE))
     try:
         yield

@@ -218,7 +218,8 @@ def test_the_threshold_is_learnt_by_a_test_and_kept_with_the_weights(weights, da
 
 PROGRAM = """
 import sys
-import datasets
+import datasets.inside
+inside = datasets.inside
 sys.path.append({root!r})
 from embedder import Embedder
 from loading.augmentation import normalise
@@ -230,6 +231,7 @@ import datasets.more
 embed = Embedder({weights!r}, "cpu")
 print(embed({image!r}).sum())
 assert datasets.load_dataset() == "theirs" and sys.modules["datasets"] is datasets
+assert sys.modules["datasets.inside"] is inside  # real packages import their own modules, before us
 """
 
 
@@ -237,7 +239,8 @@ def test_it_stands_beside_datasets_evaluate_and_the_models_of_others(embed, weig
     for name, text in (("datasets", "mine = 1\ndef load_dataset(): return 'theirs'"), ("evaluate", "mine = 2")):
         (tmp_path / "site" / name).mkdir(parents=True)
         (tmp_path / "site" / name / "__init__.py").write_text(text)
-    (tmp_path / "site" / "datasets" / "more.py").write_text("")
+    for name in ("inside.py", "more.py"):
+        (tmp_path / "site" / "datasets" / name).write_text("")
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "models.py").write_text("mine = 3")
     image = queries(data)[0]
