@@ -422,7 +422,6 @@ def mode_test(args, recipe: Recipe) -> None:
     """Evaluate weights, ours or anybody's, on every test set; or the features in files."""
     if args.features:
         return score_features(args, recipe)
-    began = time.perf_counter()
     with processes.main_first():
         found, trains, tests = load_data(args)
     if not tests:
@@ -456,7 +455,6 @@ def mode_test(args, recipe: Recipe) -> None:
         if "search" in metrics:
             picture = path.with_name(f"{path.stem.replace('metrics', 'search', 1)}_{name}.png")
             print(f"pictures      {pictures.search_heatmap(metrics['search'], picture)}")
-    print(f"{'time':<14}{time.perf_counter() - began:.0f} s in all")
 
 
 def score_features(args, recipe: Recipe) -> None:
@@ -796,7 +794,10 @@ def answer(argv: list[str] | None) -> int:
             with contextlib.nullcontext() if processes.is_main() else contextlib.redirect_stdout(None):
                 if args.unread:
                     print(f"WARNING: --mode {args.mode} does not read {', '.join(args.unread)}")
+                began = time.perf_counter()
                 ACTIONS[args.mode](args, recipe)
+                if args.mode in ("test", "visualize", "extract", "export"):  # a training tells it of each of its runs
+                    print(f"{'time':<14}{time.perf_counter() - began:.0f} s in all")
         return 0
     except train.Interrupted as stopped:
         print(f"\n{processes.label()}{stopped}", file=sys.stderr)

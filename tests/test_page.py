@@ -337,3 +337,47 @@ def test_ticks_are_few_and_enclose_the_values(many, window):
         assert set(inside) <= set(found) and all(low - 1e-9 <= each <= high + 1e-9 for each in inside)
     looks = window.run("range(16).map(look)")
     assert len(set(looks)) == 16
+
+
+@in_browser
+@pytest.mark.parametrize("width", [390, 1440])
+def test_no_label_of_a_chart_is_cut_and_the_threshold_is_told(many, window, width):
+    window.open(many, width=width)
+    found = look(
+        window,
+        """
+      const cut = figure => [...figure.querySelectorAll('svg text, li')].filter(text => {
+        const [inner, outer] = [text.getBoundingClientRect(), figure.getBoundingClientRect()];
+        return inner.left < outer.left || inner.right > outer.right || inner.top < outer.top
+          || inner.bottom > outer.bottom;
+      });
+      found.cut = all('.chart').flatMap(cut).map(text => text.textContent);
+      found.drawn = all('.chart svg text').length;
+      found.legends = all('.legend').map(legend => legend.textContent);
+    """,
+    )
+    assert found["cut"] == [] and found["drawn"] > 30
+    assert any("threshold 0.400 (equal error rate 10.0 %)" in legend for legend in found["legends"])
+
+
+@in_browser
+def test_a_white_picture_stands_in_a_frame_on_the_dark_page(samples, tmp_path, window):
+    for name in ("cmc.png", "sheet.png"):
+        image(tmp_path / name, (300, 200), (255, 255, 255))
+    links = {"CMC curve": tmp_path / "cmc.png", "Strips": tmp_path / "ranks"}
+    page = page_of(links=links, pictures={"A sheet": tmp_path / "sheet.png"})
+    window.open(ranked.write(tmp_path / "out", page, *samples), dark=True)
+    found = look(
+        window,
+        """
+      const framed = $('#files a img');
+      framed.loading = 'eager'; await framed.decode();
+      const said = each => each.textContent;
+      found.pictures = all('#files a').map(said); found.rest = all('#more li').map(said);
+      const ground = each => Math.max(...getComputedStyle(each).backgroundColor.match(/[0-9.]+/g).slice(0, 3));
+      found.grounds = [ground($('#files a')), ground(framed)];
+      found.border = parseFloat(getComputedStyle(framed).borderTopWidth);
+    """,
+    )
+    assert found["pictures"] == ["CMC curve"] and found["rest"] == ["Strips"]
+    assert found["grounds"][0] < 64 and found["grounds"][1] == 255 and found["border"] >= 4
