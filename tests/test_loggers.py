@@ -123,3 +123,31 @@ def test_the_table_is_whole_after_every_epoch(tmp_path):
             rows = list(csv.DictReader(file))
         assert [row["loss"] for row in rows] == ["2.5", "1.5"][:count]
     assert (rows[0]["market/mAP"], rows[1]["market/mAP"]) == ("", "0.25")
+
+
+def test_the_real_tensorboard_reads_every_epoch_once(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="no TensorBoard")
+    for log in (LOG[:1], LOG):
+        (logger,) = loggers.opened(["tensorboard"], tmp_path, RUN)
+        logger.write(log)
+        logger.close()
+    board = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    read = {name: [(each.step, each.value) for each in board.Scalars(name)] for name in board.Tags()["scalars"]}
+    assert (
+        read["loss"] == [(1, 2.5), (2, 1.5)]
+        and read["market/mAP"] == [(2, 0.25)]
+        and read["market/rank1"] == [(2, 0.5)]
+    )
+
+
+def test_the_real_weights_and_biases_takes_a_run_up_again(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="no Weights & Biases")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for log in (LOG[:1], LOG):
+        (logger,) = loggers.opened(["wandb"], tmp_path / "mine", RUN)
+        logger.write(log)
+        logger.close()
+    names = [path.stem for path in (tmp_path / "mine").glob("wandb/offline-run-*/run-*.wandb")]
+    assert len(names) == 2 and len(set(names)) == 1  # parts of one run, by its id
