@@ -31,7 +31,7 @@ import models
 import train
 import video
 from epochs import Hook
-from loading.augmentation import FILLS
+from loading.augmentation import CHANNELS, FILLS
 from loading.samplers import EPOCH_LENGTHS, SAMPLE_METHODS
 from loading.store import FILTERS
 from machine import fingerprint, ranges
@@ -221,7 +221,8 @@ class Recipe:
     auto_augment: float = field(0.0, "probability of AutoAugment's ImageNet policy", "images", within=SHARE)
     flip: float = field(0.5, "probability of a horizontal flip", "images", within=SHARE)
     pad: int = field(0, "black border before the random crop", "images", unit="PIXELS", within=Range(0, 1_024))
-    translate: float = field(0.0, "probability of torchreid's enlarge-by-1/8-and-crop", "images", within=SHARE)
+    translate: float = field(0.0, "probability of torchreid's enlarge-and-crop", "images", within=SHARE)
+    enlarge: float = field(1.125, "by how much --translate enlarges", "images", within=Range(1, 2))
     erase: float = field(0.0, "probability of random erasing", "images", within=SHARE)
     erase_fill: str = field("mean_raw", "what is erased to", "images", choices=FILLS)
     erase_area: tuple[float, float] = field(
@@ -236,6 +237,9 @@ class Recipe:
         within=SHARE,
     )
     color_jitter: float = field(0.0, "probability of colour jitter", "images", within=SHARE)
+    colour_channels: str = field("keep", "of images in colour, as CAJ", "images", choices=tuple(CHANNELS))
+    extra_channels: str = field("keep", "of those of --extra_colour", "images", choices=tuple(CHANNELS))
+    infrared_channels: str = field("keep", "of infrared images", "images", choices=tuple(CHANNELS))
     random_patch: float = field(0.0, "probability of torchreid's random patch", "images", within=SHARE)
 
     # P identities x K images, or `batch_size` shuffled images where p is 0; of a video set all three count tracklets
@@ -260,6 +264,7 @@ class Recipe:
     across_cameras: bool = field(
         False, "p x k batches: of an identity one image at random, the others from other cameras than that", "batches"
     )
+    extra_colour: bool = field(False, "with --infrared: images in colour twice, augmented in two ways", "batches")
 
     seq_len: int = field(15, "length of a tracklet", "tracklets", unit="FRAMES", within=Range(1, 1_024))
     sample_method: str = field(

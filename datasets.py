@@ -9,7 +9,7 @@ else in the suite knows a data set's name or layout. Nothing is ever downloaded.
     parsers/image.py     one published split: Market-1501, DukeMTMC, CUHK03, MSMT17, occluded, partial, SenseReID
     parsers/small.py     repeated random splits: VIPeR, GRID, CUHK01, PRID450S, i-LIDS, PRID2011 (single shot)
     parsers/video.py     tracklets: MARS, iLIDS-VID, PRID2011, DukeMTMC-VideoReID
-    parsers/infrared.py  colour and infrared: SYSU-MM01, RegDB
+    parsers/infrared.py  colour and infrared: SYSU-MM01, RegDB, LLCM
     parsers/aerial.py    drones and the ground: AG-ReID, CARGO
     parsers/training.py  to train on: RandPerson, ClonedPerson, CUHK-SYSU
     parsers/clothes.py   people who change their clothes: PRCC, LTCC, CCVID, VC-Clothes, LaST, DeepChange

@@ -85,7 +85,8 @@ def extract(
     loader: yields (images (B, 3, H, W), views). Its number of images is read before the first batch, from
         `loader.num_images`, `len(loader.dataset)`, or the batches themselves if it is a list.
     flip: mean of the features of each image and of its mirror image, before any normalisation, as fast-reid
-        (evaluation/evaluator.py at c9bc3ce). The sum that other code takes has the same direction.
+        (evaluation/evaluator.py at c9bc3ce). The sum that other code takes has the same direction. What a model does to
+        an embedding before it is compared (`models.Model.compared`) is done to that mean.
     progress: told of each image (or tracklet).
     memory_gb: where features would take more (default: half of what is free) they live in a memory-mapped temporary
         file, which is said on stderr.
@@ -93,7 +94,7 @@ def extract(
     The model is put into eval mode and every module gets its own mode back afterwards.
     """
     count, budget = _num_images(loader), Budget.of(memory_gb)
-    embeddings, parts = FeatureRows(count, budget), FeatureRows(count, budget)
+    embeddings, parts = FeatureRows(count, budget, getattr(model, "compared", None)), FeatureRows(count, budget)
     with _eval_mode(model), torch.inference_mode(), progress or nullcontext():
         for images, views in threads.balanced(loader):
             output = model(images, views)

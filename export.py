@@ -64,6 +64,7 @@ class Exported(nn.Module):
         feature = self.model(x).embedding
         if self.flip:
             feature = (feature + self.model(x.flip(3)).embedding) / 2
+        feature = self.model.compared(feature)
         return F.normalize(feature, dim=1) if self.unit else feature
 
 

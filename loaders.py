@@ -25,8 +25,11 @@ import torch
 from torch import Tensor
 
 from loading.augmentation import (
+    COLOUR,
+    EXTRA,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    INFRARED,
     Augmentation,
     Draws,
     check_one_of,
@@ -336,7 +339,7 @@ class TrainLoader:
             for step in range(start, self.steps(epoch)):
                 index = self._batch(epoch, step)
                 rows, lengths = self._frames(index, epoch, step)
-                drawn = self._draw(lengths, epoch, step)
+                drawn = self._draw(index, lengths, epoch, step)
                 here = slice(int(lengths[: mine.start].sum()), int(lengths[: mine.stop].sum()))
                 drawn = drawn.slice(here.start, here.stop)
                 sources = _patch_sources(drawn)
@@ -390,10 +393,15 @@ class TrainLoader:
         ]
         return torch.from_numpy(np.concatenate(rows)), np.array([len(each) for each in rows])
 
-    def _draw(self, lengths: np.ndarray, epoch: int, step: int) -> Draws:
+    def _draw(self, index: Tensor, lengths: np.ndarray, epoch: int, step: int) -> Draws:
         """Random parameters of the frames of a whole batch."""
-        count = len(lengths) if self.clips.same_augmentation else int(lengths.sum())
-        drawn = self.augmentation.draw(count, self.store.image_size, self.num_frames, self.seed, epoch, step)
+        kinds = np.full(len(index), COLOUR)
+        if self.views.infrared is not None:
+            kinds[self.views.infrared[index].numpy()] = INFRARED
+        if self.batches.again is not None:
+            kinds[self.batches.again] = EXTRA
+        kinds = kinds if self.clips.same_augmentation else np.repeat(kinds, lengths)
+        drawn = self.augmentation.draw(kinds, self.store.image_size, self.num_frames, self.seed, epoch, step)
         return drawn.repeat(lengths) if self.clips.same_augmentation else drawn
 
     def _batch(self, epoch: int, step: int) -> Tensor:

@@ -172,27 +172,38 @@ def arc_margin(cosine: Tensor, margin: float) -> Tensor:
     return torch.where(cosine > math.cos(math.pi - margin), phi, cosine - margin * math.sin(math.pi - margin))
 
 
-def weighted_regularized_triplet(feats: Tensor, labels: Tensor, exact: bool = False) -> Tensor:
-    """Weighted-regularised triplet loss of AGW (Ye et al. 2021): feats (B, D), labels (B,) -> scalar.
+def weighted_distances(feats: Tensor, labels: Tensor, exact: bool = False, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The pairs of AGW's triplet loss (Ye et al. 2021): feats (B, D), labels (B,) -> (B,) each.
 
-    log(1 + exp(sum_p w_p d_p - sum_n w_n d_n)) with w_p = softmax(d_p), w_n = softmax(-d_n), mean over anchors.
+    sum_p w_p d_p and sum_n w_n d_n with w_p = softmax(alpha d_p), w_n = softmax(-alpha d_n).
     As in mangye16/ReID-Survey @38f5912, modeling/layer/triplet_loss.py, the anchor is one of its positives, at distance
     0, and 1e-6 is added to both sums of exponentials, of which that of -d_n is not shifted first: the weights of the
     negatives vanish once all of them are further than about 15, and so does their pull. `exact`: without the 1e-6, a
-    softmax at any distance. Finite where the released log(1 + exp) overflows, above 88.
+    softmax at any distance.
+    """
+    feats = full_precision(feats)
+    same = same_identity(labels)  # (B, B)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    distances = euclidean_distance(feats, feats).masked_fill(itself, 0)  # (B, B)
+    scaled = alpha * distances
+    d_p, d_n = scaled.masked_fill(~same, -math.inf), (-scaled).masked_fill(same, -math.inf)
+    if exact:
+        positive, negative = d_p.softmax(-1), d_n.softmax(-1)
+    else:
+        e_p, e_n = (d_p - d_p.detach().amax(-1, keepdim=True)).exp(), d_n.exp()
+        positive, negative = e_p / (e_p.sum(-1, keepdim=True) + 1e-6), e_n / (e_n.sum(-1, keepdim=True) + 1e-6)
+    return (positive * distances).sum(-1), (negative * distances).sum(-1)
+
+
+def weighted_regularized_triplet(feats: Tensor, labels: Tensor, exact: bool = False) -> Tensor:
+    """Weighted-regularised triplet loss of AGW (Ye et al. 2021): feats (B, D), labels (B,) -> scalar.
+
+    log(1 + exp(positive - negative)) of its `weighted_distances`, mean over anchors. Finite where the released
+    log(1 + exp) overflows, above 88.
     """
     with torch.autocast(feats.device.type, enabled=False):
-        feats = full_precision(feats)
-        same = same_identity(labels)  # (B, B)
-        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        distances = euclidean_distance(feats, feats).masked_fill(itself, 0)  # (B, B)
-        d_p, d_n = distances.masked_fill(~same, -math.inf), (-distances).masked_fill(same, -math.inf)
-        if exact:
-            positive, negative = d_p.softmax(-1), d_n.softmax(-1)
-        else:
-            e_p, e_n = (d_p - d_p.detach().amax(-1, keepdim=True)).exp(), d_n.exp()
-            positive, negative = e_p / (e_p.sum(-1, keepdim=True) + 1e-6), e_n / (e_n.sum(-1, keepdim=True) + 1e-6)
-        return F.softplus(((positive - negative) * distances).sum(-1)).mean()
+        positive, negative = weighted_distances(feats, labels, exact)
+        return F.softplus(positive - negative).mean()
 
 
 def pairwise_circle_loss(feats: Tensor, labels: Tensor, margin: float, gamma: float) -> Tensor:

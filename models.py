@@ -115,6 +115,10 @@ class Model(nn.Module):
         """The Output of images (B, 3, H, W)."""
         return self.answer(*self.maps(images, views))
 
+    def compared(self, embedding: Tensor) -> Tensor:
+        """What a test compares of embeddings (N, D), in the same shape; of mirrored images too, of their mean."""
+        return embedding
+
     def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
         """What activation maps are drawn from: the channels of all `maps` side by side on the finest grid (B, C, h, w).
 
@@ -324,6 +328,11 @@ class Mutual(Model):
     def layers(self, group: str) -> list[nn.Parameter]:
         """Of every member."""
         return [p for member in self.members for p in member.layers(group)]
+
+    def compared(self, embedding: Tensor) -> Tensor:
+        """As the members; with all side by side, of each one's own."""
+        parts = embedding.chunk(1 if self.answers else len(self.members), dim=1)
+        return torch.cat([member.compared(x) for member, x in zip(self.members, parts, strict=False)], dim=1)
 
     def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
         """Of the network that answers in a test, or the first of all."""

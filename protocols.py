@@ -29,13 +29,16 @@ class Protocol:
     pairs; that whole gallery camera is removed for queries from that camera. cmc: what CMC counts, see FIRST_RANK of
     `evaluate`. Whatever the protocol, a gallery image that is the query image itself is removed where images are
     identified. words: what is removed, after "gallery images taken away". clothes: of the query's person only images in
-    "changed" or in the "same" clothes are right, the others are removed too; "": clothes play no part."""
+    "changed" or in the "same" clothes are right, the others are removed too; "": clothes play no part.
+    period: cameras whose numbers differ by a multiple of it are one camera, which takes images in two lights; 0: each
+    number is a camera of its own."""
 
     same_camera: bool
     cameras: tuple[tuple[int, int], ...]
     cmc: str
     words: str
     clothes: str = ""
+    period: int = 0
 
     def removes(self, query_camid, camid, same_pid, same_image, same_clothes=False):
         """Whether a gallery image is taken away from what a query sees; tensors, which are broadcast, or plain values.
@@ -48,7 +51,8 @@ class Protocol:
         if self.clothes:
             rules.append(same_pid & (same_clothes == (self.clothes == "changed")))
         if self.same_camera:
-            rules.append((query_camid == camid) & same_pid)
+            apart = query_camid - camid
+            rules.append(((apart % self.period if self.period else apart) == 0) & same_pid)
         rules += [(query_camid == asking) & (camid == hidden) for asking, hidden in self.cameras]
         return functools.reduce(operator.or_, rules)
 
@@ -64,6 +68,9 @@ PROTOCOLS = {
     # SYSU-MM01 (Wu et al., ICCV 2017): CMC counts each identity once, AP and mINP count images;
     # mangye16/Cross-Modal-Re-ID-baseline eval_metrics.py at a903f42, eval_sysu
     "sysu": Protocol(False, ((3, 2),), "identities", "of camera 2, for queries of camera 3"),
+    # LLCM (Zhang and Wang, CVPR 2023): as sysu, without the query's person in its camera, in whatever light;
+    # ZYK100/LLCM AGW/eval_metrics.py at 886e27c, eval_llcm. Infrared cameras are ten further here
+    "llcm": Protocol(True, (), "identities", "of the query's person in its camera, in either light", period=10),
     "none": Protocol(False, (), "images", "that are the query itself"),
     # Qian et al., ACCV 2020 (LTCC); guxinqian/Simple-CCReID tools/eval_metrics.py at f773d01, evaluate_with_clothes,
     # mode CC and SC

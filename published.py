@@ -643,3 +643,21 @@ JSIA = tuple(  # over the row jsia; columns: rank-1, rank-10, mAP
         ("indoor", "multi", {"sysu_search": "indoor", "sysu_shots": 10}, 52.7, 91.1, 42.7),
     )
 )
+
+
+# ============ AGW on LLCM: ZYK100/LLCM at 886e27c, README.md, Results; AGW/train.py, its test FC ============
+
+_ON_LLCM: dict[str, Any] = {"erase": 0.5, "erase_fill": "mean"}  # erased to 0 once normalised
+LLCM = (
+    Variant(
+        "AGW on LLCM, IR to VIS",
+        _ON_LLCM,
+        {"llcm": Published(49.13, 55.80, "LLCM 886e27c README, AGW, first columns", rank10=79.06)},
+    ),
+    Variant(
+        "AGW on LLCM, VIS to IR",
+        _ON_LLCM | {"llcm_query": "vis"},
+        {"llcm": Published(63.72, 47.21, "LLCM 886e27c README, AGW, last columns", rank10=88.66)},
+        "drawn infrared images that ask for all visible ones (AGW/test.py)",
+    ),
+)

@@ -21,6 +21,7 @@ Sources named in short below (github.com/...):
     TransReID-SSL         damo-cv/TransReID-SSL at fc39e88
     PersonViT             hustvl/PersonViT at de479ab
     SOLIDER-REID          tinyvision/SOLIDER-REID at 8c08e1c
+    LightMBN              jixunbo/LightMBN at 1f4ec0d
     Simple-CCReID         guxinqian/Simple-CCReID at f773d01
     CLIP-ReID             Syliz517/CLIP-ReID at eb1898b
     cluster-contrast      alibaba/cluster-contrast-reid at 57b62e9
@@ -29,9 +30,9 @@ Sources named in short below (github.com/...):
 
 from __future__ import annotations
 
-from rows import baselines, clip, clothes, drawn, parts, stronger, table, transformers, unsupervised
+from rows import baselines, clip, clothes, drawn, parts, small, stronger, table, transformers, unsupervised
 
-FAMILIES = (baselines, drawn, parts, stronger, transformers, clothes, clip, unsupervised)
+FAMILIES = (baselines, drawn, parts, small, stronger, transformers, clothes, clip, unsupervised)
 RECIPES, row = table.RECIPES, table.row
 
 # ============ the built-in data set ============

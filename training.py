@@ -89,11 +89,18 @@ def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
             f"recipe {recipe.name} learns which clothes are worn, and {', '.join(data.numbering)} does not say: train "
             "on sets that do, such as prcc, ltcc, vcclothes or deepchange"
         )
+    if recipe.extra_colour and not (recipe.infrared and recipe.p):
+        raise ValueError(
+            f"--extra_colour yes puts images in colour twice beside infrared ones into p x k batches, but recipe "
+            f"{recipe.name} has --infrared {'yes' if recipe.infrared else 'no'} and --p {recipe.p}: set --infrared yes "
+            "and --p, or --extra_colour no"
+        )
     if not recipe.p:
         return samplers.Shuffled(recipe.batch_size, recipe.steps)
-    chosen = {samplers.BothLights: recipe.infrared, samplers.AcrossCameras: recipe.across_cameras}
-    chosen |= {samplers.Alternating: recipe.alternate, samplers.PK: True}
-    kind = next(kind for kind, asked in chosen.items() if asked)
+    if recipe.infrared:
+        return samplers.BothLights(recipe.p, recipe.k, recipe.steps, recipe.epoch_length, recipe.extra_colour)
+    chosen = {samplers.AcrossCameras: recipe.across_cameras, samplers.Alternating: recipe.alternate}
+    kind = next((kind for kind, asked in chosen.items() if asked), samplers.PK)
     return kind(recipe.p, recipe.k, recipe.steps, recipe.epoch_length)
 
 

@@ -66,6 +66,10 @@ class Tracklet(Model):
         """The image model's, and the attention, which is new."""
         return super().layers(group) if group in ("new", "attention") else self.image_model.layers(group)
 
+    def compared(self, embedding: Tensor) -> Tensor:
+        """As the image model's, of the mean over time."""
+        return self.image_model.compared(embedding)
+
     def feature_map(self, images: Tensor, views: Views | None = None) -> Tensor:
         """Of images, as the image model's."""
         return self.image_model.feature_map(images, views)

@@ -5,7 +5,7 @@ image depends neither on the device, nor on workers, cache or the number of proc
 
 Order of the transforms, as in reid-strong-baseline 3da7e6f data/transforms/build.py and torchreid f8cd150
 torchreid/data/transforms.py: AutoAugment, flip, pad and crop, 2D translation, random patch, colour jitter,
-(x / 255 - mean) / std, random erasing.
+(x / 255 - mean) / std, random erasing, channels.
 """
 
 import math
@@ -23,9 +23,20 @@ from loading import policy
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-STREAMS = ("flip", "pad", "translate", "patch", "jitter", "erase", "sampler", "noise", "frames", "policy")
+STREAMS = ("flip", "pad", "translate", "patch", "jitter", "erase", "sampler", "noise", "frames", "policy", "channels")
 JITTER = (0.2, 0.15)  # brightness, contrast: torchreid f8cd150, torchreid/data/transforms.py
 FILLS = ("mean_raw", "mean", "black", "pixel", "value", "value_raw")
+# What becomes of the channels of an image (Ye et al., ICCV 2021): chances that it stays as it is; that R,
+# G or B stands in all three; that its grey value does. Cross-Modal-Re-ID-baseline e817a26, ICCV21_CAJ/data_loader.py
+# (ChannelExchange: exchange with gray=2, exchange_grey with 3) and ChannelAug.py (ChannelAdap, ChannelAdapGray).
+CHANNELS = {
+    "keep": (1.0, 0.0, 0.0, 0.0, 0.0),
+    "exchange": (0.0, 1 / 3, 1 / 3, 1 / 3, 0.0),
+    "exchange_grey": (0.0, 0.25, 0.25, 0.25, 0.25),
+    "adaptive": (0.25, 0.25, 0.25, 0.25, 0.0),
+    "adaptive_grey": (0.125, 0.25, 0.25, 0.25, 0.125),
+}
+COLOUR, EXTRA, INFRARED = range(3)  # what an image of a batch is: an extra one is there in colour already
 NOISE_BANK = 1 << 20  # normal numbers kept for erase_fill="pixel"; each image reads a run of them from a random place
 
 
@@ -138,6 +149,7 @@ class Draws(NamedTuple):
     jitter: np.ndarray | None  # (B, 4) float64: place of brightness and contrast (-1: left out), then their factors
     erase: np.ndarray | None  # (B, 5) y, x, h, w (h = 0: none), start in the noise bank
     policy: np.ndarray | None  # (B, 7) as `policy.draw`
+    channels: np.ndarray | None  # (B,) 0: as it is; 1 to 3: R, G or B; 4: grey
 
     def slice(self, start: int, stop: int) -> "Draws":
         """The parameters of images start to stop - 1."""
@@ -155,7 +167,8 @@ class Augmentation:
     auto_augment: probability of AutoAugment's ImageNet policy (`policy`), before everything else.
     flip: probability of a horizontal flip. Luo et al. (CVPRW 2019), Sec. 2: 0.5.
     pad: black pixels added on each side before a random crop back to the input size. Same section: 10.
-    translate: probability of enlarging by 1.125 and cropping (torchreid Random2DTranslation, its default 0.5).
+    translate: probability of enlarging by `enlarge` and cropping (torchreid Random2DTranslation, its default 0.5).
+    enlarge: 1.125 in torchreid; 1.05 in LightMBN (1f4ec0d, data_v2/transforms.py).
     random_patch: probability of pasting a patch of another training image (torchreid RandomPatch, its default 0.5).
         There the patches come from the images seen before; here from any image, so that a step needs no history.
     color_jitter: probability of changing brightness by up to 0.2 and contrast by up to 0.15, in random order, as
@@ -171,12 +184,15 @@ class Augmentation:
     erase_aspect: bounds of height / width. Zhong et al.: 0.3, 1 / 0.3.
     erase_log_aspect: draw the aspect log-uniformly (timm) instead of uniformly (all re-ID code).
     erase_attempts: rectangles tried until one fits. reid-strong-baseline: 100; timm: 10.
+    colour_channels, extra_channels, infrared_channels: what becomes of the channels (`CHANNELS`) of images in colour,
+        of those that a batch holds a second time, and of infrared ones; on the normalised image, erased or not.
     """
 
     auto_augment: float = 0.0
     flip: float = 0.5
     pad: int = 10
     translate: float = 0.0
+    enlarge: float = 1.125
     random_patch: float = 0.0
     color_jitter: float = 0.0
     erase: float = 0.5
@@ -186,6 +202,9 @@ class Augmentation:
     erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
     erase_log_aspect: bool = False
     erase_attempts: int = 100
+    colour_channels: str = "keep"
+    extra_channels: str = "keep"
+    infrared_channels: str = "keep"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -196,16 +215,29 @@ class Augmentation:
         if self.pad < 0:
             raise ValueError(f"pad must not be negative: {self.pad}")
         check_one_of("erase_fill", self.erase_fill, FILLS)
+        for name in ("colour_channels", "extra_channels", "infrared_channels"):
+            check_one_of(name, getattr(self, name), CHANNELS)
         for name, high in (("erase_area", 1), ("erase_aspect", math.inf)):
             low, top = getattr(self, name)
             if not 0 < low <= top <= high:
                 raise ValueError(f"{name} must be two increasing numbers in (0, {high}]: {getattr(self, name)}")
 
-    def draw(self, count: int, image_size: tuple[int, int], num_images: int, seed: int, epoch: int, step: int) -> Draws:
-        """Parameters for `count` images of image_size (H, W): a pure function of (seed, epoch, step).
+    def draw(
+        self,
+        kinds: int | np.ndarray,
+        image_size: tuple[int, int],
+        num_images: int,
+        seed: int,
+        epoch: int,
+        step: int,
+    ) -> Draws:
+        """Parameters for images of image_size (H, W): a pure function of (kinds, seed, epoch, step).
 
+        kinds: (B,) COLOUR, EXTRA or INFRARED, what each image is; or B, of as many in colour.
         num_images: size of the data set that patches are taken from.
         """
+        kinds = np.full(kinds, COLOUR) if isinstance(kinds, int) else kinds
+        count = len(kinds)
         H, W = image_size
 
         def rng(stream: str) -> np.random.Generator:
@@ -216,7 +248,7 @@ class Augmentation:
         translate = None
         if self.translate:
             u = rng("translate").random((count, 3))
-            spare = np.array(enlarged_size(image_size)) - (H, W)
+            spare = np.array(enlarged_size(image_size, self.enlarge)) - (H, W)
             # int(round(uniform(0, spare))), as torchreid: both ends are half as likely
             translate = np.column_stack([u[:, 0] < self.translate, np.rint(u[:, 1:] * spare)]).astype(np.int64)
         return Draws(
@@ -227,7 +259,15 @@ class Augmentation:
             self._draw_jitter(rng("jitter"), count),
             self._draw_erase(rng("erase"), count, image_size),
             policy.draw(rng("policy").random((count, 8)), self.auto_augment) if self.auto_augment else None,
+            self._draw_channels(rng("channels"), kinds),
         )
+
+    def _draw_channels(self, rng: np.random.Generator, kinds: np.ndarray) -> np.ndarray | None:
+        how = (self.colour_channels, self.extra_channels, self.infrared_channels)
+        if {*how} == {"keep"}:
+            return None
+        bounds = np.array([CHANNELS[name] for name in how]).cumsum(axis=1)[kinds]  # (B, 5)
+        return (rng.random(len(kinds))[:, None] >= bounds[:, :-1]).sum(axis=1)
 
     def _draw_erase(self, rng: np.random.Generator, count: int, image_size: tuple[int, int]) -> np.ndarray | None:
         if not self.erase:
@@ -293,7 +333,7 @@ class Augmentation:
         if draws.flip is not None or draws.pad is not None:
             images = flip_pad_crop(images, draws.flip, draws.pad, self.pad)
         if draws.translate is not None:
-            images = translate(images, draws.translate)
+            images = translate(images, draws.translate, self.enlarge)
         if draws.patch is not None:
             images = paste_patches(images, draws.patch, patches)
         if draws.jitter is not None:
@@ -301,6 +341,8 @@ class Augmentation:
         images = normalise(images, self.mean, self.std, channels_last=channels_last)
         if draws.erase is not None:
             images = erase(images, draws.erase, self.fill_colour())
+        if draws.channels is not None:
+            images = exchange_channels(images, draws.channels)
         return images
 
     def fill_colour(self) -> tuple[float, ...] | None:
@@ -356,24 +398,24 @@ def _flip_shift_gather(images: Tensor, flip: np.ndarray, shift: np.ndarray) -> T
     return images[sample, y.clamp(0, H - 1)[:, :, None], x[:, None, :]] * inside[..., None]
 
 
-def enlarged_size(image_size: tuple[int, int]) -> tuple[int, int]:
+def enlarged_size(image_size: tuple[int, int], by: float = 1.125) -> tuple[int, int]:
     """Size before the crop of torchreid's Random2DTranslation."""
-    return round(image_size[0] * 1.125), round(image_size[1] * 1.125)
+    return round(image_size[0] * by), round(image_size[1] * by)
 
 
-def translate(images: Tensor, draws: np.ndarray) -> Tensor:
-    """Enlarge by 1.125 with Pillow's bilinear filter and crop (H, W) at top, left. draws (B, 3): on, top, left."""
+def translate(images: Tensor, draws: np.ndarray, by: float = 1.125) -> Tensor:
+    """Enlarge with Pillow's bilinear filter and crop (H, W) at top, left. draws (B, 3): on, top, left."""
     rows = draws[:, 0].nonzero()[0]
     if not len(rows):
         return images
     index = to_device(torch.from_numpy(rows), images.device)
     crop = _enlarge_crop_pillow if images.device.type == "cpu" else _enlarge_crop
-    return images.index_copy(0, index, crop(images[index], draws[rows, 1:]))
+    return images.index_copy(0, index, crop(images[index], draws[rows, 1:], by))
 
 
-def _enlarge_crop_pillow(images: Tensor, corner: np.ndarray) -> Tensor:
+def _enlarge_crop_pillow(images: Tensor, corner: np.ndarray, by: float) -> Tensor:
     H, W = images.shape[1:3]
-    size = enlarged_size((H, W))[::-1]
+    size = enlarged_size((H, W), by)[::-1]
     out = torch.empty_like(images)
     for source, target, (y, x) in zip(images.numpy(), out.numpy(), corner.tolist(), strict=True):
         large = Image.fromarray(source).resize(size, Image.Resampling.BILINEAR)
@@ -381,11 +423,11 @@ def _enlarge_crop_pillow(images: Tensor, corner: np.ndarray) -> Tensor:
     return out
 
 
-def _enlarge_crop(images: Tensor, corner: np.ndarray) -> Tensor:
+def _enlarge_crop(images: Tensor, corner: np.ndarray, by: float) -> Tensor:
     """The same bytes from Pillow's fixed-point arithmetic (libImaging/Resample.c), columns first, then rows."""
     B, H, W, _ = images.shape
     start = to_device(torch.from_numpy(corner), images.device)
-    large_h, large_w = enlarged_size((H, W))
+    large_h, large_w = enlarged_size((H, W), by)
     sample = torch.arange(B, device=images.device)[:, None, None]
     every = torch.arange(H, device=images.device)[None, :, None]
     taps, weights = _bilinear_taps(W, large_w, images.device)  # (W', 2)
@@ -573,3 +615,21 @@ def _noise_bank(device: torch.device) -> Tensor:
     radius, angle = np.sqrt(-2 * np.log1p(-u[0])), 2 * np.pi * u[1]
     bank = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
     return torch.from_numpy(bank.astype(np.float32)).to(device)
+
+
+GREY = (0.2989, 0.5870, 0.1140)  # ICCV21_CAJ/ChannelAug.py, ChannelAdapGray
+
+
+def exchange_channels(images: Tensor, draws: np.ndarray) -> Tensor:
+    """Put one channel of an image, or its grey value, into all three, in place.
+
+    Args: images (B, 3, H, W) float32; draws (B,) as in `Draws.channels`.
+    """
+    for choice in range(1, 5):
+        rows = (draws == choice).nonzero()[0]
+        if len(rows):
+            index = to_device(torch.from_numpy(rows), images.device)
+            r, g, b = chosen = images[index].split(1, dim=1)  # (n, 1, H, W) each
+            one = GREY[0] * r + GREY[1] * g + GREY[2] * b if choice == 4 else chosen[choice - 1]
+            images.index_copy_(0, index, one.expand(-1, 3, -1, -1).contiguous())
+    return images

@@ -274,6 +274,11 @@ class Shuffled:
     def __post_init__(self):
         _positive(batch_size=self.batch_size)
 
+    @property
+    def again(self) -> np.ndarray | None:
+        """(B,) bool: which places of a batch hold an image for the second time; None where none does."""
+        return None
+
     def plan(self, labels: Tensor, groups: Tensor | None, seed: int, epoch: int) -> Tensor:
         """labels (N,), groups (N,) or None -> (steps, 1, B)."""
         return shuffled(len(labels), self.batch_size, seed, epoch, self.steps)[:, None]
@@ -303,6 +308,11 @@ class PK:
         """Images in a batch."""
         return self.p * self.k
 
+    @property
+    def again(self) -> np.ndarray | None:
+        """(B,) bool: which places of a batch hold an image for the second time; None where none does."""
+        return None
+
     def plan(self, labels: Tensor, groups: Tensor | None, seed: int, epoch: int) -> Tensor:
         """labels (N,), groups (N,) or None -> (steps, 1, B)."""
         return pk_batches(labels, self.p, self.k, seed, epoch, self.steps, self.epoch_length)[:, None]
@@ -327,22 +337,37 @@ class AcrossCameras(PK):
         return f"{super().words(what)} across cameras"
 
 
+@dataclass(frozen=True)
 class BothLights(PK):
-    """Batches of p identities with k images in colour and k in infrared each, see `balanced_batches`."""
+    """Batches of p identities with k images in colour and k in infrared each, see `balanced_batches`.
+
+    extra: the images in colour twice, so that they can be augmented in two ways (Ye et al., ICCV 2021;
+    Cross-Modal-Re-ID-baseline e817a26, ICCV21_CAJ/data_loader.py).
+    """
+
+    extra: bool = False
 
     @property
     def batch_size(self) -> int:
         """Images in a batch."""
-        return 2 * self.p * self.k
+        return (3 if self.extra else 2) * self.p * self.k
+
+    @property
+    def again(self) -> np.ndarray | None:
+        """(B,) bool: of the images in colour the second k of each identity, where they are there twice."""
+        return np.tile(np.repeat([False, True, False], self.k), self.p) if self.extra else None
 
     def plan(self, labels: Tensor, groups: Tensor | None, seed: int, epoch: int) -> Tensor:
         """labels (N,), groups (N,) bool: in infrared -> (steps, 1, B)."""
         lights = torch.zeros(len(labels), dtype=torch.bool) if groups is None else groups
-        return balanced_batches(labels, lights, self.p, self.k, seed, epoch, self.steps)[:, None]
+        batches = balanced_batches(labels, lights, self.p, self.k, seed, epoch, self.steps)
+        if self.extra:
+            batches = batches.unflatten(1, (self.p, 2, self.k))[:, :, [0, 0, 1]].flatten(1)
+        return batches[:, None]
 
     def words(self, what: str) -> str:
         """What a batch holds, of `what` (images, tracklets)."""
-        return f"{super().words(what)} of each light"
+        return f"{super().words(what)} of each light{', those in colour twice' if self.extra else ''}"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -144,16 +145,20 @@ class Budget:
 
 
 class FeatureRows:
-    """(count, ...) float32 rows filled batch by batch, in memory or in a memory-mapped temporary file."""
+    """(count, ...) float32 rows filled batch by batch, in memory or in a memory-mapped temporary file.
 
-    def __init__(self, count: int, budget: Budget):
-        self.count, self.budget = count, budget
+    finish: what is done to each batch of rows, (n, ...) -> the same shape; None: nothing.
+    """
+
+    def __init__(self, count: int, budget: Budget, finish: Callable[[Tensor], Tensor] | None = None):
+        self.count, self.budget, self.done = count, budget, finish
         self.rows: Tensor | None = None
         self.filled = 0
 
     def add(self, batch: Tensor, mirrored: Tensor) -> None:
         """Append the mean of the two (the batch itself where both are one tensor)."""
         mean = batch.float() if mirrored is batch else (batch.float() + mirrored.float()) / 2
+        mean = mean if self.done is None else self.done(mean)
         if self.rows is None:
             with torch.inference_mode(False):  # what is handed out shall be an ordinary tensor
                 self.rows = self._allocate((self.count, *mean.shape[1:]), mean.is_cuda)

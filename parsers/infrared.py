@@ -186,6 +186,71 @@ def _read_regdb_list(folder: str, name: str, camid: int) -> tuple[Sample, ...]:
     return base.read_list(REGDB, path, [folder], REGDB_LINE, "Visible/1/male_back_v_00261_1.bmp 0", camid)
 
 
+# ============ LLCM ============
+
+LLCM_INFRARED = 10  # an infrared image of camera n is of camera 10 + n here
+LLCM_CAMERAS = {"vis": tuple(range(1, 10)), "nir": tuple(LLCM_INFRARED + n for n in (1, 2, 4, 5, 6, 7, 8, 9))}
+LLCM_PARTS = ("idx", "test_vis", "test_nir")
+
+
+def parse_llcm(root: str, *, query: str = "nir", trial: int = 0) -> Splits:
+    """LLCM. `query`: `nir`, infrared images ask for visible ones, or `vis`; `trial`: which draw of the gallery, 0 to 9.
+
+    Reference: Zhang and Wang, "Diverse Embedding Expansion Network and Low-Light Cross-Modality Benchmark for
+        Visible-Infrared Person Re-Identification", CVPR 2023.
+    Published: 1,064 people in 9 cameras, 713 for training, 351 for the test; in both lights, but for camera 3, which
+        has no infrared test images (README.md, AGW/test.py, AGW/data_manager.py of github.com/ZYK100/LLCM at 886e27c).
+        Queries are all images of one light; the gallery, drawn ten times, has one image of each person in each camera
+        of the other: `random.seed(trial)`, then one `random.choice` per person and camera, as there. Protocol `llcm`.
+        For visible queries the released test.py exchanges the sides: its drawn infrared images ask for all visible
+        ones. train.py, the paper's words and this parser do not.
+    Folders: test_vis/cam1/ to cam9/ and test_nir/cam1/ to cam9/ with a folder per person, 0001/*.jpg; idx/ with
+        test_id.txt, one line `1,2,4,...`, and train_vis.txt, train_nir.txt, which have lines `PATH 0`: path below the
+        folder, number of the person within training. Cameras: 1 to 9 visible, 11 to 19 infrared; of training images,
+        whose lists name none, 1 and 11.
+    """
+    folder = base.find_folder(LLCM, root, base.has_folders(*LLCM_PARTS), "a folder with idx/, test_vis/ and test_nir/")
+    path = os.path.join(folder, "idx", "test_id.txt")
+    if not os.path.isfile(path):
+        raise base.missing(LLCM, os.path.join(folder, "idx"), "test_id.txt")
+    words = base.read_text(LLCM, path).replace(",", " ").split()
+    if not words or not all(word.isdecimal() for word in words):
+        raise ValueError(f"llcm: {path} does not read like '1,2,4'. Unpack the archive again.")
+    people = sorted(int(word) for word in words)
+    (other,) = {*LLCM_CAMERAS} - {query}
+    rng = random.Random(trial)  # person by person, camera by camera
+    asking, asked = (
+        [_llcm_images(folder, light, camera, pid) for pid in people for camera in LLCM_CAMERAS[light]]
+        for light in (query, other)
+    )
+    return Splits(
+        LLCM.name,
+        _read_llcm_list(folder, "train_vis.txt", 1) + _read_llcm_list(folder, "train_nir.txt", 1 + LLCM_INFRARED),
+        tuple(sample for images in asking for sample in images),
+        tuple(rng.choice(images) for images in asked if images),
+        LLCM.published,
+        (f"{query} images ask for {other} ones; gallery {trial} of {LLCM.num_trials}, drawn with seed {trial}",),
+        protocol="llcm",
+        infrared=frozenset({1 + LLCM_INFRARED, *LLCM_CAMERAS["nir"]}),
+        shared_pids=False,
+    )
+
+
+def _llcm_images(folder: str, light: str, camera: int, pid: int) -> list[Sample]:
+    """The images of a person in a camera, by name; none if that camera did not see that person."""
+    person = os.path.join(folder, f"test_{light}", f"cam{camera % LLCM_INFRARED}", f"{pid:04d}")
+    names = base.list_folder(person)[0] if os.path.isdir(person) else []
+    return [Sample(os.path.join(person, name), pid, camera) for name in names]
+
+
+def _read_llcm_list(folder: str, name: str, camid: int) -> tuple[Sample, ...]:
+    """The samples of idx/<name>."""
+    path = os.path.join(folder, "idx", name)
+    if not os.path.isfile(path):
+        raise base.missing(LLCM, os.path.join(folder, "idx"), name)
+    return base.read_list(LLCM, path, [folder], REGDB_LINE, "train_vis/0001/0001_c01.jpg 0", camid)
+
+
 # ============ the built-in data set ============
 
 
@@ -214,6 +279,19 @@ def parse_synthetic_rgbir(
 
 # ============ the rows of the registry ============
 
+LLCM = Entry(
+    name="llcm",
+    title="LLCM",
+    description="LLCM, in low light (713/351 identities, 9 cameras in both lights, 10 gallery draws, both directions)",
+    citation="Zhang and Wang, Diverse Embedding Expansion Network and Low-Light Cross-Modality Benchmark for "
+    "Visible-Infrared Person Re-Identification, CVPR 2023",
+    site="https://github.com/ZYK100/LLCM",
+    terms="on request, with a signed agreement",
+    parse=parse_llcm,
+    published={"train": Counts(713, None, None), "query": Counts(351, None, None), "gallery": Counts(351, None, None)},
+    choices={"query": tuple(LLCM_CAMERAS)},
+    num_trials=10,
+)
 REGDB = Entry(
     name="regdb",
     title="RegDB",
@@ -250,4 +328,4 @@ SYSU = Entry(
     num_trials=SYSU_TRIALS,
 )
 
-ENTRIES = (REGDB, SYNTHETIC_RGBIR, SYSU)
+ENTRIES = (LLCM, REGDB, SYNTHETIC_RGBIR, SYSU)

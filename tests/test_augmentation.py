@@ -178,15 +178,16 @@ def test_flip_pad_crop_equals_pil(batch, crop, pad):
 
 
 @pytest.mark.parametrize("size", [SIZE, (64, 32), (36, 50)])
+@pytest.mark.parametrize("by", [1.125, 1.05])
 @pytest.mark.parametrize("crop", [augmentation._enlarge_crop, augmentation._enlarge_crop_pillow])
-def test_translation_equals_pil(crop, size):
+def test_translation_equals_pil(crop, by, size):
     H, W = size
     batch = torch.stack([torch.from_numpy(noise(H, W, i)) for i in range(6)])
-    large = augmentation.enlarged_size(size)
-    assert large == (int(round(H * 1.125)), int(round(W * 1.125)))
+    large = augmentation.enlarged_size(size, by)
+    assert large == (int(round(H * by)), int(round(W * by)))
     rng = np.random.default_rng(0)
     corner = np.stack([rng.integers(0, large[0] - H + 1, 6), rng.integers(0, large[1] - W + 1, 6)], 1)
-    for image, (top, left), result in zip(batch, corner, crop(batch, corner), strict=True):
+    for image, (top, left), result in zip(batch, corner, crop(batch, corner, by), strict=True):
         image = Image.fromarray(image.numpy()).resize(large[::-1], Image.BILINEAR)
         image = image.crop((left, top, left + W, top + H))
         assert np.array_equal(np.array(image), result.numpy())

@@ -57,10 +57,11 @@ def test_types_are_frozen_and_travel_to_workers():
     assert Sample(("a.jpg", "b.jpg"), 1, 2).path == ("a.jpg", "b.jpg")  # a tracklet
 
 
-ALL = ("agreid", "cargo", "ccvid", "clonedperson", "cuhk01", "cuhk03", "cuhksysu", "deepchange", "duke", "dukevid",
-       "grid", "ilids", "ilidsvid", "last", "ltcc", "market", "mars", "msmt17", "occludedduke", "occludedreid", "own",
-       "partialilids", "partialreid", "pduke", "prcc", "prid", "prid2011", "prid450s", "randperson", "regdb",
-       "sensereid", "synthetic", "syntheticrgbir", "syntheticvideo", "sysu", "vcclothes", "viper")  # fmt: skip
+ALL = ("agreid", "cargo", "ccvid", "clonedperson", "cuhk01", "cuhk03", "cuhksysu", "deepchange", "duke",
+       "dukevid", "grid", "ilids", "ilidsvid", "last", "llcm", "ltcc", "market", "mars", "msmt17", "occludedduke",
+       "occludedreid", "own", "partialilids", "partialreid", "pduke", "prcc", "prid", "prid2011", "prid450s",
+       "randperson", "regdb", "sensereid", "synthetic", "syntheticrgbir", "syntheticvideo", "sysu", "vcclothes",
+       "viper")  # fmt: skip
 
 
 def test_registry_is_sorted_and_complete():
@@ -193,7 +194,12 @@ def test_repeated_splits():
                         "prid450s": 10, "regdb": 10, "viper": 20}  # fmt: skip
     assert all("split" in datasets.DATASETS[name].options for name in (*repeated, "cuhk03"))
     assert datasets.num_splits("cuhk03-np", classic=True) == 20
-    assert [name for name in datasets.DATASETS if datasets.num_trials(name) > 1] == ["prcc", "syntheticrgbir", "sysu"]
+    assert [name for name in datasets.DATASETS if datasets.num_trials(name) > 1] == [
+        "llcm",
+        "prcc",
+        "syntheticrgbir",
+        "sysu",
+    ]
     with error(ValueError, "'classic'", "its options: none"):
         datasets.num_splits("duke", classic=True)
 
@@ -739,6 +745,8 @@ def has_match(query, gallery, protocol):
             return True
         if protocol == "sysu" and not (query.camid == 3 and other.camid == 2):
             return True
+        if protocol == "llcm" and other.camid % 10 != query.camid % 10:
+            return True
     return False
 
 
@@ -918,7 +926,7 @@ def test_combine_all_images():
         datasets.combine([test_only])
 
 
-@pytest.mark.parametrize("protocol", ["market1501", "cuhk03", "sysu", "none"])
+@pytest.mark.parametrize("protocol", ["market1501", "cuhk03", "sysu", "llcm", "none"])
 def test_check_queries_against_the_rule_word_for_word(protocol):
     for seed in range(200):
         rng = random.Random(seed)
@@ -989,7 +997,7 @@ def test_hold_out_parts_people_and_keeps_a_match():
         datasets.hold_out(splits, 8)
 
 
-@pytest.mark.parametrize("protocol", ["market1501", "cuhk03", "sysu", "none"])
+@pytest.mark.parametrize("protocol", ["market1501", "cuhk03", "sysu", "llcm", "none"])
 def test_every_query_of_people_held_out_can_be_answered(protocol):
     """By the rule of the protocol itself; under sysu an image of camera 2 is no answer for camera 3."""
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""SYSU-MM01 and RegDB: whose images are what, the ten galleries, the two directions."""
+"""SYSU-MM01, RegDB and LLCM: whose images are what, the ten galleries, the two directions."""
 
 import random
 
@@ -8,7 +8,7 @@ from scipy.io import savemat
 from trees import error, names, tree
 
 import datasets
-from datasets import Counts, check_queries, load_splits
+from datasets import Counts, Sample, check_queries, load_splits
 from synthetic.kind import Kind
 
 # (camera, pid) -> images; person 6 is not in cameras 1 and 2, person 10 not in camera 5
@@ -177,6 +177,86 @@ def test_regdb_errors(tmp_path):
     (root / "idx/train_visible_1.txt").write_text("Visible/1/a.bmp\n")
     with error(ValueError, "line 1 of", "train_visible_1.txt"):
         load_splits("regdb", root)
+
+
+# (light, camera, pid) -> images; person 12 is in no infrared camera but 4, whose images are numbered from 1
+LLCM_TEST = {("vis", 1, 12): 3, ("vis", 3, 12): 2, ("nir", 4, 12): 2, ("vis", 9, 5): 1, ("vis", 3, 5): 4,
+             ("nir", 1, 5): 3, ("nir", 9, 5): 1, ("nir", 3, 5): 2}  # fmt: skip
+
+
+def llcm(root):
+    tree(root, *(f"test_{light}/cam{camera}/{pid:04d}/{n:04d}.jpg" for (light, camera, pid), count in LLCM_TEST.items()
+                 for n in range(1, count + 1)), "test_vis/cam2/0333/0001.jpg")  # fmt: skip
+    tree(root, "vis/0001/a.jpg", "vis/0002/b.jpg", "nir/0001/c.jpg", "nir/0002/d.jpg")
+    (root / "idx").mkdir()
+    (root / "idx/test_id.txt").write_text("12,5\n")
+    (root / "idx/train_vis.txt").write_text("vis/0001/a.jpg 0\nvis/0002/b.jpg 1\n")
+    (root / "idx/train_nir.txt").write_text("nir/0001/c.jpg 0\nnir/0002/d.jpg 1\n")
+    return root
+
+
+def llcm_names(light, *images):
+    """(path, pid, camera) of (camera, pid, number) triples."""
+    far = 10 if light == "nir" else 0
+    return [(f"test_{light}/cam{camera}/{pid:04d}/{n:04d}.jpg", pid, camera + far) for camera, pid, n in images]
+
+
+def llcm_all(light, cameras):
+    """All images of a light, person by person and camera by camera."""
+    return llcm_names(light, *((camera, pid, n) for pid in (5, 12) for camera in cameras
+                               for n in range(1, LLCM_TEST.get((light, camera, pid), 0) + 1)))  # fmt: skip
+
+
+def llcm_drawn(light, cameras, trial):
+    """AGW/data_manager.py, process_gallery_llcm, written out."""
+    random.seed(trial)
+    counts = [(camera, pid, LLCM_TEST.get((light, camera, pid), 0)) for pid in (5, 12) for camera in cameras]
+    return llcm_names(light, *((c, pid, random.choice(range(1, n + 1))) for c, pid, n in counts if n))
+
+
+def test_llcm(tmp_path):
+    root, every, without_3 = llcm(tmp_path / "LLCM"), range(1, 10), [1, 2, 4, 5, 6, 7, 8, 9]
+    drawn = set()
+    for trial in range(10):
+        splits = load_splits("llcm", tmp_path, trial=trial)
+        assert names(splits.query, root) == llcm_all("nir", without_3), "camera 3 has no infrared test images"
+        assert names(splits.gallery, root) == llcm_drawn("vis", every, trial)
+        drawn.add(splits.gallery)
+        back = load_splits("llcm", tmp_path, query="vis", trial=trial)
+        assert names(back.query, root) == llcm_all("vis", every)
+        assert names(back.gallery, root) == llcm_drawn("nir", without_3, trial)
+    assert len(drawn) > 5 and datasets.num_trials("llcm") == 10
+    assert splits.protocol == "llcm" and not splits.shared_pids
+    assert names(splits.train, root) == [("vis/0001/a.jpg", 0, 1), ("vis/0002/b.jpg", 1, 1), ("nir/0001/c.jpg", 0, 11),
+                                         ("nir/0002/d.jpg", 1, 11)]  # fmt: skip
+    data = datasets.combine([splits])
+    assert {data.cameras[i] for i in (2, 3)} == set(data.infrared) and {
+        s.camid for s in splits.query
+    } <= splits.infrared
+    assert not {s.camid for s in splits.gallery} & splits.infrared
+
+
+def test_llcm_protocol_leaves_out_the_same_camera_in_the_other_light():
+    query = [Sample("q", 5, 11)]
+    assert check_queries(query, [Sample("a", 5, 1), Sample("b", 5, 9)], "llcm").num_valid == 1
+    assert check_queries(query, [Sample("a", 5, 1), Sample("b", 5, 9)], "market1501").num_valid == 1
+    with error(ValueError, "protocol llcm leaves out"):
+        check_queries(query, [Sample("a", 5, 1), Sample("b", 6, 9)], "llcm")
+
+
+def test_llcm_errors(tmp_path):
+    root = llcm(tmp_path)
+    with error(ValueError, "query", "nir", "vis"):
+        load_splits("llcm", root, query="thermal")
+    (root / "nir/0002/d.jpg").unlink()
+    with error(FileNotFoundError, "llcm: 1 of the 2 images in", "nir/0002/d.jpg"):
+        load_splits("llcm", root)
+    (root / "idx/test_id.txt").write_text("five\n")
+    with error(ValueError, "test_id.txt does not read like '1,2,4'"):
+        load_splits("llcm", root)
+    (root / "idx/test_id.txt").unlink()
+    with error(FileNotFoundError, "test_id.txt"):
+        load_splits("llcm", root)
 
 
 def thermal(data):

@@ -34,6 +34,7 @@ def kept_images(q, qp, gp, qc, gc, protocol, same_item):
         "market1501": lambda g: not (gp[g] == qp[q] and gc[g] == qc[q]),
         "cuhk03": lambda g: not (gp[g] == qp[q] and gc[g] == qc[q]),
         "sysu": lambda g: not (qc[q] == 3 and gc[g] == 2),
+        "llcm": lambda g: not (gp[g] == qp[q] and gc[g] % 10 == qc[q] % 10),
         "none": lambda g: True,
     }
     return [g for g in range(len(gp)) if gp[g] != -1 and rules[protocol](g) and not same_item(q, g)]
@@ -61,7 +62,7 @@ def oracle(d, qp, gp, qc, gc, protocol, max_rank, drawn=None, own=None, same_ite
         ap = sum(j / r for j, r in enumerate(ranks, 1)) / len(ranks)
         ap = trapezoid([gp[g] == qp[q] for g in order]) if rule == "trapezoid" else ap
         inp = len(ranks) / ranks[-1]
-        if protocol == "sysu":
+        if protocol in ("sysu", "llcm"):
             first = [first_of_identities(d[q], kept, gp, qp[q])]
         elif protocol == "cuhk03":
             hits = [g for g in order if gp[g] == qp[q]]
@@ -108,7 +109,7 @@ def assert_equal_to_oracle(metrics, expected, max_rank):
 
 
 @pytest.mark.parametrize("rule", protocols.AP_RULES)
-@pytest.mark.parametrize("protocol", ["market1501", "cuhk03", "sysu", "none"])
+@pytest.mark.parametrize("protocol", ["market1501", "cuhk03", "sysu", "llcm", "none"])
 def test_metrics_equal_the_oracle_ties_included(protocol, rule):
     for seed in SEEDS:
         d, qp, gp, qc, gc = problem(seed, levels=(2, 7, 1000)[seed % 3])

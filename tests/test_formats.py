@@ -19,7 +19,7 @@ import models
 import recipes
 from loading.views import Views
 from networks import backbones, swin
-from papers import cal
+from papers import cal, light_mbn
 from weights import formats, importing, recognising
 
 # ============ released layouts of whole methods ============
@@ -39,6 +39,17 @@ MGN_NAMES = renamed(*(
     for ours, theirs in (("global_pool", "pool_layer."), ("reduction", "bottleneck.0."), ("neck", "bottleneck.1."),
                          ("classifier", ""))
 ))  # fmt: skip
+
+
+LIGHT_MBN = {  # model/lmbn_n.py; lmbn_r.py calls the fifth reduction by what it is of
+    kind: renamed(
+        (r"^backbone\.", "backone."), (r"^enhance\.", "batch_drop_block.drop_batch_bottleneck."),
+        *((rf"^(heads\.{i}|halves\.{i - 5})\.{ours}\.", f"reduction_{theirs}.{layer}.")
+          for i, theirs in enumerate((0, dropped, 1, 2, 3, "ch_0", "ch_1"))
+          for ours, layer in (("reduction", "reduction"), ("neck", "bn"), ("classifier", "classifier"))),
+    )
+    for kind, dropped in (("n", 4), ("r", "drop"))
+}  # fmt: skip
 
 
 def transreid_names(state):
@@ -202,6 +213,8 @@ LAYOUTS = {  # name -> (network, its released names, container, what else is ski
     "fast-reid mgn": (
         partial(models.MGN, pooling="gem", global_stride=1, **R18), MGN_NAMES, saved_by_fast_reid, {}
     ),
+    "light_mbn": (partial(light_mbn.LightMBN, backbone="osnet_x0_25"), LIGHT_MBN["n"], parallel, {}),
+    "light_mbn_r": (partial(light_mbn.LightMBN, **R18), LIGHT_MBN["r"], nested, {}),
     "mangye16 agw": (partial(models.AGW, non_local=(0, 1, 2, 0), **R18), bare, bare, {}),
     "pcb of syfafterzy": (partial(models.PCB, **R18), pcb_rpp_names, nested, {"base.fc.": IMAGENET}),
     "rpp of syfafterzy": (partial(models.RPP, **R18), pcb_rpp_names, nested, {"base.fc.": IMAGENET}),
@@ -941,6 +954,16 @@ METHOD_FILES = {  # name -> (network at full size, its released names, what is r
         partial(models.MGN, backbone="resnet50_ibn_a", pooling="gem"), MGN_NAMES,
         {"recipe": "mgn", "backbone": "resnet50_ibn_a", "stem_ceil": True},
     ),
+    "light_mbn": (light_mbn.LightMBN, LIGHT_MBN["n"], {"recipe": "light_mbn", "backbone": "osnet_x1_0"}),
+    "light_mbn, narrow": (
+        partial(light_mbn.LightMBN, backbone="osnet_x0_25"), LIGHT_MBN["n"],
+        {"recipe": "light_mbn", "backbone": "osnet_x0_25"},
+    ),
+    "light_mbn_r": (
+        partial(light_mbn.LightMBN, backbone="resnet50"), LIGHT_MBN["r"], {"recipe": "light_mbn_r"} | R50
+    ),
+    "light_mbn, ours": (light_mbn.LightMBN, bare, {"recipe": "light_mbn", "backbone": "osnet_x1_0"}),
+    "light_mbn_r, ours": (partial(light_mbn.LightMBN, backbone="resnet50"), bare, {"recipe": "light_mbn_r"} | R50),
     "mgn, ours": (partial(models.MGN, pooling="gem"), bare, {"recipe": "mgn", "stem_ceil": True} | R50),
     "layumi": (
         partial(models.BagOfTricks, reduced=(512,), last_stride=2), layumi_names,

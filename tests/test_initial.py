@@ -56,7 +56,7 @@ REFERENCES = {
     "AlignedReID++": ("fca9620, models/ResNet.py", "aligned_pp"),
     "Pyramid": ("63ffd64, src/models/pcb_plus_dropout_pyramid.py", "pyramid"),
     "ReID-Survey": ("38f5912, modeling/baseline.py, modeling/layer/non_local.py", "agw"),
-    "XM": ("e817a26, model.py", "agw_rgbir"),
+    "XM": ("e817a26, model.py, ICCV21_CAJ/model.py", "agw_rgbir caj"),
     "fast-reid/bot": (
         "c9bc3ce, modeling/heads/embedding_head.py",
         "fastreid_bot fastreid_bot_r50_ibn fastreid_bot_s50 fastreid_bot_r101_ibn fastreid_vit",
@@ -75,6 +75,8 @@ REFERENCES = {
         "57b62e9, clustercontrast/models/resnet.py, models/pooling.py, models/cm.py",
         "cluster_contrast",
     ),
+    "LightMBN": ("1f4ec0d, model/lmbn_n.py, bnneck.py", "light_mbn"),
+    "LightMBN/r": ("1f4ec0d, model/lmbn_r.py, bnneck.py", "light_mbn_r"),
     "TransReID": ("dec5504, model/make_model.py, build_transformer_local", "transreid"),
     # so do TransReID-SSL fc39e88, PersonViT de479ab and SOLIDER-REID 8c08e1c in their model/make_model.py
     "TransReID/baseline": (

@@ -22,7 +22,7 @@ import tester
 import train
 from config import check_trunk
 from loading.views import Views
-from papers import cal, clip_reid
+from papers import caj, cal, clip_reid, light_mbn
 from recipes import RECIPES
 from synthetic import pictures
 
@@ -56,6 +56,7 @@ FIELDS = {
     "resnet50mid": {"backbone": "resnet50"},  # it needs three blocks in the last stage
     "agw": {"options": {"non_local": (0, 1, 1, 0)}},
     "agw_rgbir": {"options": {"non_local": (0, 1, 1, 0)}},
+    "caj": {"options": {"non_local": (0, 1, 1, 0)}},
     **{
         row: {"options": {"non_local": (0, 1, 1, 0)}}
         for row, recipe in RECIPES.items()
@@ -97,6 +98,7 @@ NEW = {
     models.BagOfTricks: (*BOT, "global_pool."),
     models.AGW: (*BOT, "global_pool."),
     models.TwoStreamAGW: (*BOT, "global_pool."),
+    caj.ChannelAugmented: (*BOT, "global_pool."),
     models.MGN: ("heads.",),
     models.TransReID: ("base.sie_embed", *JPM),
     architectures.MuDeep: ("classifier.",),
@@ -106,14 +108,16 @@ NEW = {
     cal.CAL: ("bn.", "classifier."),
     clip_reid.ClipReID: CLIP,
     clip_reid.ClipReIDResNet: CLIP,
+    light_mbn.LightMBN: ("enhance.", "heads.", "shared.", "halves."),
 }
 # The last map of the trunk at the size above: (C, h, w).
 MAPS = {
     "softmax": (512, 2, 1), "osnet_x0_25": (128, 4, 2), "bot": (512, 4, 2), "mudeep": (256, 8, 4),
     "resnet50mid": (3 * 2048, 2, 1), "hacnn": (384, 5, 2), "mlfn": (2048, 1, 1), "pcb": (512, 6, 2),
     "pcb_rpp": (512, 6, 2), "aligned": (512, 2, 1), "aligned_mutual": (512, 2, 1), "aligned_pp": (512, 2, 1),
-    "pyramid": (512, 6, 2), "agw": (512, 4, 2), "agw_rgbir": (512, 4, 2), "sbs": (512, 4, 2),
-    "mgn": (3 * 512, 4, 2), "transreid": (192, 5, 2), "transreid_baseline": (192, 4, 2),
+    "pyramid": (512, 6, 2), "agw": (512, 4, 2), "agw_rgbir": (512, 4, 2), "caj": (512, 4, 2), "sbs": (512, 4, 2),
+    "light_mbn": (3 * 128, 4, 2), "light_mbn_r": (3 * 512, 4, 2), "mgn": (3 * 512, 4, 2),
+    "transreid": (192, 5, 2), "transreid_baseline": (192, 4, 2),
     "solider_swin_tiny": (768, 2, 1), "fastreid_vit": (192, 4, 2), "demo": (128, 4, 2), "cal": (512, 4, 2),
     **{row: (192, 4, 2) for row in RECIPES if row.startswith(("transreid_ssl", "personvit"))},
     "clip_reid": (192, 4, 2), "clip_reid_sie_olp": (192, 5, 2), "clip_reid_rn50": (512, 4, 2),
@@ -239,6 +243,7 @@ def test_a_model_shows_the_maps_that_its_embedding_is_made_of(name, monkeypatch)
 # A row of each network that has maps of its own, and the size at which its grid has rows and columns to tell apart.
 PLACES = {"bot": (128, 64), "mudeep": (64, 32), "resnet50mid": (256, 128), "hacnn": (160, 64), "mlfn": (128, 64),
           "pcb": (192, 64), "aligned_mutual": (256, 128), "agw_rgbir": (128, 64), "mgn": (192, 64),
+          "light_mbn": (192, 64), "light_mbn_r": (192, 64),
           "transreid": (128, 64), "transreid_baseline": (128, 64), "solider_swin_tiny": (256, 128),
           "transreid_ssl_vit_small_ics": (128, 64), "nasnsetmobile": (128, 64)}  # fmt: skip
 
@@ -353,10 +358,10 @@ def test_the_loss_falls_and_every_open_parameter_gets_a_gradient(name, samples):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("agw_rgbir", *ASKED)])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("agw_rgbir", "caj", *ASKED)])
 def test_a_step_never_waits_for_the_device(name, monkeypatch):
     """On the meta device, where there are no values, whatever needs one on the host is an error: on a GPU it would stop
-    the host until the device has done all that was asked of it. (agw_rgbir sorts a batch by light: it has to know.)"""
+    the host until the device has done all that was asked of it. (agw_rgbir and caj sort a batch by light.)"""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it does not know "meta"
     recipe = small(name)
     with torch.device("meta"):

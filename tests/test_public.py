@@ -21,7 +21,7 @@ import protocols
 import rerank
 from loading.views import Views
 from models import Output
-from papers import cal, clip_reid, cluster_contrast
+from papers import caj, cal, clip_reid, cluster_contrast, light_mbn
 from recipes import RECIPES
 
 VALUES = json.loads(Path(__file__).with_name("public.json").read_text(encoding="utf-8"))
@@ -159,6 +159,18 @@ def pairwise_circle():
     return told(losses.CircleLoss(0.25, 128.0)(output(x), LABELS), x)
 
 
+@comparison("multi-similarity of LightMBN")
+def multi_similarity():
+    x = feats()
+    return [value for m in (0.7, 0.1) for value in told(light_mbn.MultiSimilarity(m)(output(x), LABELS), x)]
+
+
+@comparison("squared difference of CAJ")
+def squared_difference():
+    x, settings = feats(), ((1.0, 1.0), (2.0, 0.5))
+    return [value for each in settings for value in told(caj.SquaredDifference(*each)(output(x), LABELS), x)]
+
+
 @comparison("AlignedReID's losses")
 def aligned():
     """The global one; the local one with hard samples by the global distance, and by its own."""
@@ -292,6 +304,12 @@ def clothes_changing():
     return found
 
 
+@comparison("CMC, mAP and mINP of LLCM")
+def llcm():
+    """Infrared images of cameras 1 to 3 ask for visible ones of cameras 1 to 4."""
+    return measured("llcm", (QUERY_CAMERAS + 11, GALLERY_CAMERAS + 1))[: 2 + 7]
+
+
 def points() -> tuple[torch.Tensor, torch.Tensor]:
     """Features of nine queries and of 51 gallery images around twelve places, float32."""
     places = numbers(12, 10, phase=21, scale=3.0)
@@ -347,6 +365,7 @@ NETWORKS = {  # row -> size of the image; the others are compared outside the re
     "mobilenetv2_x1_0": (64, 32),
     "shufflenet": (64, 32),
     "nasnsetmobile": (64, 32),
+    "light_mbn": (96, 32),
 }
 
 

@@ -50,7 +50,8 @@ IMAGENET, HALF, CAFFE = (0.485, 0.456, 0.406), (0.5, 0.5, 0.5), (0.486, 0.459, 0
 LEAST = {  # resized, mirrored, normalised
     "image_size": (256, 128), "interpolation": "bilinear", "test_filter": "bilinear", "mean": IMAGENET,
     "std": (0.229, 0.224, 0.225), "flip": 0.5, "pad": 0, "translate": 0.0, "erase": 0.0, "color_jitter": 0.0,
-    "random_patch": 0.0, "auto_augment": 0.0,
+    "random_patch": 0.0, "auto_augment": 0.0, "enlarge": 1.125, "extra_colour": False,
+    "colour_channels": "keep", "extra_channels": "keep", "infrared_channels": "keep",
 }  # fmt: skip
 ERASED = {"pad": 10, "erase": 0.5, "erase_fill": "mean_raw", "erase_area": (0.02, 0.4), "erase_log_aspect": False}
 BICUBIC = {"interpolation": "bicubic", "test_filter": "bicubic"}
@@ -91,6 +92,9 @@ AUGMENTED = {  # where it stands -> what it is beyond the least, and the rows th
     "Pyramid 63ffd64, src/train.py:53, src/config.py": (
         TALL | BICUBIC | ERASED | {"pad": 0, "erase": 0.2, "erase_fill": "mean"}, "pyramid"),
     "XM e817a26, train.py:107": ({"image_size": (288, 144), "pad": 10}, "agw_rgbir"),
+    "XM e817a26, ICCV21_CAJ/data_loader.py (SYSUData), ICCV21_CAJ/ChannelAug.py": (
+        ERASED | {"image_size": (288, 144), "erase_fill": "value_raw", "erase_value": (0.4914, 0.4822, 0.4465),
+                  "extra_colour": True, "extra_channels": "exchange", "infrared_channels": "adaptive_grey"}, "caj"),
     "fast-reid c9bc3ce, fastreid/data/transforms/build.py, configs/Base-bagtricks.yml": (
         FAST, " ".join(f"fastreid_{name}{trunk}" for name in ("bot", "agw") for trunk in TRUNKS)),
     "fast-reid c9bc3ce, configs/Base-SBS.yml": (
@@ -107,6 +111,9 @@ AUGMENTED = {  # where it stands -> what it is beyond the least, and the rows th
         TIMM, "transreid_ssl_vit_small transreid_ssl_vit_small_ics personvit_vit_small personvit_vit_base"),
     "TransReID-SSL fc39e88, transreid_pytorch/configs/market/vit_base_ics_384.yml": (
         TIMM | TALL, "transreid_ssl_vit_base_ics"),
+    "LightMBN 1f4ec0d, data_v2/datamanager.py, data_v2/transforms.py, lmbn_config.yaml (random_erasing, no cutout)": (
+        TALL | ERASED | {"pad": 0, "translate": 0.5, "enlarge": 1.05, "erase_fill": "value_raw",
+                         "erase_value": (0.4914, 0.4822, 0.4465)}, "light_mbn light_mbn_r"),
     "SOLIDER-REID 8c08e1c, datasets/make_dataloader.py, configs/market/*.yml": (
         TIMM | TALL, "solider_swin_tiny solider_swin_small solider_swin_base"),
     "CLIP-ReID eb1898b, datasets/make_dataloader_clipreid.py, configs/person/vit_*.yml": (

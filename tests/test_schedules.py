@@ -54,6 +54,7 @@ CURVE_OF = {  # row -> public curve
     "pyramid": "Pyramid",
     "agw": "ReID-Survey",
     "agw_rgbir": "XM",
+    "caj": "CAJ",
     **dict.fromkeys(("sbs", "sbs_r50_ibn", "sbs_s50", "sbs_r101_ibn", "mgn"), "fast-reid sbs"),
     **{f"fastreid_{key}{trunk}": "fast-reid bagtricks" for key in ("bot", "agw") for trunk in TRUNKS},
     "fastreid_vit": "fast-reid vit",
@@ -72,6 +73,8 @@ CURVE_OF = {  # row -> public curve
     "cal": "Simple-CCReID",
     "cluster_contrast": "cluster-contrast",
     "hacnn": "torchreid hacnn",
+    "light_mbn": "LightMBN",
+    "light_mbn_r": "LightMBN",
 }
 FAST_REID = {"market": 202, "duke": 258}  # iterations of an epoch, images // 64
 
@@ -176,6 +179,9 @@ MIXED_64 = Lengths(
     (176, 176), (222, 222), (95, 95),
 )  # fmt: skip
 CLUSTERS_200 = Lengths("cluster-contrast 57b62e9, README.md, --iters 200", (200, 200), (200, 200), (200, 200))
+GROUPS_48 = Lengths(
+    "LightMBN 1f4ec0d, data_v2/sampler.py: RandomIdentitySampler(48, 8)", (234, 235), (296, 296), (127, 127)
+)
 GIVEN_200 = Lengths("light-reid 758f517, core/train.py", (200, 200), (200, 200), (200, 200))
 LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
     **dict.fromkeys(("bot", "bot_no_center", "bot_ibn", "agw"), (64, 120, GROUPS_64)),
@@ -201,6 +207,7 @@ LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
     **dict.fromkeys((row for row, curve in CURVE_OF.items() if curve == AIN), (64, 100, SHUFFLED_64)),
     **dict.fromkeys(("pcb", "pcb_after", "pcb_independent"), (64, 60, SHUFFLED_64)),
     "pcb_rpp": (64, 50, SHUFFLED_64),
+    **dict.fromkeys(("light_mbn", "light_mbn_r"), (48, 130, GROUPS_48)),
     "aligned": (128, 300, ONCE_128),
     "aligned_mutual": (128, 300, ONCE_128),
     "aligned_pp": (32, 300, ONCE_32),
@@ -232,10 +239,11 @@ def test_an_epoch_is_as_long_as_the_public_one(row):
 def test_every_row_with_a_source_has_its_length():
     """The others train on other data: SYSU-MM01 (22,258 colour and 11,909 infrared images of 395 identities;
     XM e817a26, utils.py, IdentitySampler: 22,258 // 32 + 1) and MARS (625 identities, torchreid v0.0.9)."""
-    assert RECIPES.keys() - LENGTH_OF.keys() == {"demo", "agw_rgbir", "jsia", "resnet50_video"}
+    assert RECIPES.keys() - LENGTH_OF.keys() == {"demo", "agw_rgbir", "caj", "jsia", "resnet50_video"}
     colour, infrared = (torch.arange(395).repeat_interleave(torch.tensor(even(395, n))) for n in (22_258, 11_909))
     groups = torch.cat([torch.zeros(22_258), torch.ones(11_909)]).bool()
     assert planned("agw_rgbir", torch.cat([colour, infrared]), groups, 0).shape == (696, 1, 64)
+    assert planned("caj", torch.cat([colour, infrared]), groups, 0).shape == (696, 1, 96)  # ICCV21_CAJ/train_ext.py
     assert planned("jsia", torch.cat([colour, infrared]), groups, 0).shape == (200, 1, 128)  # core/train.py
     assert planned("resnet50_video", torch.arange(625).repeat_interleave(10), None, 0).shape == (78, 1, 32)
 

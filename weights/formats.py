@@ -214,6 +214,35 @@ FORMATS = (
         stem_ceil=PLAIN_OR_IBN,
         carries=BICUBIC,
     ),
+    # jixunbo/LightMBN 1f4ec0d, model/lmbn_n.py, lmbn_r.py: the first block of the third stage ends what is shared. Its
+    # test compares features of an image and its mirror image by cosine
+    Format(
+        "LightMBN on ResNet",
+        (r"^backb?one\.6\.conv1\.", r"^channel_branch\.1\.0\.conv1\."),
+        (
+            (r"^backb?one\.0\.", "conv1."),
+            (r"^backb?one\.1\.", "bn1."),
+            (r"^backb?one\.4\.", "layer1."),
+            (r"^backb?one\.5\.", "layer2."),
+            (r"^backb?one\.6\.", "layer3.0."),
+            *((rf"^global_branch\.0\.{n}\.", f"layer3.{n + 1}.") for n in range(35)),
+            (r"^global_branch\.1\.", "layer4."),
+        ),
+        carries=BILINEAR,
+    ),
+    Format(
+        "LightMBN",
+        (r"^backb?one\.3\.conv1\.", r"^channel_branch\.2\.conv\."),
+        (
+            (r"^backb?one\.0\.", "conv1."),
+            (r"^backb?one\.2\.", "conv2."),
+            (r"^backb?one\.3\.", "conv3.0."),
+            (r"^global_branch\.0\.", "conv3."),
+            (r"^global_branch\.1\.", "conv4."),
+            (r"^global_branch\.2\.", "conv5."),
+        ),
+        carries=BILINEAR,
+    ),
     # fast-reid with EMBEDDING_DIM: a 1x1 convolution in front of the neck
     Format(
         "fast-reid with EMBEDDING_DIM",
@@ -589,9 +618,31 @@ UNUSED = (
 # A plain trunk for a network that has several copies of a part of it -> (a name of that network, (name in the common
 # vocabulary, its copies)). All as the released code starts from ImageNet weights.
 MGN_BRANCHES = ("b1.", "b2.", "b3.")
+LIGHT_BRANCHES = ("global_branch.", "partial_branch.", "channel_branch.")
 
 
 COPIES = (
+    (
+        "channel_branch.2.conv.weight",  # LightMBN on OSNet
+        (
+            (r"^conv1\.", ("backbone.0.",)),
+            (r"^conv2\.", ("backbone.2.",)),
+            (r"^conv3\.0\.", ("backbone.3.",)),
+            *((rf"^conv{n + 3}\.", tuple(f"{b}{n}." for b in LIGHT_BRANCHES)) for n in range(3)),
+        ),
+    ),
+    (
+        "channel_branch.1.0.conv1.weight",  # and on ResNet
+        (
+            (r"^conv1\.", ("backbone.0.",)),
+            (r"^bn1\.", ("backbone.1.",)),
+            (r"^layer1\.", ("backbone.4.",)),
+            (r"^layer2\.", ("backbone.5.",)),
+            (r"^layer3\.0\.", ("backbone.6.",)),
+            *((rf"^layer3\.{n + 1}\.", tuple(f"{b}0.{n}." for b in LIGHT_BRANCHES)) for n in range(35)),
+            (r"^layer4\.", tuple(f"{b}1." for b in LIGHT_BRANCHES)),
+        ),
+    ),
     (
         "b2.0.norm1.weight",  # TransReID
         ((r"^blocks\.LAST\.", ("b1.0.", "b2.0.")), (r"^norm\.", ("b1.1.", "b2.1."))),

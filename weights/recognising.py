@@ -101,6 +101,8 @@ METHODS = (
     ("transreid", (r"^cls_token$", r"^b1\.0\.")),
     ("transreid_baseline", (r"^cls_token$", r"^projection\.(mlp|last_layer)\.")),  # DINO compares the class token
     ("transreid_baseline", (r"^cls_token$", r"^bottleneck\.")),
+    ("light_mbn_r", (r"^channel_branch\.1\.0\.bn1\.", r"^(reduction_ch_1|halves\.1)\.")),
+    ("light_mbn", (r"^channel_branch\.2\.conv\.", r"^(reduction_ch_1|halves\.1)\.")),
     ("mgn", (r"^(b33_head|heads\.7)\.",)),
     ("pcb_rpp", (r"^(local_mask|part_classifier)\.",)),
     ("pyramid", (r"^(pyramid_conv_list0|reduction)\.20\.",)),
