@@ -101,7 +101,8 @@ def shapes_of(recipe, num_pids: int, images: int) -> models.Output:
 def losses(args) -> float:
     """float32 on the device beside float64 on the CPU."""
     worst = 0.0
-    names = list(RECIPES)[:: 24 if args.small else 1]
+    asked = [name for name, recipe in RECIPES.items() if recipe.hook is None]  # other losses read what a hook gives
+    names = asked[:: 24 if args.small else 1]
     for name in names:
         recipe = RECIPES[name]
         shapes = shapes_of(recipe, 8, 16)

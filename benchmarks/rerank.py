@@ -4,6 +4,7 @@
     python benchmarks/rerank.py msmt17     # MSMT17 size, features to metrics, streamed
     python benchmarks/rerank.py search     # 50 (k1, k2) x 4 lambda at Market-1501 size
     python benchmarks/rerank.py scaling    # N = 5k ... 80k
+    python benchmarks/rerank.py clusters   # distances of clusters and DBSCAN: training sets of Market-1501 and MSMT17
     options: --device cuda  --threads 2  --dim 2048  --skip_published
 
 Every measurement runs in a child process of its own, so that its peak memory (ru_maxrss, on a GPU the allocator's peak)
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import clustering
 import rerank
 
 MARKET = (3368, 15913)
@@ -138,6 +140,9 @@ def measure(work, q, g, dim, device):
         final = published(query, gallery)
     elif work == "exact":
         final = rerank.k_reciprocal(query, gallery)
+    elif work == "clusters":
+        near = rerank.jaccard_neighbours(torch.cat([query, gallery]), 30, 6, 0.6)
+        result["clusters"] = int(clustering.dbscan(near, 4).max()) + 1
     elif work == "stream":
         for _ in rerank.iter_k_reciprocal(query, gallery):
             pass
@@ -216,6 +221,13 @@ def search(args):
         print(f"  200 combinations / one run with metrics: {many / single:.1f}")
 
 
+def clusters(args):
+    for count in (12_936, 32_621):
+        for dim in args.dim or (2048,):
+            run("half_fast", 1, count - 1, dim, args)
+            run("clusters", 1, count - 1, dim, args)
+
+
 def scaling(args):
     for dim in args.dim or (512,):
         for n in (5000, 10000, 20000, 40000, 80000):
@@ -225,7 +237,7 @@ def scaling(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", choices=[[], "market", "msmt17", "search", "scaling"])
+    parser.add_argument("tables", nargs="*", choices=[[], "market", "msmt17", "search", "scaling", "clusters"])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dim", type=int, nargs="+")
@@ -237,7 +249,7 @@ def main():
         work, *sizes = args.child
         print(json.dumps(measure(work, *map(int, sizes), args.device)))
         return
-    tables = dict(market=market, msmt17=msmt17, search=search, scaling=scaling)
+    tables = dict(market=market, msmt17=msmt17, search=search, scaling=scaling, clusters=clusters)
     for name in args.tables or ("market", "search", "scaling"):
         print(f"-- {name}, {args.device}, {args.threads} threads, torch {torch.__version__}")
         tables[name](args)
