@@ -6,20 +6,22 @@ Everybody else's weight files are read in `weights/`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pickle
 import re
 import shutil
 import zipfile
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from machine import files
+from machine import files, loggers, processes
 from machine.files import size_text
 from machine.version import VERSION
 from weights.importing import few_names, unusable
@@ -308,3 +310,86 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (dict, list, tuple)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _tensors(item)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing while training goes on
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Files:
+    """Writes into the folder of a run, and to its loggers, if this is the main process.
+
+    Checkpoints are copied to the host and written by a thread, so that the next epoch need not wait for the disk. One
+    at a time and in order; what goes wrong is raised by the next call, or at the end.
+    """
+
+    def __init__(self, folder: Path, tell: Sequence[loggers.Logger] = ()):
+        self.folder, self.active, self.tell = folder, processes.is_main(), tell
+        self.pending: Future | None = None
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        if self.active:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if error is None:  # else the first error is the one to tell
+                raise
+        finally:
+            self.pool.shutdown()
+
+    def write(self, path: Path, make: Callable[[], dict]) -> None:
+        """Begin to write what `make` returns, as it is now."""
+        self._begin(make, lambda state: save(path, state))
+
+    def keep(self, folder: Folder, make: Callable[[], dict]) -> None:
+        """Begin to write what `make` returns, as it is now, as the last.pt of `folder`."""
+        self._begin(make, folder.keep)
+
+    def _begin(self, make: Callable[[], dict], save: Callable[[dict], None]) -> None:
+        self.wait()
+        if self.active:
+            state = on_host(make())
+            copied = torch.cuda.Event() if torch.cuda.is_available() else None
+            if copied:
+                copied.record()
+            self.pending = self.pool.submit(self._save, save, state, copied)
+
+    @staticmethod
+    def _save(save: Callable[[dict], None], state: dict, copied) -> None:
+        if copied:
+            copied.synchronize()
+        save(state)
+
+    def wait(self) -> None:
+        """Until all is on the disk."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
+
+    def write_log(self, log: list[dict]) -> None:
+        """log.jsonl anew, so that a resumed run never holds an epoch twice; and to the loggers."""
+        if not self.active:
+            return
+        path = self.folder / "log.jsonl"
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in log))
+        for each in self.tell:
+            each.write(log)
+
+
+def on_host(value):
+    """A copy of nested containers and tensors that later steps do not change; copies from CUDA may be under way."""
+    if isinstance(value, torch.Tensor):
+        if value.device.type != "cuda":
+            return value.detach().to("cpu", copy=True)
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value.detach(), non_blocking=True)
+    if isinstance(value, dict):
+        return {key: on_host(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(on_host(item) for item in value)
+    return value

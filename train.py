@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +24,7 @@ import checkpoints
 from epochs import Between, Hook, Moment, Phase, checked
 from loading.views import Views
 from losses import Criterion, Terms
-from machine import files, graphs, loggers, processes, threads
+from machine import graphs, loggers, processes, threads
 from machine.progress import Progress
 from models import Model
 
@@ -375,7 +373,7 @@ class Glance:
         """Ask for the means over `count` iterations, unless an older answer is still under way."""
         if not sums or self.under_way:
             return
-        totals = on_host(torch.stack(list(sums.values())))
+        totals = checkpoints.on_host(torch.stack(list(sums.values())))
         copied = next(iter(sums.values())).is_cuda and torch.cuda.Event()
         if copied:
             copied.record()
@@ -477,7 +475,7 @@ def fit(
     how = conditions or Conditions()
     run = Training(model, criterion, loader, recipe, folder, how)
     run.resume(say)
-    with stop_on_signals() as stop, Files(folder.path, how.tell) as writer:
+    with stop_on_signals() as stop, checkpoints.Files(folder.path, how.tell) as writer:
         if run.log and not run.partial and run.due(run.start - 1):
             run.make_up(evaluate, writer, stop)
             say(epoch_line(run.log[-1], run.epochs))
@@ -658,7 +656,7 @@ class Training:
             told = getattr(self.model, "reads_labels", False)
             yield (batch[0], batch[1], batch[2]._replace(label=batch[1])) if told else batch
 
-    def one_epoch(self, epoch: int, writer: Files, stop: threading.Event) -> dict[str, float]:
+    def one_epoch(self, epoch: int, writer: checkpoints.Files, stop: threading.Event) -> dict[str, float]:
         """Train `epoch` (from 0), or what is left of it, and write it down; returns the mean of every term."""
         began = time.perf_counter()
         self.begin(epoch, stop)
@@ -702,7 +700,7 @@ class Training:
         if getattr(self.loader, "alternate", None):
             self.loader.observe({"balanced": not terms.id_only})
 
-    def make_up(self, evaluate: Evaluate, writer: Files, stop: threading.Event) -> None:
+    def make_up(self, evaluate: Evaluate, writer: checkpoints.Files, stop: threading.Event) -> None:
         """What is missing after the last epoch: its evaluation, if it was stopped before it or if another is asked for
         now, and files that are no longer there or no longer whole."""
         line = self.log[-1]
@@ -714,7 +712,7 @@ class Training:
                     writer.write(path, self.weights)
         writer.write_log(self.log)
 
-    def evaluate_now(self, evaluate: Evaluate, writer: Files, stop: threading.Event) -> None:
+    def evaluate_now(self, evaluate: Evaluate, writer: checkpoints.Files, stop: threading.Event) -> None:
         """Keep the weights of the epoch just done and put its results into the last line of the log."""
         for path in self.weight_files():
             writer.write(path, self.weights)
@@ -841,86 +839,3 @@ def rates(recipe, epochs: int, absolute: bool = False) -> list[tuple[tuple[str, 
             factor *= of_stage.lr / recipe.lr
         found.append((stages[index].trainable, factor * recipe.lr if absolute else factor))
     return found
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files of a run
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class Files:
-    """Writes into the folder of a run, and to its loggers, if this is the main process.
-
-    Checkpoints are copied to the host and written by a thread, so that the next epoch need not wait for the disk. One
-    at a time and in order; what goes wrong is raised by the next call, or at the end.
-    """
-
-    def __init__(self, folder: Path, tell: Sequence[loggers.Logger] = ()):
-        self.folder, self.active, self.tell = folder, processes.is_main(), tell
-        self.pending: Future | None = None
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        if self.active:
-            folder.mkdir(parents=True, exist_ok=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        try:
-            self.wait()
-        except Exception:
-            if error is None:  # else the first error is the one to tell
-                raise
-        finally:
-            self.pool.shutdown()
-
-    def write(self, path: Path, make: Callable[[], dict]) -> None:
-        """Begin to write what `make` returns, as it is now."""
-        self._begin(make, lambda state: checkpoints.save(path, state))
-
-    def keep(self, folder: checkpoints.Folder, make: Callable[[], dict]) -> None:
-        """Begin to write what `make` returns, as it is now, as the last.pt of `folder`."""
-        self._begin(make, folder.keep)
-
-    def _begin(self, make: Callable[[], dict], save: Callable[[dict], None]) -> None:
-        self.wait()
-        if self.active:
-            state = on_host(make())
-            copied = torch.cuda.Event() if torch.cuda.is_available() else None
-            if copied:
-                copied.record()
-            self.pending = self.pool.submit(self._save, save, state, copied)
-
-    @staticmethod
-    def _save(save: Callable[[dict], None], state: dict, copied) -> None:
-        if copied:
-            copied.synchronize()
-        save(state)
-
-    def wait(self) -> None:
-        """Until all is on the disk."""
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            pending.result()
-
-    def write_log(self, log: list[dict]) -> None:
-        """log.jsonl anew, so that a resumed run never holds an epoch twice; and to the loggers."""
-        if not self.active:
-            return
-        path = self.folder / "log.jsonl"
-        files.write_text(path, "".join(json.dumps(line) + "\n" for line in log))
-        for each in self.tell:
-            each.write(log)
-
-
-def on_host(value):
-    """A copy of nested containers and tensors that later steps do not change; copies from CUDA may be under way."""
-    if isinstance(value, torch.Tensor):
-        if value.device.type != "cuda":
-            return value.detach().to("cpu", copy=True)
-        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value.detach(), non_blocking=True)
-    if isinstance(value, dict):
-        return {key: on_host(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(on_host(item) for item in value)
-    return value

@@ -32,6 +32,7 @@ FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"clustering"},
     {"models", "rerank", "checkpoints", "criteria", "loading", "synthetic", "page"},
     {"networks", "losses", "epochs", "protocols", "visualize", "published", "exported", "weights", "machine"},
+    {"terms"},
 )
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 import criteria
 import losses
+from terms import distances
 
 Output = namedtuple("Output", "embedding logits feats parts")
 
@@ -520,7 +521,7 @@ def test_aligned_distance_against_enumeration_of_all_paths(s, t, normalize):
 
 def test_shortest_path_takes_the_detour():
     cost = torch.tensor([[1.0, 9.0, 1.0], [1.0, 9.0, 1.0], [1.0, 1.0, 1.0]], requires_grad=True)
-    total = losses.shortest_path(cost)
+    total = distances.shortest_path(cost)
     assert total.item() == 5
     assert torch.equal(gradient(total, cost), torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 1, 1]]))
 
@@ -554,7 +555,7 @@ def test_blocks_do_not_change_the_result_and_float32_agrees():
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_threads_of_the_blocked_distance(threads, mode):
     x, before = randn(40, 3, 2, seed=19), torch.get_num_threads()
-    expected, copy = losses.aligned_distance_dense(x, x), x.clone()
+    expected, copy = distances.aligned_distance_dense(x, x), x.clone()
     torch.set_num_threads(threads)
     try:
         with mode():

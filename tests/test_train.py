@@ -560,7 +560,7 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "save", slow)
     tensor, log = torch.zeros(3), [{"a": 1}]
-    with train.Files(tmp_path) as files:
+    with checkpoints.Files(tmp_path) as files:
         files.write(tmp_path / "last.pt", lambda: {"tensor": tensor, "log": log})
         tensor += 1
         log[0]["a"] = 2

@@ -1,0 +1,1 @@
+"""What losses are made of: functions on tensors that need no class."""
