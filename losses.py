@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from functions.distances import aligned_distance, aligned_pair_distance, euclidean_distance, full_precision
 from machine import ranges
 from machine.ranges import (
     POSITIVE,
@@ -45,7 +46,6 @@ from machine.ranges import (
     Share,
     Width,
 )
-from terms.distances import aligned_distance, aligned_pair_distance, euclidean_distance, full_precision
 
 T = TypeVar("T")
 

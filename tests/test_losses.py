@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 import criteria
 import losses
-from terms import distances
+from functions import distances
 
 Output = namedtuple("Output", "embedding logits feats parts")
 
