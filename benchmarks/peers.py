@@ -57,6 +57,7 @@ def arguments(argv=None):
     add("--batch_size", type=int, default=64)
     add("--workers", type=int, default=2, help="decoding processes of the others")
     add("--threads", type=int, default=0)
+    add("--compile", action="store_true", help="ours, in training, as main.py --compile")
     add("--child", help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -103,7 +104,7 @@ class Ours(Suite):
         if self.case is None:
             changes = {"image_size": tuple(self.args.image_size), "batch_size": self.args.batch_size}
             self.bench.CASES[NETWORK] = (NETWORK, {**self.bench.SMALL, **changes})
-            flags = self.bench.arguments(["--device", "cpu"])
+            flags = self.bench.arguments(["--device", "cpu", *(["--compile"] if self.args.compile else [])])
             self.bench.tune(torch.device("cpu"))
             self.case = self.bench.Case(NETWORK, flags, self.splits.train, self.bench.stores(self.splits.train))
         return self.case
