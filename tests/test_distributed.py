@@ -323,10 +323,10 @@ def test_shared_re_ranking_and_clustering_are_those_of_one_process(tmp_path, cou
 
 
 if __name__ == "__main__":
-    with processes.joined("cpu"):
+    with processes.joined("cpu"):  # left by its end: an exit inside would leave the group's threads behind
         if sys.argv[2:] == ["shared"]:
-            torch.save({name: shared_out(name, processes.group()) for name in POINTS},
-                       Path(sys.argv[1], f"{processes.rank()}.pt"))  # fmt: skip
-            sys.exit()
-        results = {case: losses_over_steps(*arguments) for case, arguments in CASES.items()}
-        Path(sys.argv[1], f"{processes.rank()}.json").write_text(json.dumps(results))
+            shared = {name: shared_out(name, processes.group()) for name in POINTS}
+            torch.save(shared, Path(sys.argv[1], f"{processes.rank()}.pt"))
+        else:
+            results = {case: losses_over_steps(*arguments) for case, arguments in CASES.items()}
+            Path(sys.argv[1], f"{processes.rank()}.json").write_text(json.dumps(results))
