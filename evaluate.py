@@ -770,7 +770,7 @@ def evaluate_features(
     rerank, distance: see `distance_blocks`; with `distance` the features may be tuples of tensors.
     memory_gb: GiB beyond the features, see `plan_blocks`; for re-ranking see `rerank.k_reciprocal`.
     group: a process group (`torch.distributed.group.WORLD` under torchrun). Each process, holding all features, ranks
-        its slice of the queries, and all get the result. Re-ranking is not split: each process then does all of it.
+        its slice of the queries, and all get the result. Re-ranking from a `distance` is not split.
     verbose: print the block size and the peak memory before the work starts (re-ranking has its own figure).
     Raises ValueError if no query has a match, or for NaN or infinite features, which are named (by items if given).
     """

@@ -82,7 +82,7 @@ def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
     if recipe.infrared and not data.infrared:
         raise ValueError(
             f"recipe {recipe.name} trains on colour and infrared images, but {', '.join(data.numbering)} has no "
-            "infrared cameras; train on sysu, regdb or syntheticrgbir, or set --infrared no"
+            "infrared cameras; train on sysu, regdb, llcm or syntheticrgbir, or set --infrared no"
         )
     if recipe.uses_clothes and not data.wearers:
         raise ValueError(
@@ -95,6 +95,9 @@ def batches_of(recipe: Recipe, data: datasets.TrainingSet) -> samplers.Batches:
             f"{recipe.name} has --infrared {'yes' if recipe.infrared else 'no'} and --p {recipe.p}: set --infrared yes "
             "and --p, or --extra_colour no"
         )
+    if recipe.across_cameras and (recipe.infrared or recipe.alternate):
+        other = "infrared" if recipe.infrared else "alternate"
+        raise ValueError(f"--across_cameras and --{other} both say what a batch holds: set one of them to no")
     if not recipe.p:
         return samplers.Shuffled(recipe.batch_size, recipe.steps)
     if recipe.infrared:

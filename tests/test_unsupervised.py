@@ -7,6 +7,7 @@ import functools
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import parity
@@ -19,9 +20,11 @@ import datasets
 import main
 import rerank
 import run
+import training
 from loading.samplers import AcrossCameras, gallery_batches
 from models import Output
 from papers.cluster_contrast import ClusterMemory, Clusters
+from recipes import RECIPES
 from synthetic import pictures
 
 # ============ Jaccard distances ============
@@ -236,6 +239,15 @@ def test_batches_come_in_passes_of_full_batches_and_are_a_function_of_seed_and_e
     assert few.shape == (3, 8) and set(few.flatten().tolist()) == {0, 1, 2}
     with pytest.raises(ValueError, match="no image"):
         gallery_batches(torch.empty(0), torch.empty(0), 4, 2, 0, 0)
+
+
+@pytest.mark.parametrize("other", ["infrared", "alternate"])
+def test_two_rules_for_what_a_batch_holds_are_refused(other):
+    """Neither is left out without a word."""
+    recipe = RECIPES["cluster_contrast"].with_(**{other: True})
+    lights = SimpleNamespace(infrared=frozenset({1}), wearers=(), numbering={"sysu": [1]})
+    with pytest.raises(ValueError, match=f"--across_cameras and --{other} both say what a batch holds"):
+        training.batches_of(recipe, lights)
 
 
 # ============ from the command line ============
