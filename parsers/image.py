@@ -178,11 +178,12 @@ def parse_pduke(root: str) -> Splits:
     """P-DukeMTMC-reID: images of DukeMTMC of occluded people, and whole ones of them. Withdrawn with DukeMTMC.
 
     Reference: Zhuo et al., "Occluded Person Re-identification", ICME 2018.
-    Published: nothing that we read in a file of its publisher.
+    Published: 24,143 images of 1,299 identities in all, each with occluded and whole images (README.md of
+        github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets at 61e54da), not how they are divided.
     Folders: train/ and test/, each with occluded_body_images/ and whole_body_images/, a folder per person in these, and
         names that begin with the pid, `0001_1_25.jpg`. Occluded images ask for whole ones; they count as cameras 1 and
-        2, so that every whole image of the person is right (as in loaders of public code, such as those of fast-reid's
-        PartialReID).
+        2, so that every whole image of the person is right (as in BPBReID c0db006,
+        torchreid/data/datasets/image/p_dukemtmc_reid.py).
     """
     folder = base.find_folder(
         PDUKE,

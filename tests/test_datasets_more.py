@@ -25,6 +25,7 @@ RANDPERSON = ("randperson_subset/000000_s00_c00_f000264.jpg", "randperson_subset
               "randperson_subset/000017_s10_c02_f000001.jpg")  # fmt: skip
 CLONED = ("train/700000_s02_c00_f023389.jpg", "train/700001_s06_c00_f023413.jpg",
           "test/gallery/705228_s06_c02_f005521.jpg", "test/query/705228_s06_c01_f001117.jpg")  # fmt: skip
+JUNK = ("train/-1_s02_c00_f000001.jpg", "test/gallery/705228_s12_c01_f000007.jpg")  # junk; the same number elsewhere
 SYSU = ("cropped_images/p1_s2_3.jpg", "cropped_images/p1_s7_4.jpg", "cropped_images/p11934_s18111_1.jpg")
 
 
@@ -95,6 +96,14 @@ def test_clonedperson(tmp_path):
     splits = load_splits("clonedperson", tmp_path)
     assert [(s.pid, s.camid) for s in splits.train] == [(700000, 200), (700001, 600)]
     assert [(s.pid, s.camid) for s in (*splits.query, *splits.gallery)] == [(705228, 601), (705228, 602)]
+    tree(root, *JUNK)
+    right = []  # of other cameras than the query's own, as the released loader counts and as we do
+    for cameras, expected in (("shared", [0, 0, 1, 2, 1]), ("own", [200, 600, 601, 602, 1201])):
+        each = load_splits("clonedperson", root, cameras=cameras)
+        assert [s.camid for s in (*each.train, *each.query, *each.gallery)] == expected
+        right.append([s.camid for s in each.gallery if s.camid != each.query[0].camid])
+        assert ("shared by the scenes" in str(each)) == (cameras == "shared")
+    assert right == [[2], [602, 1201]]
     (root / "test/query/705228_s06_c01_f001117.jpg").unlink()
     (root / "test/query").rmdir()
     with error(FileNotFoundError, "one is not there"):
