@@ -190,8 +190,10 @@ MOBILE: dict[str, Any] = {  # 80 epochs behind the first 10
     "milestones": (51, 71),
 }
 for key, fields, paper, where, values in (
-    ("resnet50_fc512", ZOO | {"backbone": "resnet50", "fc_dims": (512,), "last_stride": 1}, "He et al., CVPR 2016",
-     "f8cd150, docs/MODEL_ZOO.md", ((90.8, 75.3), (81.0, 64.0), (69.6, 38.4))),
+    ("resnet50_fc512",
+     {"source": SOFTMAX_FC512.source, "differs": SOFTMAX_FC512.differs, "backbone": "resnet50", "fc_dims": (512,),
+      "last_stride": 1},
+     "He et al., CVPR 2016", "f8cd150, docs/MODEL_ZOO.md", ((90.8, 75.3), (81.0, 64.0), (69.6, 38.4))),
     ("se_resnet50_fc512",
      ZOO | {"backbone": "se_resnet50", "fc_dims": (512,), "last_stride": 1, "options": {"head_std": 0.0}},
      "Hu et al., CVPR 2018", "v0.5.0, MODEL_ZOO.md", ((91.9, 75.9), (81.5, 63.7), (71.1, 39.8))),
