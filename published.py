@@ -86,8 +86,8 @@ def words(given: Mapping[str, Any]) -> list[str]:
 # ============ tables as text: a name, then its numbers; a dash where none is printed ============
 
 
-def rows_of(text: str) -> list[tuple[str, list[float | None]]]:
-    """(name, numbers) of each line ``name | 87.05 71.38 - -``."""
+def rows_of(text: str) -> list[tuple[str, list[Any]]]:
+    """(name, numbers) of each line ``name | 87.05 71.38 - -``; None for ``-``."""
     found = []
     for line in filter(None, map(str.strip, text.splitlines())):
         name, _, numbers = line.partition("|")
@@ -96,7 +96,7 @@ def rows_of(text: str) -> list[tuple[str, list[float | None]]]:
 
 
 def with_reranked(
-    source: str, rank1: float, mAP: float, again1: float | None, again: float | None, ap: str = "hits"
+    source: str, rank1: float, mAP: float, again1: float | None, again: float | None, *, ap: str = "hits"
 ) -> Published:
     """A result and, where there is one, the same re-ranked with k1 20, k2 6, lambda 0.3."""
     reranked = () if again1 is None or again is None else (Reranked(again1, again),)
@@ -143,7 +143,8 @@ se_resnext101_32x4d | 95.0 88.0 88.4 79.0
 
 
 def _market_and_duke(numbers: list, source: str) -> dict[str, Published]:
-    return {"market": Published(*numbers[:2], source), "duke": Published(*numbers[2:], source)}
+    rank1, mAP, duke_rank1, duke_mAP = numbers
+    return {"market": Published(rank1, mAP, source), "duke": Published(duke_rank1, duke_mAP, source)}
 
 
 def _ablation() -> Iterable[Variant]:
@@ -208,7 +209,7 @@ _PCB_OWN = (
 
 def _pcb(name: str, *numbers: float) -> Variant:
     sets = ("market", "duke", "market2duke", "duke2market")
-    found = {on: Published(*numbers[2 * i : 2 * i + 2], _WANGGUANAN_PCB) for i, on in enumerate(sets)}
+    found = {on: Published(numbers[2 * i], numbers[2 * i + 1], _WANGGUANAN_PCB) for i, on in enumerate(sets)}
     return Variant(f"wangguanan, {name}", {}, found, _PCB_OWN)
 
 
@@ -326,7 +327,7 @@ def _aligned(mutual: bool) -> Iterable[Variant]:
     """The runs of a pair of networks, or the others; first the row's own, of which only the numbers are its row's."""
     sheet = "AlignedReID 2e2d454, AlignedReID-Scores.xlsx; mAP by trapezoids (--ap trapezoid)"
     alone, combined = f"{sheet}, Train on Market1501", f"{sheet}, Train on Combined Trainval Set"
-    tables = [({}, {"market": _ALIGNED_MARKET}, alone)]
+    tables: list[tuple[dict[str, Any], dict[str, str], str]] = [({}, {"market": _ALIGNED_MARKET}, alone)]
     tables += [({"epochs": 150, "milestones": (m,)}, {"market": text}, f"{alone}, decay after {m} epochs")
                for m, text in ((75, _ALIGNED_75), (100, _ALIGNED_100))]  # fmt: skip
     tables.append(({}, {f"cuhk03+duke+market2{on}": text for on, text in _ALIGNED_COMBINED.items()}, combined))
@@ -340,7 +341,8 @@ def _aligned(mutual: bool) -> Iterable[Variant]:
 
 def rows_own(variants: Iterable[Variant]) -> tuple[dict[str, Published], tuple[Variant, ...]]:
     """The results of runs that are the row itself, and the runs that are not."""
-    own, others = {}, []
+    own: dict[str, Published] = {}
+    others = []
     for variant in variants:
         if variant.given or variant.beyond:
             others.append(variant)
@@ -520,7 +522,7 @@ def benchmark(name: str, given: dict[str, Any], beyond: str = "", settings: str 
     return Variant(f"torchreid v0.2.2, {name}", given, found, beyond)
 
 
-SOFTMAX = (  # over the row softmax
+SOFTMAX: tuple[Variant, ...] = (  # over the row softmax
     first("ResNet50, xent", XENT),
     first("ResNet50, xent+htri", HTRI),
     first("SqueezeNet, xent", {"backbone": "squeezenet1_0"} | XENT | _SCRATCH, beyond=_SQUEEZED),
@@ -578,7 +580,9 @@ def other_cameras(name: str, given: dict[str, Any], three: dict[str, Any] | None
         runs.append(("trained on three sets", three, found))
     return tuple(
         Variant(
-            f"torchreid's zoo, {what}", flags, {on: Published(*pair, f"{_ZOO}, {name}") for on, pair in found.items()}
+            f"torchreid's zoo, {what}",
+            flags,
+            {on: Published(rank1, mAP, f"{_ZOO}, {name}") for on, (rank1, mAP) in found.items()},
         )
         for what, flags, found in runs
     )
