@@ -689,6 +689,8 @@ NEEDS = {  # flag -> the one without which it does nothing, and which of its val
     "open_layers": (f"fixbase_epochs{OR}fixbase_iterations",),
     **dict.fromkeys(("epoch_length", "across_cameras"), ("p",)),
     "enlarge": ("translate",),
+    "frame_stride": ("sample_method", "stride"),
+    "cut_tracklets": ("sample_method", "evenly", "random", "stride", "all"),
     "extra_channels": ("extra_colour",),
     "infrared_channels": ("infrared",),
     "erase_value": ("erase_fill", "value", "value_raw"),

@@ -270,6 +270,16 @@ class Recipe:
     sample_method: str = field(
         "evenly", "which frames of it in training; frames: each an image", "tracklets", choices=SAMPLE_METHODS
     )
+    frame_stride: int = field(
+        4, "from frame to frame of --sample_method stride", "tracklets", unit="FRAMES", within=Range(1, 1_024)
+    )
+    cut_tracklets: int = field(
+        0,
+        "train on tracklets cut into parts of so many; 0: whole",
+        "tracklets",
+        unit="FRAMES",
+        within=Range(0, 100_000),
+    )
     frame_by_frame: bool = field(False, "train on each frame alone, as torchreid; pooled in the test only", "tracklets")
     same_augmentation: bool = field(False, "one augmentation for all frames of a tracklet", "tracklets")
     temporal_pooling: str = field("avg", "of the frames' features", "tracklets", choices=("avg", "max", "attention"))

@@ -59,6 +59,19 @@ def frames_of(sample) -> tuple[str, ...]:
     return tuple(sample.path) if isinstance(sample.path, (tuple, list)) else (sample.path,)
 
 
+def cut(samples: Sequence, length: int) -> tuple[list, np.ndarray]:
+    """(parts of `length` frames of the tracklets, each a tracklet; which one it is of). What is left behind the last
+    part is of it too, so that it has up to 2 length - 1 frames (Simple-CCReID f773d01, data/datasets/ccvid.py)."""
+    parts, owner = [], []
+    for i, sample in enumerate(samples):
+        frames = frames_of(sample)
+        borders = [*range(0, max(1, len(frames) // length) * length, length)]
+        for begin, end in zip(borders, [*borders[1:], len(frames)], strict=True):
+            parts.append(type(sample)(frames[begin:end], sample.pid, sample.camid))
+            owner.append(i)
+    return parts, np.array(owner)
+
+
 def are_tracklets(samples: Sequence) -> bool:
     """Whether the samples are tracklets. Raises ValueError where some are and some are not."""
     kinds = {isinstance(sample.path, (tuple, list)) for sample in samples}
@@ -163,17 +176,31 @@ class Clips:
     frame_by_frame: hand on the frames of tracklets as images of their own, as torchreid trains (f8cd150, engine/video:
         each frame is classified, and only a test pools over time).
     same_augmentation: draw one augmentation for all frames of a tracklet; torchreid draws one for each.
+    frame_stride: from one frame to the next of sample_method "stride".
+    cut_tracklets: make each tracklet several of so many frames, see `cut`, which are drawn and counted on their own; 0:
+        leave them whole.
     """
 
     seq_len: int = 15
     sample_method: str = "evenly"
     frame_by_frame: bool = False
     same_augmentation: bool = False
+    frame_stride: int = 4
+    cut_tracklets: int = 0
 
     def __post_init__(self):
         check_one_of("sample_method", self.sample_method, SAMPLE_METHODS)
-        if self.seq_len < 1:
-            raise ValueError(f"--seq_len must be at least 1, found {self.seq_len}")
+        if min(self.seq_len, self.frame_stride) < 1:
+            short = "seq_len" if self.seq_len < 1 else "frame_stride"
+            raise ValueError(f"--{short} must be at least 1, found {getattr(self, short)}")
+
+    def of(self, samples: Sequence) -> tuple[Sequence, np.ndarray]:
+        """(what is drawn, images or tracklets; which of the `samples` each is of)."""
+        if are_tracklets(samples) and self.sample_method == "frames":
+            return as_images(samples)
+        if are_tracklets(samples) and self.cut_tracklets:
+            return cut(samples, self.cut_tracklets)
+        return samples, np.arange(len(samples))
 
 
 @dataclass(frozen=True)
@@ -241,10 +268,9 @@ class TrainLoader:
         samples, labels, cameras = data.samples, np.asarray(data.labels), np.asarray(data.cameras)
         clothes = np.asarray(data.clothes) if data.clothes else None
         self.tracklets = are_tracklets(samples) and self.clips.sample_method != "frames"
-        if are_tracklets(samples) and not self.tracklets:
-            samples, of_frames = as_images(samples)
-            labels, cameras = labels[of_frames], cameras[of_frames]
-            clothes = None if clothes is None else clothes[of_frames]
+        samples, owner = self.clips.of(samples)
+        labels, cameras = labels[owner], cameras[owner]
+        clothes = None if clothes is None else clothes[owner]
         self.rows = Rows.of(samples, store)
         self.samples = [samples[i] for i in self.rows.kept.tolist()]
         self.labels = torch.from_numpy(labels[self.rows.kept].astype(np.int64))
@@ -272,8 +298,9 @@ class TrainLoader:
         batch = self.batches.words("tracklets" if self.tracklets else "images")
         if self.tracklets:
             clips = self.clips
-            number = "all" if clips.sample_method == "all" else f"{clips.seq_len} {clips.sample_method} chosen"
-            batch += f" with {number} frames" + (", each on its own" if clips.frame_by_frame else "")
+            frames = {"all": "all frames", "stride": f"{clips.seq_len} frames {clips.frame_stride} apart"}
+            chosen = frames.get(clips.sample_method, f"{clips.seq_len} {clips.sample_method} chosen frames")
+            batch += f" with {chosen}" + (", each on its own" if clips.frame_by_frame else "")
         of = f"{self.num_images:,} tracklets of " if self.tracklets else ""
         return f"{of}{self.store.description}; {len(self)} batches of {batch}"
 
@@ -386,9 +413,9 @@ class TrainLoader:
         """(rows of the store, number of rows of each sample) for the samples of a whole batch."""
         if not self.tracklets:
             return index, np.ones(len(index), np.int64)
-        rng = random_generator("frames", self.seed, epoch, step)
+        rng, clips, stride = random_generator("frames", self.seed, epoch, step), self.clips, self.clips.frame_stride
         rows = [
-            self.rows.first[i] + sampled_frames(self.rows.count(i), self.clips.seq_len, self.clips.sample_method, rng)
+            self.rows.first[i] + sampled_frames(self.rows.count(i), clips.seq_len, clips.sample_method, rng, stride)
             for i in index.tolist()
         ]
         return torch.from_numpy(np.concatenate(rows)), np.array([len(each) for each in rows])

@@ -65,6 +65,9 @@ class Model(nn.Module):
     shown: what `feature_map` is, in words for the title of a picture.
     stripes: into how many equal stripes its maps are cut, once for each way of cutting; a picture shows the borders.
     reads_labels: whether it trains on `views.label`, the identities of the batch.
+
+    A network whose neck reads the mean over a clip, and not each frame, parts `answer` in two: `answer(maps)` is
+    `head(described(maps))`, and `video.Tracklet` takes the mean between them.
     """
 
     renames: tuple[tuple[str, str], ...] = ()
@@ -77,6 +80,8 @@ class Model(nn.Module):
     feat_dims: tuple[int, ...]
     base: backbones.Backbone
     answer: Callable[..., Output]  # called with `maps`; a network that has none overrides `forward`
+    described: Callable[..., Tensor] | None = None  # called with `maps`: (n, D) of n frames
+    head: Callable[[Tensor], Output]  # called with the mean of these over the frames of each clip
 
     def trunk(self) -> Iterator[nn.Parameter]:
         """Parameters that a file of pretrained weights fills. All others are new layers: they begin at random."""

@@ -55,7 +55,7 @@ def data(args, recipe: Recipe, run: Run, samples: datasets.TrainingSet, cache: s
         loaders.make_store(samples.samples, decoding, cached, run.device),
         batches_of(recipe, samples),
         augmentation_of(recipe),
-        clips=loaders.Clips(recipe.seq_len, recipe.sample_method, recipe.frame_by_frame, recipe.same_augmentation),
+        clips=loaders.Clips(**{each.name: getattr(recipe, each.name) for each in dataclasses.fields(loaders.Clips)}),
         delivery=loaders.Delivery(run.device, run.channels_last, processes.rank(), processes.world_size()),
         seed=args.seed,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from functions.distances import full_precision
 from models import Model, Output, choose
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ T = TypeVar("T")
 
 
 class Tracklet(Model):
-    """An image model over tracklets: every frame on its own, then each field of the Output pooled over time.
+    """An image model over tracklets: every frame on its own, then each field of the Output pooled over time; or, of a
+    network that is made for it (`Model.head`), what it describes of the frames, and the Output is of the mean.
 
-    pooling: of embedding, feats and parts.
+    pooling: of embedding, feats and parts, or of what is described.
         "avg"; "max": over the frames, as torchreid tests (torchreid/engine/video/softmax.py at f8cd150);
         "attention": weighted by a_t = softmax_t(w . embedding_t + b), with w = 0 at first: the average. Temporal
         attention as in Gao and Nevatia (arXiv:1805.02104) without its convolutions, which are made for
@@ -121,21 +123,25 @@ class Tracklet(Model):
             alike = len(set(frames)) == 1  # then nothing has to be copied to the device, nor waited for
             times: Any = frames[0] if alike else torch.tensor(frames, device=views.camera.device)
             views = views.each(lambda field: field.repeat_interleave(times))  # (n,)
-        outputs, start = [], 0
+        image_model = self.image_model
+        answers: list[Any] = []
+        start = 0
         for images in chunks:
             end = start + len(images)
-            here = slice(start, end)
-            outputs.append(self.image_model(images, None if views is None else views.each(itemgetter(here))))
+            here = None if views is None else views.each(itemgetter(slice(start, end)))
+            if image_model.described is None:
+                answers.append(image_model(images, here))
+            else:
+                answers.append(image_model.described(*image_model.maps(images, here)))
             start = end
+        if image_model.described is not None:
+            return _each(lambda x: _of_tracklets(x, clips), image_model.head(self.pooled(_joined(answers), lengths)))
+        outputs = answers
         embedding = _joined([o.embedding for o in outputs])
         weights = self.weights(embedding, lengths) if self.pooling == "attention" else None
 
         def pooled(values: Tensor, how: Callable[..., Tensor]) -> Tensor:  # (n, ...) -> (B, ...)
-            values = values.float()  # a mean over a hundred frames is too much for half precision
-            if weights is not None:
-                values = values * weights.view(-1, *(1,) * (values.ndim - 1))
-            of_clips = _over_time(values, lengths, how)
-            return of_clips if max(clips) == 1 else _over_time(of_clips, clips, torch.mean)
+            return _of_tracklets(_of_clips(values, lengths, how, weights), clips)
 
         average = torch.mean if weights is None else torch.sum
         how = torch.amax if self.pooling == "max" else average
@@ -150,6 +156,12 @@ class Tracklet(Model):
             tuple(pooled(x, how) for x in feats),
             parts,
         )
+
+    def pooled(self, frames: Tensor, lengths: Sequence[int]) -> Tensor:
+        """What is described of the frames of each clip, (n, D) -> (C, D)."""
+        if self.pooling == "attention":
+            return _of_clips(frames, lengths, torch.sum, self.weights(frames, lengths))
+        return _of_clips(frames, lengths, torch.amax if self.pooling == "max" else torch.mean)
 
     def weights(self, embedding: Tensor, lengths: Sequence[int]) -> Tensor:
         """Attention of each frame, (n, D) -> (n,), summing to 1 over the frames of a clip."""
@@ -178,6 +190,28 @@ def _over_time(values: Tensor, lengths: Sequence[int], how: Callable[..., Tensor
     if len(set(lengths)) == 1:
         return how(values.unflatten(0, (len(lengths), lengths[0])), dim=1)
     return torch.stack([how(part, dim=0) for part in values.split(list(lengths))])
+
+
+def _of_clips(
+    values: Tensor, lengths: Sequence[int], how: Callable[..., Tensor], weights: Tensor | None = None
+) -> Tensor:
+    """`how` of the frames of each clip, times their weights (n,): (n, ...), lengths (C,) -> (C, ...)."""
+    values = full_precision(values)  # a mean over a hundred frames is too much for half precision
+    if weights is not None:
+        values = values * weights.view(-1, *(1,) * (values.ndim - 1))
+    return _over_time(values, lengths, how)
+
+
+def _of_tracklets(values: Tensor, clips: Sequence[int]) -> Tensor:
+    """The mean over the clips of each tracklet: (C, ...), clips (B,) -> (B, ...)."""
+    return values if max(clips) == 1 else _over_time(values, clips, torch.mean)
+
+
+def _each(change: Callable[[Tensor], Tensor], output: Output) -> Output:
+    """An Output of changed tensors."""
+    parts = None if output.parts is None else change(output.parts)
+    logits, feats = (tuple(map(change, several)) for several in (output.logits, output.feats))
+    return Output(change(output.embedding), logits, feats, parts)
 
 
 def for_tracklets(model: Model, pooling: str = "avg") -> Tracklet:

@@ -386,14 +386,19 @@ class Alternating(PK):
 
 Batches = Shuffled | PK  # and what is made of PK
 
-SAMPLE_METHODS = ("evenly", "random", "all", "frames")  # frames of a tracklet in training
+SAMPLE_METHODS = ("evenly", "random", "stride", "all", "frames")  # frames of a tracklet in training
 
 
-def sampled_frames(count: int, seq_len: int, method: str, rng: np.random.Generator | None = None) -> np.ndarray:
+def sampled_frames(
+    count: int, seq_len: int, method: str, rng: np.random.Generator | None = None, stride: int = 4
+) -> np.ndarray:
     """Which of the `count` frames of a tracklet to train on, ascending (torchreid f8cd150, data/datasets/dataset.py).
 
     "evenly": seq_len frames, count // seq_len apart from the first on; always the same. A shorter tracklet is completed
         by its last frame. "random": any seq_len frames, with repetition only if there are fewer. "all": every frame.
+    "stride": seq_len frames, `stride` apart, from anywhere on; of a tracklet too short for that one of each of seq_len
+        equal parts, the rest behind them unused; with repetition if there are fewer (Simple-CCReID f773d01,
+        data/temporal_transforms.py, TemporalRandomCrop).
     """
     if method == "all":
         return np.arange(count)
@@ -401,6 +406,11 @@ def sampled_frames(count: int, seq_len: int, method: str, rng: np.random.Generat
         apart = count // seq_len
         return np.arange(seq_len) * apart if apart else np.minimum(np.arange(seq_len), count - 1)
     assert rng is not None  # the two above draw nothing
+    if method == "stride" and count >= seq_len * stride:
+        return int(rng.integers(count - (seq_len - 1) * stride)) + np.arange(seq_len) * stride
+    if method == "stride" and count >= seq_len:
+        part = count // seq_len
+        return np.arange(seq_len) * part + rng.integers(part, size=seq_len)
     if count >= seq_len:
         return np.sort(_permutation(rng, count)[:seq_len])
     return np.sort((rng.random(seq_len) * count).astype(np.int64))

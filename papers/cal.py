@@ -2,7 +2,7 @@
 
 A classifier of clothes learns on the features; then the network learns features from which it cannot tell the clothes
 of one person apart, while it still tells those of different people. Code: guxinqian/Simple-CCReID at f773d01, of which
-the numbers here are. Its video networks (models/vid_resnet.py) are not here.
+the numbers here are. Of its video networks (models/vid_resnet.py) the one without convolutions over time is here.
 
 A step of it (train.py, train_cal), with f = network(images):
     1. the clothes classifier learns on f, detached, by Adam of its own          `ClothesAdversary.ahead`
@@ -42,18 +42,41 @@ class CAL(Headed):
         ("classifier.classifier.", "classifier."),
     )
 
+    pools = 2  # maximum and average
+
     def __init__(self, *, last_stride: int | None = 1, **trunk: Any):
         super().__init__(last_stride=last_stride, **trunk)
-        dim = 2 * self.base.out_channels
+        dim = self.pools * self.base.out_channels
         self.bn = nn.BatchNorm1d(dim)
         nn.init.normal_(self.bn.weight, 1.0, 0.02)
         self.classifier = linear_classifier(dim, self.num_pids, bias=True, std=0.001)
         self.embedding_dim, self.feat_dims = dim, (dim,)
 
     def answer(self, feature_map: Tensor) -> Output:
-        pooled = torch.cat((feature_map.amax(dim=(2, 3)), feature_map.mean(dim=(2, 3))), dim=1)  # (B, 2 C)
+        return self.head(torch.cat((feature_map.amax(dim=(2, 3)), feature_map.mean(dim=(2, 3))), dim=1))  # (B, 2 C)
+
+    def head(self, pooled: Tensor) -> Output:
+        """Of what is pooled (B, 2 C)."""
         f = self.bn(pooled)
         return Output(f, logits_of(self, f), (f,))
+
+
+class CALVideo(CAL):
+    """Over clips: the global maximum of each frame's map, the mean of these over the frames, then batch norm and a
+    linear classifier (models/vid_resnet.py, C2DResNet50).
+
+    Its ResNet-50 has convolutions over one frame alone: frames go through as images do. An image is a clip of one.
+    embedding = feats[0] = f, behind the batch norm (B, C).
+    """
+
+    pools = 1  # the maximum
+
+    def described(self, feature_map: Tensor) -> Tensor:
+        """Of each frame (n, C)."""
+        return feature_map.amax(dim=(2, 3))
+
+    def answer(self, feature_map: Tensor) -> Output:
+        return self.head(self.described(feature_map))
 
 
 def clothes_adversarial_loss(logits: Tensor, clothes: Tensor, own: Tensor, epsilon: float) -> Tensor:

@@ -411,6 +411,8 @@ def test_a_size_of_shuffled_batches_is_taken_as_its_own_message_says(capsys):
     ("--warmup_epochs 0 --warmup_factor 0.5", "--warmup_factor does nothing, since --warmup_epochs or --warmup_"),
     ("--recipe bot --open_layers classifier", "--open_layers does nothing, since --fixbase_epochs or --fixbase_"),
     ("--recipe softmax --across_cameras yes", "--across_cameras does nothing, since --p is 0: give --p with it"),
+    ("--recipe bot --frame_stride 2", "--frame_stride does nothing, since --sample_method is evenly: give --sample_"),
+    ("--sample_method frames --cut_tracklets 9", "--cut_tracklets does nothing, since --sample_method is frames: give"),
     ("--recipe bot --enlarge 1.2", "--enlarge does nothing, since --translate is 0.0: give --translate with it"),
     ("--recipe agw_rgbir --extra_channels exchange", "--extra_channels does nothing, since --extra_colour is not"),
     ("--recipe bot --infrared_channels adaptive", "--infrared_channels does nothing, since --infrared is not given"),

@@ -97,6 +97,11 @@ def bare(state):
     return state
 
 
+def over_time(state):
+    """Simple-CCReID, models/vid_resnet.py: the trunk at the root, its convolutions over one frame."""
+    return {k.removeprefix("base."): v.unsqueeze(2) if v.ndim == 4 else v for k, v in state.items()}
+
+
 def layumi_names(state):
     """model.py: the trunk under model., its ImageNet classifier with it; ClassBlock."""
     rename = renamed(
@@ -935,6 +940,8 @@ METHOD_FILES = {  # name -> (network at full size, its released names, what is r
     "aligned++, ours": (models.AlignedReIDPlusPlus, bare, {"recipe": "aligned_pp"} | R50),
     "cal": (cal.CAL, LAYOUTS["aligned++"][1], {"recipe": "cal"} | R50),
     "cal, ours": (cal.CAL, bare, {"recipe": "cal"} | R50),
+    "cal_video": (cal.CALVideo, over_time, {"recipe": "cal_video"} | R50),
+    "cal_video, ours": (cal.CALVideo, bare, {"recipe": "cal_video"} | R50),
     "agw": (models.AGW, bare, {"recipe": "agw", "stem_relu": False, "stem_ceil": False} | R50),
     "sbs": (models.AGW, FAST_REID, {"recipe": "sbs", "stem_relu": True, "stem_ceil": True} | R50),
     "agw of fast-reid": (

@@ -71,6 +71,7 @@ REFERENCES = {
     ),
     "fast-reid/mgn": ("c9bc3ce, modeling/meta_arch/mgn.py, modeling/heads/embedding_head.py", "mgn"),
     "Simple-CCReID": ("f773d01, models/img_resnet.py, models/classifier.py", "cal"),
+    "Simple-CCReID/video": ("f773d01, models/vid_resnet.py, models/classifier.py", "cal_video"),
     "cluster-contrast": (
         "57b62e9, clustercontrast/models/resnet.py, models/pooling.py, models/cm.py",
         "cluster_contrast",

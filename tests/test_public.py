@@ -19,6 +19,7 @@ import evaluate
 import losses
 import protocols
 import rerank
+import video
 from loading.views import Views
 from models import Output
 from papers import caj, cal, clip_reid, cluster_contrast, light_mbn
@@ -213,6 +214,18 @@ def cal_losses():
     return [*found, *loss.weight.detach().flatten()[:6].tolist(), *told(loss(output(x), LABELS, views), x)]
 
 
+@comparison("clips of CAL")
+def cal_clips():
+    """In training, of the last maps of the frames of four clips: what the losses read, and the gradient of its sum."""
+    with torch.device("meta"):
+        model = RECIPES["cal_video"].model(0)
+    model.base = torch.nn.Identity()
+    model = filled(model.to_empty(device="cpu")).double().train()
+    maps = numbers(4, 3, 2048, 4, 2, phase=12, scale=2.0, grad=True)  # clips, frames
+    feature = video.Tracklet(model)(maps).feats[0]
+    return [*few([feature]), *told((feature * numbers(4, 2048, phase=13)).sum(), maps)]
+
+
 class Sentences(torch.nn.Module):
     """The prompts of five identities and a text tower of two blocks, under CLIP-ReID's own names."""
 
@@ -381,7 +394,7 @@ def test_features_of_the_public_network(name):
     torch.testing.assert_close(found[:, :8].flatten(), torch.tensor(FEATURES[name]), rtol=0, atol=largest)
 
 
-HEADS = ("pyramid", "pcb", "pcb_independent", "aligned", "aligned_pp", "cal")
+HEADS = ("pyramid", "pcb", "pcb_independent", "aligned", "aligned_pp", "cal", "cal_video")
 
 
 def few(tensors) -> list[float]:

@@ -104,6 +104,8 @@ AUGMENTED = {  # where it stands -> what it is beyond the least, and the rows th
     "Simple-CCReID f773d01, data/img_transforms.py, data/__init__.py, configs/default_img.py": (
         {"image_size": (384, 192), "translate": 0.5, "erase": 0.5, "erase_area": (0.02, 0.4),
          "erase_log_aspect": False, "erase_fill": "value_raw", "erase_value": (0.4914, 0.4822, 0.4465)}, "cal"),
+    "Simple-CCReID f773d01, data/spatial_transforms.py, data/__init__.py, configs/default_vid.py": (
+        BICUBIC | {"image_size": (256, 128), "pad": 0, "same_augmentation": True}, "cal_video"),
     "cluster-contrast 57b62e9, examples/cluster_contrast_train_usl.py, utils/data/transforms.py": (
         BICUBIC | ERASED, "cluster_contrast"),
     "TransReID dec5504, datasets/make_dataloader.py, configs/Market/*.yml": (TIMM, "transreid transreid_baseline"),

@@ -71,6 +71,7 @@ CURVE_OF = {  # row -> public curve
     "clip_baseline_rn50": "CLIP-ReID baseline RN50",
     "jsia": "JSIA",
     "cal": "Simple-CCReID",
+    "cal_video": "Simple-CCReID video",
     "cluster_contrast": "cluster-contrast",
     "hacnn": "torchreid hacnn",
     "light_mbn": "LightMBN",
@@ -178,6 +179,10 @@ MIXED_64 = Lengths(
     "Simple-CCReID f773d01, data/samplers.py: two processes of 32 images, 8 each, drop_last",
     (176, 176), (222, 222), (95, 95),
 )  # fmt: skip
+MIXED_32 = Lengths(
+    "Simple-CCReID f773d01, data/samplers.py: two processes of 16 clips, 4 each, drop_last",
+    (371, 371), (485, 485), (191, 191),
+)  # fmt: skip
 CLUSTERS_200 = Lengths("cluster-contrast 57b62e9, README.md, --iters 200", (200, 200), (200, 200), (200, 200))
 GROUPS_48 = Lengths(
     "LightMBN 1f4ec0d, data_v2/sampler.py: RandomIdentitySampler(48, 8)", (234, 235), (296, 296), (127, 127)
@@ -188,6 +193,7 @@ LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
     **dict.fromkeys(("bot_arcface", "tiny"), (64, 200, GROUPS_64)),
     "wangguanan": (64, 120, GIVEN_200),
     "cal": (64, 60, MIXED_64),
+    "cal_video": (32, 150, MIXED_32),
     "cluster_contrast": (256, 50, CLUSTERS_200),
     **dict.fromkeys((row for row in CURVE_OF if row.startswith(TRANSFORMERS)), (64, 120, GROUPS_64)),
     **dict.fromkeys(

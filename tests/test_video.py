@@ -1,6 +1,7 @@
 """Tracklets: which frames are read, how they are pooled, and the built-in moving pedestrians, end to end."""
 
 import copy
+import itertools
 import json
 import time
 from collections import Counter, namedtuple
@@ -104,6 +105,48 @@ def test_random_frames_are_in_order_without_repetition_where_possible_and_reach_
         short = sampled_frames(2, 4, "random", rng).tolist()
         assert len(short) == 4 and short == sorted(short) and set(short) <= {0, 1}
     assert set(seen) == set(range(6)) and max(seen.values()) < 1.3 * min(seen.values())
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7, 11, 12, 13, 30])
+def test_frames_a_stride_apart_are_drawn_as_by_simple_ccreid(count):
+    """All that its TemporalRandomCrop(4, stride=3) can give, each about as often."""
+    if count >= 12:
+        possible = {tuple(range(begin, begin + 10, 3)) for begin in range(count - 9)}
+    elif count >= 4:
+        parts = [range(i * (count // 4), (i + 1) * (count // 4)) for i in range(4)]
+        possible = set(itertools.product(*parts))
+    else:
+        possible = set(itertools.combinations_with_replacement(range(count), 4))
+    rng = np.random.default_rng(0)
+    seen = Counter(tuple(sampled_frames(count, 4, "stride", rng, 3).tolist()) for _ in range(200 * len(possible)))
+    assert set(seen) == possible and (count < 4 or max(seen.values()) < 1.5 * min(seen.values()))
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 9, 10, 11, 24])
+def test_a_tracklet_is_cut_as_by_simple_ccreid(count):
+    frames, expected = list(range(count)), []
+    for i in range(count // 5):  # _densesampling_for_trainingset
+        expected.append(tuple(frames[i * 5 :] if i == count // 5 - 1 else frames[i * 5 : (i + 1) * 5]))
+    whole, other = Sample(tuple(map(str, frames)), 7, 2), Sample(("x",), 8, 1)
+    parts, owner = loaders.cut([whole, other], 5)
+    assert [tuple(map(int, part.path)) for part in parts[:-1]] == (expected or [tuple(frames)])
+    assert {(part.pid, part.camid) for part in parts[:-1]} == {(7, 2)} and parts[-1] == other
+    assert owner.tolist() == [0] * max(1, count // 5) + [1]
+
+
+def test_the_mean_of_dense_clips_is_that_of_clips_with_gaps():
+    """A test of Simple-CCReID (_recombination_for_testset): groups of 8 x 4 frames as four clips of every fourth frame,
+    the rest with smaller gaps, what is left repeated. Of means over frames the mean is that of neighbouring frames."""
+    for count in range(1, 100):
+        x = np.random.default_rng(count).normal(size=count)
+        clips = [list(range(i * 32 + j, (i + 1) * 32, 4)) for i in range(count // 32) for j in range(4)]
+        rest, begin = count % 32, count // 32 * 32
+        clips += [list(range(begin + i, begin + rest // 8 * 8, rest // 8)) for i in range(rest // 8)]
+        left = list(range(count // 8 * 8, count))
+        clips += [(left * 8)[:8]] if left else []
+        theirs = np.mean([x[clip].mean() for clip in clips])
+        ours = np.mean([x[clip].mean() for clip in loaders.clips_of(count, 8, "dense")])
+        assert ours == pytest.approx(theirs, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -247,10 +290,31 @@ def test_what_cannot_be_loaded_is_said(samples):
         train_loader([samples[0], samples[1]._replace(path="a.png")])
     with pytest.raises(ValueError, match="no frames"):
         train_loader([samples[0]._replace(path=())])
-    with pytest.raises(ValueError, match="evenly, random, all, frames"):
+    with pytest.raises(ValueError, match="evenly, random, stride, all, frames"):
         train_loader(samples, sample_method="some")
     with pytest.raises(ValueError, match="all, evenly, dense"):
         eval_loader(samples, test_frames="random")
+
+
+def test_parts_of_tracklets_are_drawn_on_their_own(samples):
+    """Of 1, 3, 4, 7, 12, 2, 5, 9 frames, cut into threes: 1 + 1 + 1 + 2 + 4 + 1 + 1 + 3 parts, all in an epoch."""
+    loader = train_loader(samples, batch_size=2, seq_len=2, sample_method="stride", frame_stride=1, cut_tracklets=3,
+                          **PLAIN)  # fmt: skip
+    parts, owner = loaders.cut(samples, 3)
+    assert loader.num_images == len(parts) == 14 and loader.num_frames == sum(COUNTS)
+    assert loader.labels.tolist() == [samples[i].pid for i in owner]
+    assert "14 tracklets of 43 images" in loader.description and "with 2 frames 1 apart" in loader.description
+    seen = set()
+    for images, labels, _ in loader.epoch(0):
+        for tracklet, label in zip(images, labels.tolist(), strict=True):
+            (first, a), (second, b) = which(tracklet)
+            assert first == second and label == samples[first].pid and (a <= b)
+            (place,) = {i for i, part in enumerate(parts) if samples[first].path[a] in part.path}
+            assert samples[second].path[b] in parts[place].path
+            seen.add(place)
+    assert seen == set(range(14))
+    with pytest.raises(ValueError, match="--frame_stride must be at least 1"):
+        train_loader(samples, frame_stride=0)
 
 
 def test_description_counts_tracklets_and_frames(samples):

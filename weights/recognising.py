@@ -178,6 +178,8 @@ def recognise_tensors(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
         method = backbone
     if method.endswith("_ics") and "base" in backbone:
         method = method.replace("small", "base")
+    if method == "cal" and _neck_of_one_pooling(common):
+        method = "cal_video"
     carried = dict(form.carries) | _statistics(common)
     if method == "softmax":
         found = _softmax(backbone, common)
@@ -300,6 +302,12 @@ def _transreid(method: str, common: dict[str, Tensor]) -> dict[str, Any]:
     if clip and method != "clip_reid":  # not yet transposed here
         hints["options"] = hints.get("options", {}) | {"projection_dim": common["projection.weight"].shape[1]}
     return hints
+
+
+def _neck_of_one_pooling(common: dict[str, Tensor]) -> bool:
+    """Whether the batch norm behind a ResNet is as wide as its map: CAL over clips pools once, over images twice."""
+    trunk = common.get("layer4.0.downsample.1.running_mean")
+    return trunk is not None and len(common["bn.running_mean"]) == len(trunk)
 
 
 def _count_of(start: str, names: Iterable[str]) -> int:
