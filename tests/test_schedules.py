@@ -202,6 +202,7 @@ LENGTH_OF = {  # row -> (batch, epochs, batches of an epoch)
     **dict.fromkeys(("clip_reid", "clip_reid_sie_olp", "clip_reid_rn50"), (64, 180, GROUPS_64)),  # the second stage
     "clip_baseline": (64, 60, GROUPS_64),
     "clip_baseline_rn50": (64, 120, GROUPS_64),
+    **dict.fromkeys(("mobilenetv2_x1_0", "mobilenetv2_x1_4"), (64, 90, SHUFFLED_64)),  # data_manager.py at 7ff331f
     "softmax_triplet": (32, 60, GROUPS_32),
     "mudeep": (32, 180, ONCE_32),
     "hacnn": (32, 300, SHUFFLED_32),
