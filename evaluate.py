@@ -172,13 +172,19 @@ def pool_queries(
 
 @ranges.checked
 def expand_queries(
-    query, gallery, k: Neighbours = 5, alpha: Annotated[float, ALPHA] = 3.0, memory_gb: float | Budget | None = None
+    query,
+    gallery,
+    k: Neighbours = 5,
+    alpha: Annotated[float, ALPHA] = 3.0,
+    memory_gb: float | Budget | None = None,
+    group=None,
 ) -> Tensor:
     """alpha query expansion (Radenovic et al., TPAMI 2019, Sec. 3.3), Chum's AQE at alpha = 0 -> (Q, D), unit length.
 
     With x of unit length, q' = q + sum over the k nearest gallery images g of max(q.g, 0)^alpha g, normalised. Rank
     by cosine afterwards. The protocol plays no part: the neighbours may come from the query's own camera, as in
     fast-reid (evaluation/query_expansion.py at c9bc3ce, which also expands the gallery: call this on it for that).
+    group: processes that all hold the features: each expands its slice of the queries, and all get the whole.
     """
     query, gallery = _same_width(query, gallery)
     check_finite(query, "query")
@@ -187,15 +193,20 @@ def expand_queries(
         raise ValueError(f"k is {k}: expected 1 to the gallery's {len(gallery)} images")
     budget = Budget.of(memory_gb)
     step = budget.rows(4 * k * gallery.shape[1] * gallery.element_size(), gallery.device)
+    num_query = len(query)
+    first, last = (0, num_query) if group is None else shard(num_query, group)
+    query = query[first:last]
     expanded = query.new_empty(query.shape)
-    for start, stop, block in distance_blocks(query, gallery, "cosine", memory_gb=budget):
+    blocks = distance_blocks(query, gallery, "cosine", memory_gb=budget) if len(query) else ()
+    for start, stop, block in blocks:
         distance, index = block.topk(k, dim=1, largest=False)  # (b, k)
         weight = (1 - distance).clamp_min(0).pow(alpha)
         for a in range(start, stop, step):
             rows = slice(a - start, min(a + step, stop) - start)
             near = F.normalize(gallery[index[rows]], dim=2).mul_(weight[rows, :, None]).sum(1)  # (b, D)
             expanded[a : a + len(near)] = F.normalize(query[a : a + len(near)], dim=1).add_(near)
-    return F.normalize(expanded, dim=1)
+    expanded = F.normalize(expanded, dim=1)
+    return expanded if group is None else gather_rows(expanded, num_query, group)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -343,8 +354,7 @@ class Comparison:
     """How features are compared.
 
     metric, distance, rerank: see `distance_blocks`. budget: working memory. group: a process group
-    (`torch.distributed.group.WORLD` under torchrun), whose processes each rank a slice of the queries; re-ranking
-    from a `distance` is not split.
+    (`torch.distributed.group.WORLD` under torchrun), whose processes each rank a slice of the queries.
     """
 
     metric: str = "euclidean"
@@ -369,19 +379,18 @@ def distance_blocks(
     distance: replaces `metric`; called with (query rows, gallery rows) -> (b, g) on slices of what is given here, which
         may be tensors of any shape, e.g. parts (Q, S, D), or tuples of tensors, e.g. (embeddings, parts).
     rerank: keyword arguments of `rerank.k_reciprocal`; features are L2-normalised first if the metric is "cosine".
-        With `distance` it is `rerank.k_reciprocal_from_distances`, which holds all (Q + G)^2 distances.
+        With `distance` it is `rerank.k_reciprocal_from_distances`, of which all (Q + G)^2 distances are held.
     memory_gb: see `plan_blocks`. A block is valid until the next one is asked for.
-    group: of a re-ranking of embeddings: processes that each yield the blocks of their slice of the queries.
+    group: of a re-ranking: processes that each yield the blocks of their slice of the queries, and hold their part of
+        the distances.
     """
     budget = Budget.of(memory_gb)
     if rerank is not None:
+        options = {**rerank, "memory_gb": budget, "group": group}
         if distance is None:
-            query, gallery = _normalised(query, gallery, metric)
-            yield from reranking.iter_k_reciprocal(query, gallery, **rerank, memory_gb=budget, group=group)
+            yield from reranking.iter_k_reciprocal(*_normalised(query, gallery, metric), **options)
         else:
-            q_g, q_q, g_g = _all_distances(query, gallery, distance, budget)
-            final = reranking.k_reciprocal_from_distances(q_g, q_q, g_g, **rerank, memory_gb=budget)
-            yield 0, len(final), final
+            yield from reranking.iter_k_reciprocal_measured(_measured(query, gallery, distance, budget), **options)
         return
     if distance is None:
         query, gallery = _same_width(query, gallery)
@@ -424,24 +433,21 @@ def _measure_in_parts(distance: Callable, query, gallery, budget: Budget) -> Ten
     return block
 
 
-def _all_distances(query, gallery, distance: Callable, budget: Budget) -> list[Tensor]:
-    """(Q, G), (Q, Q) and (G, G), which re-ranking from distances holds at once."""
-    num_query, num_gallery = len(_first(query)), len(_first(gallery))
-    size = 4 * (num_query + num_gallery) ** 2
-    if budget.gb is not None and size > budget.bytes():
-        raise ValueError(
-            f"re-ranking by a distance of parts holds all distances, {size / GIB:.2f} GiB, and --memory_gb is "
-            f"{budget.gb:g}: give more memory, compare embeddings (--test_distance global), or do without re-ranking"
-        )
-    given = []
-    for x, y in ((query, gallery), (query, query), (gallery, gallery)):
-        whole = torch.empty(0)
-        for start, stop, block in distance_blocks(x, y, distance=distance, memory_gb=budget):
-            if not start:
-                whole = block.new_empty(len(_first(x)), len(_first(y)))
-            whole[start:stop] = block
-        given.append(whole)
-    return given
+def _measured(query, gallery, distance: Callable, budget: Budget) -> reranking.Measured:
+    """The distances that re-ranking reads: of queries and gallery to each other and among themselves."""
+    query, gallery = _tensors(query), _tensors(gallery)
+    num_query = len(_first(query))
+
+    def images(start: int, stop: int):
+        if start < num_query:
+            return _rows(query, start, stop)
+        return _rows(gallery, start - num_query, stop - num_query)
+
+    def between(a: tuple[int, int], b: tuple[int, int]) -> Tensor:
+        with torch.no_grad():
+            return _measure_in_parts(distance, images(*a), images(*b), budget)
+
+    return reranking.Measured(between, num_query, num_query + len(_first(gallery)))
 
 
 def _tensors(features):
@@ -721,9 +727,8 @@ def rank_features(
         for part in features if isinstance(features, tuple) else (features,):
             check_finite(part, what, items)
     gallery = _without_junk(gallery, labels)  # re-ranking does not see it either
-    split = how.group is not None and (how.rerank is None or how.distance is None)
-    first, last = shard(labels.shape[0], how.group) if split else (0, labels.shape[0])
-    together = how.group if split and how.rerank is not None else None  # all have to be there, with all queries
+    first, last = (0, labels.shape[0]) if how.group is None else shard(labels.shape[0], how.group)
+    together = how.group if how.rerank is not None else None  # all have to be there, with all queries
     if verbose and how.rerank is None and (how.group is None or dist.get_rank(how.group) == 0):
         print(plan_blocks(last - first, labels.shape[1], how.budget, _as_tensor(_first(query)).device))
     ranks = RankCollector(labels)
@@ -734,7 +739,7 @@ def rank_features(
         blocks = distance_blocks(mine, gallery, how.metric, **options)
         with Progress(last - first, "ranking", "queries", shown=verbose) as progress:
             collect(_moved(blocks, 0 if together is not None else first, progress), collectors, how.budget)
-    if split:
+    if how.group is not None:
         _gather(collectors, how.group)
     return ranks.result()
 
@@ -770,7 +775,7 @@ def evaluate_features(
     rerank, distance: see `distance_blocks`; with `distance` the features may be tuples of tensors.
     memory_gb: GiB beyond the features, see `plan_blocks`; for re-ranking see `rerank.k_reciprocal`.
     group: a process group (`torch.distributed.group.WORLD` under torchrun). Each process, holding all features, ranks
-        its slice of the queries, and all get the result. Re-ranking from a `distance` is not split.
+        its slice of the queries, and all get the result.
     verbose: print the block size and the peak memory before the work starts (re-ranking has its own figure).
     Raises ValueError if no query has a match, or for NaN or infinite features, which are named (by items if given).
     """
@@ -817,24 +822,28 @@ def search(query, gallery, labels: Labels, grid: reranking.Grid, how: Comparison
     """mAP and rank-1 after re-ranking for every combination of `grid`: the numbers that `evaluate_features` gives with
     these parameters, at a fraction of the time, because what the combinations share is made once.
 
-    how: metric or distance of the features, and the memory. Choosing by this table on a test set is not a fair result.
+    how: metric or distance of the features, the memory, and the processes that share the work: all get the table. A
+    value that `grid` has twice is tried once. Choosing by this table on a test set is not a fair result.
     """
     how = how or Comparison()
     labels.need_matches()
     gallery = _without_junk(gallery, labels)
+    grid = reranking.Grid(*(list(dict.fromkeys(each)) for each in grid))  # type: ignore[arg-type]
+    options: dict = {"memory_gb": how.budget, "group": how.group}
     if how.distance is None:
-        steps = reranking.iter_search(*_normalised(query, gallery, how.metric), grid, memory_gb=how.budget)
+        steps = reranking.iter_search(*_normalised(query, gallery, how.metric), grid, **options)
     else:
-        q_g, q_q, g_g = _all_distances(query, gallery, how.distance, how.budget)
-        steps = reranking.iter_search_from_distances(q_g, q_q, g_g, grid, memory_gb=how.budget)
-    trials: list[Trial] = []
-    ranks: dict[tuple, RankCollector] = {}
+        steps = reranking.iter_search_measured(_measured(query, gallery, how.distance, how.budget), grid, **options)
+    ranks: dict[tuple, RankCollector] = {each: RankCollector(labels) for each in itertools.product(*grid)}
     for parameters, start, stop, block in steps:
-        collector = ranks.setdefault(parameters, RankCollector(labels))
-        collect([(start, stop, block)], [collector], how.budget)
-        if stop == labels.shape[0]:
-            found = summarize(ranks.pop(parameters).result(), max_rank=1)
-            trials.append(Trial(*parameters, found.mAP, found.cmc[0].item()))
+        collect([(start, stop, block)], [ranks[parameters]], how.budget)
+    trials = []
+    for parameters in list(ranks):
+        collector = ranks.pop(parameters)
+        if how.group is not None:
+            _gather([collector], how.group)
+        found = summarize(collector.result(), max_rank=1)
+        trials.append(Trial(*parameters, found.mAP, found.cmc[0].item()))
     return trials
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from machine.memory import Budget
+from machine.memory import GIB, Budget
 from machine.parts import Part
 from machine.ranges import NEIGHBOURS, SHARE, Number, Range
 
@@ -57,6 +57,18 @@ class Grid(NamedTuple):
 
 
 Parameters = tuple[int, int, float]  # k1, k2, lambda
+
+
+class Measured(NamedTuple):
+    """Distances that are measured where they are needed, of points of which the first `num_query` are the queries.
+
+    between(a, b): distances (n, m), not squared, of the points a = (start, stop) to the points b, either of which are
+    queries alone or gallery images alone. What it says of a pair may depend, within rounding, on the a and b it is in.
+    """
+
+    between: Callable[[tuple[int, int], tuple[int, int]], Tensor]
+    num_query: int
+    num_all: int
 
 
 # ---------------------------------------------------------------- public functions
@@ -134,6 +146,24 @@ def iter_k_reciprocal(
     return _stream(points, k1, k2, lambda_value, points.room())
 
 
+def iter_k_reciprocal_measured(
+    measured: Measured,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    memory_gb: float | Budget | None = None,
+    group=None,
+) -> Iterator[tuple[int, int, Tensor]]:
+    """What `k_reciprocal_from_distances` computes, in blocks of queries as `iter_k_reciprocal` yields them.
+
+    Distances between all N points are held, (N, N) of them; of several processes in `group` each measures and holds the
+    rows of its part of the points. They are measured in the same tiles by any number of processes.
+    ValueError where they take more than a given `memory_gb`.
+    """
+    _check_parameters(k1, k2, lambda_value)
+    return _stream(_Measured(measured, memory_gb, group), k1, k2, lambda_value, None)
+
+
 def jaccard_neighbours(
     features: Tensor,
     k1: int = 30,
@@ -173,22 +203,23 @@ def jaccard_neighbours(
 
 
 def iter_search(
-    query: Tensor, gallery: Tensor, grid: Grid, memory_gb: float | Budget | None = None
+    query: Tensor, gallery: Tensor, grid: Grid, memory_gb: float | Budget | None = None, group=None
 ) -> Iterator[tuple[Parameters, int, int, Tensor]]:
     """What `iter_k_reciprocal` yields, for every combination of `grid`: (parameters, start, stop, (stop - start, G)).
 
     Combinations come in the order of k1s, k2s, lambdas, those of one (k1, k2) block by block together. Distances and
     neighbour lists are made once, the sets once per k1, the Jaccard distance of Eq. (10) once per (k1, k2). A yielded
-    block may be written over once the next one is asked for.
+    block may be written over once the next one is asked for. Of several processes in `group` each yields the blocks of
+    its slice of the queries.
     """
-    return _search(_Features(query, gallery, memory_gb), grid)
+    return _search(_Features(query, gallery, memory_gb, group), grid)
 
 
-def iter_search_from_distances(
-    q_g: Tensor, q_q: Tensor, g_g: Tensor, grid: Grid, memory_gb: float | Budget | None = None
+def iter_search_measured(
+    measured: Measured, grid: Grid, memory_gb: float | Budget | None = None, group=None
 ) -> Iterator[tuple[Parameters, int, int, Tensor]]:
-    """`iter_search` from given distances, those of `k_reciprocal_from_distances`."""
-    return _search(_Distances(q_g, q_q, g_g, memory_gb), grid)
+    """`iter_search` of measured distances, held as by `iter_k_reciprocal_measured`."""
+    return _search(_Measured(measured, memory_gb, group), grid)
 
 
 # ---------------------------------------------------------------- the algorithm, in the order of the paper
@@ -233,7 +264,8 @@ def _search(points, grid):
             v = _expand_queries(sets, near, k2)
             column = _columns(v, points.num_query)
             for start, stop in points.query_blocks():
-                original = points.query_gallery(start, stop) if kept is None else kept[start:stop].clone()  # (b, G)
+                held = None if kept is None else kept[start - points.first : stop - points.first]
+                original = points.query_gallery(start, stop) if held is None else held.clone()  # (b, G)
                 parts = [slice(lo - start, hi - start) for lo, hi in _even_blocks(v, column, start, stop)]
                 jaccard, mixed = torch.empty_like(original), torch.empty_like(original)
                 for part in parts:
@@ -474,14 +506,15 @@ def _neighbours(points, k, bounds, keep=None):
     `keep` (queries of this process, G) receives the squared distances of queries to gallery on the way.
 
     Of several processes each computes the tiles of some blocks of rows: those of its own queries, and of the gallery
-    what makes the work even. Each then merges, for its own points, what all have found.
+    what makes the work even; of measured distances, those of its own points. Each then merges, for its own points, what
+    all have found.
     """
     num_all, num_query = points.num_all, points.num_query
     width = min(k + SPARE, num_all)
     blocks = points.blocks(width)
     nearest = [_Nearest(stop - start, width) for start, stop in blocks]
     scale = points.sq.new_zeros(num_all)
-    for i in points.part.blocks(blocks, num_query):
+    for i in points.part.blocks(blocks, points.divided):
         rows = blocks[i]
         distances = points.products(slice(*rows))
         for j in range(i if points.symmetric else 0, len(blocks)):
@@ -673,7 +706,8 @@ class _Features:
         self.num_query, self.num_all = len(query), len(query) + len(gallery)
         self.part = Part(group)
         self.first, self.last = self.part.of(self.num_query)  # this process's queries
-        self.memory = _memory(memory_gb, self.device)
+        self.divided = self.num_query  # so many of the points have their rows computed by whose they are
+        self.memory = self.part.least(_memory(memory_gb, self.device), self.device)
         # Distances do not change when the mean is subtracted; their rounding error shrinks with the norms.
         # One process holds the centred features; of several each centres what it needs of those that it was given.
         self.x = torch.cat([query, gallery]) if group is None else None  # (N, D)
@@ -700,12 +734,12 @@ class _Features:
 
     def blocks(self, width):
         """Borders of the square tiles; 1024 keeps a tile in the cache of a CPU. Where several processes share them, a
-        block of queries is of one process's."""
+        block of the `divided` points is of one process's."""
         most = 1024 if self.device.type == "cpu" else 8192
         step = max(width, min(most, int((self.memory / 64) ** 0.5)))
         ends = {self.num_all}
         if self.part.world > 1:
-            ends |= {self.part.of(self.num_query, rank)[1] for rank in range(self.part.world)}
+            ends |= {self.part.of(self.divided, rank)[1] for rank in range(self.part.world)}
         found, start = [], 0
         for end in sorted(ends):
             found += [(s, min(s + step, end)) for s in range(start, end, step)]
@@ -820,7 +854,7 @@ class _Distances:
         self.q_g, self.q_q, self.g_g = q_g, q_q, g_g
         self.sq = q_g.new_empty(0)  # gives dtype and device
         self.device, self.num_query, self.num_all = q_g.device, q, q + g
-        self.part, self.first, self.last = Part(), 0, q
+        self.part, self.first, self.last, self.divided = Part(), 0, q, q
         self.memory = _memory(memory_gb, self.device)
 
     room = _Features.room
@@ -868,6 +902,91 @@ class _Distances:
                 self.g_g[(j - q).clamp(min=0), (i - q).clamp(min=0)],
             ),
         )
+        return (d.double() if exact else d).square()
+
+
+class _Measured(_Distances):
+    """Squares of measured distances: row i of the released code's matrix is the distances of all points to point i.
+
+    A process holds the rows of its part of the points. What the rounding of a distance depends on, the tile that it is
+    measured in, does not depend on the number of processes.
+    """
+
+    rows_of_tile, columns_of_tile = 256, 4096
+
+    def __init__(self, measured, memory_gb, group=None):
+        self.between, self.num_query, self.num_all = measured
+        self.part = Part(group)
+        self.start, self.stop = self.part.of(self.num_all)  # this process's points
+        self.first, self.last = self.part.of(self.num_query)  # its queries
+        self.divided = self.num_all
+        self._check_room(Budget.of(memory_gb))
+        self.strip = self.measure((self.start, self.stop), (0, self.num_all))  # (n, N)
+        if len(self.strip):
+            self.strip = _check_features(self.strip)
+        self.sq = self.strip.new_empty(0)  # gives dtype and device
+        self.device = self.strip.device
+        self.memory = self.part.least(_memory(memory_gb, self.device), self.device)
+
+    @property
+    def inside(self):
+        """Whether the rows of this process's queries are among those of its points."""
+        return self.start <= self.first and self.last <= self.stop
+
+    def _check_room(self, budget):
+        """ValueError if the distances that the most loaded process holds do not fit into a given budget."""
+        world, gallery = self.part.world, self.num_all - self.num_query
+        size = 4 * (self.num_all**2 + (self.num_query * gallery if world > 1 else 0)) // world
+        if budget.gb is not None and size > budget.bytes():
+            raise ValueError(
+                f"re-ranking by a distance of parts holds all distances, {size / GIB:.2f} GiB"
+                f"{f' in each of {world} processes' if world > 1 else ''}, and --memory_gb is {budget.gb:g}: give more "
+                "memory, start more processes (torchrun), compare embeddings (--test_distance global), or do without "
+                "re-ranking"
+            )
+
+    def tiles(self, points, length):
+        """Borders of the tiles that hold any of the points (start, stop)."""
+        for begin, end in ((0, self.num_query), (self.num_query, self.num_all)):
+            for s in range(begin, end, length):
+                e = min(s + length, end)
+                if max(s, points[0]) < min(e, points[1]):
+                    yield s, e
+
+    def measure(self, rows, columns):
+        """Distances of the points `columns` to the points `rows`, both (start, stop): (n, m)."""
+        shape = rows[1] - rows[0], columns[1] - columns[0]
+        found = None
+        for s, e in self.tiles(rows, self.rows_of_tile):
+            for c, d in self.tiles(columns, self.columns_of_tile):
+                from_query = e <= self.num_query <= c  # these are known in one direction
+                tile = self.between((s, e), (c, d)) if from_query else self.between((c, d), (s, e)).T
+                found = tile.new_empty(shape) if found is None else found
+                a, b = (max(s, rows[0]), min(e, rows[1])), (max(c, columns[0]), min(d, columns[1]))
+                part = tile[a[0] - s : a[1] - s, b[0] - c : b[1] - c]
+                found[a[0] - rows[0] : a[1] - rows[0], b[0] - columns[0] : b[1] - columns[0]] = part
+        return torch.empty(shape) if found is None else found
+
+    @functools.cached_property
+    def own(self):
+        """Distances of this process's queries to the gallery, (its Q, G)."""
+        if self.inside:
+            return self.strip[self.first - self.start : self.last - self.start, self.num_query :]
+        return self.measure((self.first, self.last), (self.num_query, self.num_all))
+
+    def room(self):
+        """None: the distances are held as it is."""
+
+    def products(self, rows):
+        strip = self.strip[rows.start - self.start : rows.stop - self.start]
+        return lambda start, stop: strip[:, start:stop].square()
+
+    def query_gallery(self, start, stop):
+        return self.own[start - self.first : stop - self.first].square()
+
+    def pairs(self, i, j, exact=False):
+        """Of points i of this process."""
+        d = self.strip[i - self.start, j]
         return (d.double() if exact else d).square()
 
 

@@ -299,7 +299,9 @@ class Tester:
             query = Features(query.samples, pooled, query.parts)
         if self.options.expansion:
             k, alpha = self.options.expansion
-            expanded = evaluate.expand_queries(query.embeddings, gallery.embeddings, k, alpha, self.options.budget)
+            expanded = evaluate.expand_queries(
+                query.embeddings, gallery.embeddings, k, alpha, self.options.budget, self.group
+            )
             query = Features(query.samples, expanded, query.parts)
         return query, gallery
 

@@ -6,6 +6,8 @@
     python benchmarks/rerank.py scaling    # N = 5k ... 80k
     python benchmarks/rerank.py clusters   # distances of clusters and DBSCAN: training sets of Market-1501 and MSMT17
     options: --device cuda  --threads 2  --dim 2048  --skip_published
+    torchrun --nproc_per_node=4 -- benchmarks/rerank.py --shared parts      memory of each of several processes (or of
+                                    one, without torchrun): parts, search, search_parts, features, clusters
 
 Every measurement runs in a child process of its own, so that its peak memory (ru_maxrss, on a GPU the allocator's peak)
 is its own. Features are synthetic: identities of about 22 images in a 64-dimensional subspace with unequal noise and
@@ -235,6 +237,40 @@ def scaling(args):
             run("stream", n // 8, n - n // 8, dim, args)
 
 
+def shared(work):
+    """Highest resident memory of the most loaded process of one piece of work at Market-1501's size, beyond what was
+    there before it. Of `search` 2 x 2 x 2 combinations; of parts 4 x 32 numbers, whose (N, N) distances are what is
+    held whatever the parts."""
+    import evaluate
+    import losses
+    import protocols
+    from machine import processes
+
+    with processes.joined("cpu"):
+        group = processes.group()
+        query, gallery, *labels = features(*MARKET, 128 if "parts" in work else 2048, "cpu")
+        distance = losses.aligned_distance if "parts" in work else None
+        if distance:
+            query, gallery = (x.unflatten(1, (4, 32)) for x in (query, gallery))
+        how = evaluate.Comparison(distance=distance, rerank=dict(k1=20, k2=6, lambda_value=0.3), group=group)
+        labels[1] = labels[1].clamp(min=0)  # distractors, which are compared; -1 would be left out
+        labels = protocols.Labels(*labels)
+        list(evaluate.distance_blocks(query[:64], gallery[:64], distance=distance, rerank=how.rerank))
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        if work == "clusters":
+            rerank.jaccard_neighbours(torch.cat([query, gallery])[:12_936], 30, 6, 0.6, group=group)
+        elif work.startswith("search"):
+            evaluate.search(query, gallery, labels, rerank.Grid((15, 20), (3, 6), (0.1, 0.3)), how)
+        else:
+            evaluate.rank_features(query, gallery, labels, how)
+        grown = torch.tensor([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before])
+        mib = [int(each) // 1024 for each in processes.from_all(grown)]
+        if processes.is_main():
+            held = sum(x.numel() for x in (query, gallery)) * 4 // 2**20
+            seconds = time.perf_counter() - start
+            print(f"{work:14}{len(mib)} processes  {max(mib)} MiB of {mib}, features {held} MiB, {seconds:.0f} s")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", choices=[[], "market", "msmt17", "search", "scaling", "clusters"])
@@ -242,9 +278,13 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dim", type=int, nargs="+")
     parser.add_argument("--skip_published", action="store_true")
+    parser.add_argument("--shared", choices=("parts", "search", "search_parts", "features", "clusters"))
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.shared:
+        shared(args.shared)
+        return
     if args.child:
         work, *sizes = args.child
         print(json.dumps(measure(work, *map(int, sizes), args.device)))

@@ -44,6 +44,14 @@ class Part:
             dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.group)
         return values
 
+    def least(self, number: int, device: torch.device) -> int:
+        """The smallest of all processes' numbers, exchanged on `device`: what they divide by it comes out alike."""
+        if self.world > 1:
+            found = torch.tensor([number], device=device)
+            dist.all_reduce(found, op=dist.ReduceOp.MIN, group=self.group)
+            number = int(found)
+        return number
+
     def blocks(self, blocks: Sequence[tuple[int, int]], num_query: int) -> list[int]:
         """Which blocks of rows this process computes, ascending: those that begin within its queries, and of the
         others in turn whichever process has the least tiles."""

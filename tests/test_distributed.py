@@ -20,12 +20,14 @@ sys.path.insert(0, str(ROOT))  # torchrun starts this file as a script, without 
 import evaluate  # noqa: E402
 import losses  # noqa: E402
 import models  # noqa: E402
+import protocols  # noqa: E402
 import rerank  # noqa: E402
 import train  # noqa: E402
 from loading.views import Views  # noqa: E402
 from machine import processes  # noqa: E402
+from machine.memory import Budget  # noqa: E402
 from networks.blocks import bn_neck  # noqa: E402
-from papers import cal  # noqa: E402
+from papers import cal, cluster_contrast  # noqa: E402
 
 STEPS, P, K = 20, 4, 2
 
@@ -90,6 +92,7 @@ def criterion(dim: int) -> losses.Criterion:
         center=(5e-4, losses.CenterLoss(6, dim)),
         arcface=(0.5, losses.ArcFace(dim, 6)),
         clothes=(0.5, cal.ClothesAdversary(tuple(i // 2 for i in range(12)), dim, lr=1e-4)),
+        cluster=(0.5, cluster_contrast.ClusterMemory(dim)),
     )
 
 
@@ -110,7 +113,10 @@ def losses_over_steps(name: str, chunks: int = 1, dtype=torch.float64) -> dict:
     model = network(name).to(dtype)
     if processes.world_size() > 1:
         model = processes.synchronised_batch_norm(model)
-    terms = criterion(model.feat_dims[0] if name != "plain" else 24).to(dtype)
+    dim = model.feat_dims[0] if name != "plain" else 24
+    terms = criterion(dim).to(dtype)
+    every = torch.randn(12, dim, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    terms.losses["cluster"].begin_epoch(every, torch.arange(12) // 2)
     recipe = train_recipe(optimizer="adam", lr=1e-4)  # at 1e-3 rounding grows tenfold in each step
     optimizers = train.build_optimizers(model, terms, recipe)
     how = train.Conditions(chunks=chunks)
@@ -275,11 +281,28 @@ def worker_of(parent: int, rank: int) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 
 RERANK = {"k1": 12, "k2": 4, "lambda_value": 0.3}
+GRID = rerank.Grid((12, 5), (4, 1), (0.3, 0.6))
 POINTS = {  # name -> query, gallery, tiles; of queries, some processes have none
     "many": (37, 230, 1e-4),
     "copies": (40, 90, None),
     "two queries": (2, 120, 1e-4),
 }
+
+
+class Noted(rerank._Measured):
+    """In tiles that are smaller than these points, and telling how many distances were measured and held."""
+
+    rows_of_tile, columns_of_tile = 16, 40
+    measured: list[int] = []
+    held: list[int] = []
+
+    def measure(self, rows, columns):
+        between = self.between
+        self.between = lambda a, b: self.measured.append((a[1] - a[0]) * (b[1] - b[0])) or between(a, b)
+        found = super().measure(rows, columns)
+        self.between = between
+        self.held.append(found.numel())
+        return found
 
 
 def points(name: str) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
@@ -293,38 +316,65 @@ def points(name: str) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
 
 
 def shared_out(name: str, group=None) -> dict:
-    """Re-ranked distances of this process's queries, the neighbours of all images, metrics."""
+    """Re-ranked distances of this process's queries, also from the local distance of parts; the neighbours of all
+    images, metrics, searches, expanded queries; how many distances of parts it has measured and held."""
     query, gallery, labels = points(name)
     memory = POINTS[name][2]
-    blocks = rerank.iter_k_reciprocal(query, gallery, **RERANK, memory_gb=memory, group=group)
-    mine = [(start, stop, block.clone()) for start, stop, block in blocks]
-    near = rerank.jaccard_neighbours(torch.cat([query, gallery]), 10, 4, 0.7, memory_gb=memory, group=group)
-    found = evaluate.evaluate_features(query, gallery, *labels, rerank=RERANK, memory_gb=memory, group=group)
-    return {"blocks": mine, "near": list(near), "mAP": found.mAP, "cmc": found.cmc}
+    of_parts = query.unflatten(1, (4, 6)), gallery.unflatten(1, (4, 6))
+
+    def blocks(*given, **options):
+        return [(a, b, block.clone()) for a, b, block in evaluate.distance_blocks(*given, rerank=RERANK, **options)]
+
+    Noted.measured, Noted.held = [], []
+    found = {
+        "parts": blocks(*of_parts, distance=losses.aligned_distance, group=group),
+        "work": (sum(Noted.measured), sum(Noted.held)),
+        "blocks": blocks(query, gallery, memory_gb=memory, group=group),
+        "near": list(rerank.jaccard_neighbours(torch.cat([query, gallery]), 10, 4, 0.7, memory_gb=memory, group=group)),
+        "expanded": evaluate.expand_queries(query, gallery, 7, memory_gb=memory, group=group),
+    }
+    plain = evaluate.Comparison(rerank=RERANK, group=group, budget=Budget(memory))
+    local = evaluate.Comparison(distance=losses.aligned_distance, rerank=RERANK, group=group)
+    for kind, sides, how in (("features", (query, gallery), plain), ("parts", of_parts, local)):
+        known = protocols.Labels(*labels)
+        found[f"metrics of {kind}"] = list(evaluate.rank_features(*sides, known, how))
+        found[f"search of {kind}"] = torch.tensor(evaluate.search(*sides, known, GRID, how), dtype=torch.float64)
+    return found
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_shared_re_ranking_and_clustering_are_those_of_one_process(tmp_path, count):
+def test_what_is_shared_out_is_that_of_one_process(tmp_path, count, monkeypatch):
+    monkeypatch.setattr(rerank, "_Measured", Noted)
     process = torchrun(__file__, tmp_path, "shared", count=count, stderr=subprocess.PIPE)
     one = {name: shared_out(name) for name in POINTS}
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(count)]
     for name, whole in one.items():
-        blocks = [block for part in parts for block in part[name]["blocks"]]
-        assert [start for start, _, _ in blocks] == [0, *(stop for _, stop, _ in blocks[:-1])]
-        theirs = torch.cat([block for _, _, block in whole["blocks"]])
-        torch.testing.assert_close(torch.cat([block for _, _, block in blocks]), theirs, rtol=0, atol=1e-6)
+        for kind in ("blocks", "parts"):
+            blocks = [block for part in parts for block in part[name][kind]]
+            assert [start for start, _, _ in blocks] == [0, *(stop for _, stop, _ in blocks[:-1])]
+            theirs = torch.cat([block for _, _, block in whole[kind]])
+            torch.testing.assert_close(torch.cat([block for _, _, block in blocks]), theirs, rtol=0, atol=1e-6)
         for part in parts:
-            for ours, expected in zip(part[name]["near"], whole["near"], strict=True):
-                torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
-            assert part[name]["mAP"] == pytest.approx(whole["mAP"], abs=1e-9)
-            torch.testing.assert_close(part[name]["cmc"], whole["cmc"])
+            for key in whole.keys() - {"blocks", "parts", "work"}:
+                torch.testing.assert_close(part[name][key], whole[key], rtol=0, atol=1e-6)
+        # one process has all distances; of several each has its rows, and those of its queries to the gallery, which it
+        # measures with what else is in their tiles
+        num_query, num_gallery, _ = POINTS[name]
+        num_all = num_query + num_gallery
+        assert whole["work"] == (num_all**2, num_all**2)
+        for part in parts:
+            measured, held = part[name]["work"]
+            rows, queries = num_all // count + 1, num_query // count + 1
+            assert held <= rows * num_all + queries * num_gallery < num_all**2
+            assert measured <= (rows + 3 * 16) * num_all + (queries + 2 * 16) * num_gallery
 
 
 if __name__ == "__main__":
     with processes.joined("cpu"):  # left by its end: an exit inside would leave the group's threads behind
         if sys.argv[2:] == ["shared"]:
+            rerank._Measured = Noted
             shared = {name: shared_out(name, processes.group()) for name in POINTS}
             torch.save(shared, Path(sys.argv[1], f"{processes.rank()}.pt"))
         else:
