@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from functions.distances import aligned_distance, aligned_pair_distance, euclidean_distance, full_precision
-from machine import ranges
+from machine import processes, ranges
 from machine.ranges import (
     POSITIVE,
     Angle,
@@ -765,7 +765,11 @@ class DynamicBalance(nn.Module):
 
     @torch.no_grad()
     def update(self, losses: Tensor) -> Tensor:
-        """Advances the rule by one step: losses (2,) are the ID and the triplet loss -> whether the step is ID only."""
+        """Advances the rule by one step: losses (2,) are the ID and the triplet loss -> whether the step is ID only.
+
+        Of several processes, whose losses may differ by rounding, those of the first count: all decide alike.
+        """
+        losses = processes.from_all(losses)[0]
         after = self.alpha * losses.to(self.means) + (1 - self.alpha) * self.means
         after = torch.where(losses.isfinite().all(), after, self.means)
         fl_id, fl_triplet = focal_measure(self.means, after, self.gamma)

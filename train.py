@@ -285,6 +285,7 @@ def judged(
         processes.average_gradients(criterion)
         for optimizer in ahead:
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)  # nobody averages these gradients once more
     return criterion(output, labels, views)
 
 
@@ -334,7 +335,8 @@ def in_chunks(network, judge: Judge, batch: Batch, seed: int, how: Conditions) -
             last = i + 1 == len(images)  # only then do the processes exchange their gradients
             with contextlib.nullcontext() if last else getattr(network, "no_sync", contextlib.nullcontext)():
                 each = zip(processes.fields(forward(i)), gradients, strict=True)
-                tensors, parts = zip(*((tensor, parts[i]) for tensor, parts in each if parts), strict=True)
+                flows = ((tensor, parts[i]) for tensor, parts in each if parts and tensor.requires_grad)
+                tensors, parts = zip(*flows, strict=True)
                 torch.autograd.backward(tensors, parts)
 
     return terms, backward
@@ -625,6 +627,7 @@ class Training:
             begin: Any = getattr(loss, "begin_epoch", None)
             if begin is not None:
                 begin(answer.features, loader.labels)
+        processes.same_everywhere(self.criterion)  # what a memory begins as, whatever machine computed it
 
     def pause(self, now: bool) -> None:
         """Let nothing but `open_layers` and losses move from here on, not even statistics of batch norms; or let all.

@@ -112,7 +112,7 @@ def toy(**fields):
 BY_HALVES = {"hook": Halves, "id_weight": 0.0, "terms": {"memory": Term(1.0, Memory)}}
 
 
-def run_of(data, folder, row, stop_at=None, resume=True):
+def run_of(data, folder, row, stop_at=None, resume=True, chunks=1):
     """A training as ``main.ready`` makes it, around a small network. stop_at: (epoch, step), stands for Ctrl-C."""
     args = SimpleNamespace(
         cache="ram", cache_path=None, workers=1, skip_bad_images=False, seed=0, accumulate=1, grad_checkpoint=False
@@ -128,7 +128,8 @@ def run_of(data, folder, row, stop_at=None, resume=True):
     for each in {id(found): found for found in (loader, *(phase.loader for phase in phases))}.values():
         each.epoch = functools.partial(stopping, each.epoch, stop_at)
     tested = tester.Tester(row, {}, tester.Options(batch_size=5, progress=False), device=device)
-    conditions = train.Conditions(between=epochs.Between(row.before_epochs(), tested.of_training, phases))
+    between = epochs.Between(row.before_epochs(), tested.of_training, phases)
+    conditions = train.Conditions(between=between, chunks=chunks)
     said, where = [], checkpoints.Folder(folder, {"recipe": "toy"}, resume)
     log = train.fit(net, criterion, loader, row, where, lambda model, stop: {}, conditions, said.append)
     state = checkpoints.load(folder / "last.pt")
@@ -170,6 +171,14 @@ def test_a_hook_that_feeds_features_yields_rows_of_them(data, tmp_path):
     for inputs, labels in found.net.seen:
         which = (inputs[:, None] == rows).all(2).nonzero()
         assert torch.equal(which[:, 0], torch.arange(8)) and torch.equal(which[:, 1] // 4, labels)
+
+
+def test_rows_that_a_hook_feeds_are_trained_in_parts_too(data, tmp_path):
+    """Losses read them, and no gradient flows on to them (--accumulate)."""
+    found = run_of(data, tmp_path, toy(hook=Cached, triplet_weight=1.0), chunks=2)
+    assert [math.isfinite(line["triplet"]) for line in found.log] == [True] * 3
+    torch.manual_seed(0)
+    assert not torch.equal(found.net.classifier.weight, Watched().classifier.weight)
 
 
 def test_features_are_of_the_test_form_in_order_whatever_the_batch(data, tmp_path):
