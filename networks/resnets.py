@@ -143,8 +143,12 @@ class NonLocalResNet(nn.Module):
         for name, module in net.named_children():
             self.add_module(name, module)
         for i, count in enumerate(counts, start=1):
-            last = [m for m in getattr(net, f"layer{i}").modules() if isinstance(m, nn.Conv2d)][-1]
-            self.add_module(f"NL_{i}", nn.ModuleList(NonLocal(last.out_channels) for _ in range(count)))
+            stage = getattr(net, f"layer{i}")
+            last = [m for m in stage.modules() if isinstance(m, nn.Conv2d)][-1]
+            added = nn.ModuleList(NonLocal(last.out_channels) for _ in range(count))
+            for unreached in added[: max(0, count - len(stage))]:  # of a ResNet-18: several processes would wait for
+                unreached.requires_grad_(False)  # gradients that never come
+            self.add_module(f"NL_{i}", added)
         self.out_channels = out_channels
 
     def forward(self, images: Tensor) -> Tensor:

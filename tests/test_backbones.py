@@ -386,6 +386,17 @@ def test_non_local_blocks_start_as_the_identity_and_sit_at_the_end_of_their_stag
     ]
 
 
+def test_every_non_local_block_that_learns_is_reached():
+    """Several processes wait for the gradient of each parameter that has one: more blocks than a stage has, three of
+    AGW's for two of a ResNet-18, are left out of the training."""
+    net = backbones.create("resnet18")
+    added = resnets.NonLocalResNet(net, net.out_channels, (0, 2, 3, 0))
+    added(torch.randn(2, 3, 32, 32)).sum().backward()
+    waited = {name for name, parameter in added.named_parameters() if parameter.requires_grad}
+    assert waited == {name for name, parameter in added.named_parameters() if parameter.grad is not None}
+    assert any(name.startswith("NL_3.2") for name in waited) and not any(name.startswith("NL_3.0") for name in waited)
+
+
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
