@@ -54,6 +54,7 @@ SMALL: dict[str, dict] = {  # what a row needs beside a thin trunk and few steps
     "clip_reid_sie_olp": VIT | {"options": TEXT | {"projection_dim": 48}},
     "clip_reid_rn50": {"options": TEXT | {"attention_dim": 64}},
     "cal": {"options": {"clothes_from": 1}},
+    "cal_video": {"options": {"clothes_from": 1}},
     "cluster_contrast": {"options": {"cluster_k1": 6, "cluster_min": 3, "cluster_eps": 0.4}},
 }
 WEARERS = (0, 0, 1, 1, 2, 2, 3, 3)
