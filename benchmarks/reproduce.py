@@ -17,46 +17,16 @@ again. Each finished run becomes a row of the results file (--csv), with seed, c
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import os
-import platform
-import shlex
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = Path(__file__).resolve().parent
-with open(BENCHMARKS / "results.csv", newline="", encoding="utf-8") as known:
-    COLUMNS = next(csv.reader(known))  # of docs/tables.py
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path.append(str(BENCHMARKS))
 
-
-@dataclass(frozen=True)
-class Experiment:
-    """One line of the list: what is trained, and what its source reports."""
-
-    group: str
-    what: str
-    flags: tuple[str, ...]
-    seeds: tuple[int, ...] = (0,)
-    published: str = ""  # of this very run: rank-1 / mAP in percent
-    source: str = ""
-    theirs: str = ""  # of the same step with another network, images or schedule; no row of the results file has it
-
-    def name(self, seed: int) -> str:
-        """Of its folder."""
-        return f"{self.group}_{''.join(c if c.isalnum() else '_' for c in self.what)}_seed{seed}"
-
-
-def flags(text: str) -> tuple[str, ...]:
-    return tuple(shlex.split(text))
-
+from jobs import ROOT, Experiment, Job, flags, run_all, write  # noqa: E402
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The list
@@ -161,97 +131,16 @@ def experiments(short: bool) -> list[Experiment]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Job:
-    """One training: an experiment with a seed."""
-
-    experiment: Experiment
-    seed: int
-    folder: Path
-    command: list[str]  # after `python`
-
-    @property
-    def done(self) -> bool:
-        return (self.folder / "metrics.json").is_file()
-
-    def row(self, commit: str = "") -> dict[str, str]:
-        """The finished run as a row of the results file."""
-        import tables  # and torch with it, which the parent of the trainings does without
-
-        [(data, found)] = json.loads((self.folder / "metrics.json").read_text()).items()
-        log = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
-        percent = {name: f"{100 * found[name]:.2f}" for name in ("rank1", "mAP", "mINP")}
-        each, command = self.experiment, "python " + shlex.join(self.shown())
-        return dict.fromkeys(COLUMNS, "") | percent | {
-            "kind": "accuracy",
-            "what": each.what,
-            "data": f"{data} → {data}",
-            "seed": str(self.seed),
-            "published": each.published,
-            "source": each.source,
-            "git": found["measured"]["commit"] or commit,
-            "hardware": hardware(found["measured"]["torch"]),
-            "seconds": f"{sum(line['seconds'] for line in log):.0f}",
-            "command": command,
-            "settings": tables.settings_of(command),
-        }  # fmt: skip
-
-    def shown(self) -> list[str]:
-        """The command as anybody would give it: where data and weights lie is this machine's affair."""
-        pretrained = self.command[self.command.index("--pretrained") + 1]
-        end = self.command.index("--output_path")
-        known = {
-            pretrained: Path(pretrained).name,
-            self.command[self.command.index("--market_path") + 1]: "Market-1501",
-        }
-        return [known.get(word, word) for word in self.command[:end]]
-
-
-def hardware(torch_version: str) -> str:
-    """What these figures were measured on."""
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch_version}"
-    return f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}, torch {torch_version}"
-
-
 def jobs_of(chosen: Sequence[Experiment], args) -> list[Job]:
-    jobs = []
+    jobs, known = [], {str(args.pretrained): Path(args.pretrained).name, str(args.market_path): "Market-1501"}
     for each in chosen:
         for seed in each.seeds:
             folder = args.output / each.name(seed)
             command = ["main.py", "--mode", "train", "--market_path", str(args.market_path), "--pretrained",
                        str(args.pretrained), *each.flags, "--seed", str(seed), *args.more]  # fmt: skip
             machine = ["--output_path", str(folder), "--num_queries", "0"]
-            jobs.append(Job(each, seed, folder, command + machine))
+            jobs.append(Job(each, seed, folder, command + machine, known=known))
     return jobs
-
-
-def run_all(jobs: Sequence[Job], count: int, seconds: float) -> bool:
-    """Run what is not done, `count` side by side; after `seconds` all are asked to stop. Whether all are done."""
-    waiting, until = [job for job in jobs if not job.done], time.monotonic() + seconds
-    running: list[tuple[Job, subprocess.Popen]] = []
-    told = False
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    while (waiting and time.monotonic() < until) or running:
-        while waiting and len(running) < count and time.monotonic() < until:
-            job = waiting.pop(0)
-            job.folder.parent.mkdir(parents=True, exist_ok=True)
-            log = open(job.folder.with_suffix(".txt"), "a")  # noqa: SIM115
-            print(f"begins    {job.folder.name}", flush=True)
-            command = [sys.executable, *job.command]
-            running.append((job, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)))
-        time.sleep(0.5)
-        for job, process in list(running):
-            if process.poll() is not None:
-                running.remove((job, process))
-                print(f"{'done' if job.done else 'ended ' + str(process.returncode):10}{job.folder.name}", flush=True)
-        if time.monotonic() > until and not told:
-            told = True
-            for _, process in running:
-                process.send_signal(signal.SIGTERM)  # main.py keeps what it has done, and ends
-    return all(job.done for job in jobs)
 
 
 def compare(jobs: Sequence[Job], output: Path) -> None:
@@ -262,20 +151,6 @@ def compare(jobs: Sequence[Job], output: Path) -> None:
             command = [sys.executable, "main.py", "--mode", "report", *done, "--output_path"]
             subprocess.run([*command, str(output / f"report_{group}")], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
             print(f"{group:<14}{output / f'report_{group}' / 'index.html'}")
-
-
-def write(rows: list[dict[str, str]], path: Path) -> None:
-    """Append the rows that the results file does not hold yet."""
-    held = []
-    if path.is_file():
-        with open(path, newline="", encoding="utf-8") as file:
-            held = [(row["what"], row["seed"], row["git"], row["hardware"]) for row in csv.DictReader(file)]
-    new = [row for row in rows if (row["what"], row["seed"], row["git"], row["hardware"]) not in held]
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if not held and not path.stat().st_size:
-            writer.writeheader()
-        writer.writerows(new)
 
 
 def table(rows: list[dict[str, str]]) -> str:

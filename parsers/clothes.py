@@ -141,11 +141,30 @@ def parse_ltcc(root: str) -> Splits:
     folder = base.find_folder(
         LTCC, root, base.has_folders(*LTCC_FOLDERS.values()), "a folder with train/, query/, test/"
     )
+    return _ltcc_splits(LTCC, folder)
+
+
+def _ltcc_splits(entry: Entry, folder: str, notes: Iterable[str] = ()) -> Splits:
+    """What a folder of LTCC's layout holds."""
     parts = {
-        subset: base.read_folder(LTCC, os.path.join(folder, name), LTCC_NAME, "094_1_c9_015833.png")[0]
+        subset: base.read_folder(entry, os.path.join(folder, name), LTCC_NAME, "094_1_c9_015833.png")[0]
         for subset, name in LTCC_FOLDERS.items()
     }
-    return base.by_subset(LTCC.name, parts, protocol="changed_clothes", also=("market1501", "same_clothes"))
+    return base.by_subset(entry.name, parts, notes, protocol="changed_clothes", also=("market1501", "same_clothes"))
+
+
+# ============ the built-in data set ============
+
+
+def parse_synthetic_clothes(root: str | None = None, *, seed: int = 0) -> Splits:
+    """The built-in people in two sets of clothes: procedural pedestrians, drawn on first use into `root` or the cache.
+
+    Reference: `synthetic/sets.py`. Published: nothing; its numbers compare with nothing but themselves.
+    Folders: as LTCC, whose protocols are measured.
+    """
+    from synthetic import sets  # draws with Pillow and numpy, which the other parsers do not need
+
+    return _ltcc_splits(SYNTHETIC_CLOTHES, os.fspath(sets.CLOTHES.ensure(root, seed)), [base.DEMONSTRATION])
 
 
 # ============ VC-Clothes ============
@@ -404,6 +423,13 @@ PRCC = Entry(
     choices={"gallery": ("draws", "all")},
     num_trials=_prcc_num_trials,
 )
+SYNTHETIC_CLOTHES = Entry(
+    name="syntheticclothes",
+    title="built-in demonstration set, clothes",
+    description="pedestrians in two sets of clothes drawn by this program; a demonstration, not a benchmark",
+    parse=parse_synthetic_clothes,
+    needs_path=False,
+)
 VCCLOTHES = Entry(
     name="vcclothes",
     title="VC-Clothes",
@@ -415,4 +441,4 @@ VCCLOTHES = Entry(
     choices={"cameras": tuple(VC_CAMERAS)},
 )
 
-ENTRIES = (CCVID, DEEPCHANGE, LAST, LTCC, PRCC, VCCLOTHES)
+ENTRIES = (CCVID, DEEPCHANGE, LAST, LTCC, PRCC, SYNTHETIC_CLOTHES, VCCLOTHES)

@@ -114,6 +114,9 @@ def _wardrobe(rng: np.random.Generator) -> dict[str, dict]:
     }
 
 
+COAT = ("top", "pattern", "top_colour", "second_colour")  # groups of a wardrobe
+
+
 def make_person(seed: int, family: int, member: int) -> Person:
     """The family's wardrobe with `NUM_CHANGES` groups drawn anew for the member, plus its own build and dye lots."""
     wardrobe = _wardrobe(random_of(seed, 1, family))
@@ -139,6 +142,14 @@ def make_person(seed: int, family: int, member: int) -> Person:
 def person_of(seed: int, pid: int) -> Person:
     """The person behind a positive pid."""
     return make_person(seed, pid // FAMILY, pid % FAMILY)
+
+
+def dressed_anew(person: Person, rng: np.random.Generator) -> Person:
+    """The same person in another coat; legs, shoes and what is carried stay."""
+    wardrobe = _wardrobe(rng)
+    fields = {name: value for group in COAT for name, value in wardrobe[group].items()}
+    colours = {name: np.asarray(v, np.float32) for name, v in fields.items() if isinstance(v, tuple)}
+    return replace(person, **fields | colours)
 
 
 def mixed(a, b, weight: np.ndarray) -> np.ndarray:

@@ -1,14 +1,16 @@
-"""The other two built-in data sets: moving pedestrians as tracklets, and pedestrians in colour and infrared light.
+"""The other built-in data sets: moving pedestrians as tracklets, in colour and infrared light, and in other coats.
 
-People, cameras and drawing are those of `synthetic`; what is new here is how frames follow each other, and what an
-infrared camera sees. As there, nothing is taken from a real person, and every file is a function of the seed and of its
-own numbers.
+People, cameras and drawing are those of `synthetic`; what is new here is how frames follow each other, what an
+infrared camera sees, and what else somebody wears. As there, nothing is taken from a real person, and every file is a
+function of the seed and of its own numbers.
 
     VIDEO     DukeMTMC-VideoReID's layout: train/, query/, gallery/, each person/tracklet/0001C1F0001X00037.jpg
     INFRARED  SYSU-MM01's layout: cam1/ to cam6/ with person/0001.jpg, and exp/ with the people of each part;
               cameras 3 and 6 see infrared, and camera 3 stands beside camera 2
+    CLOTHES   LTCC's layout: train/, query/, test/, each 001_2_c3_000001.jpg (person, clothes, camera, image)
 """
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,4 +188,50 @@ INFRARED = Kind(
     write_light,
     lambda seed, job: (f"cam{job[1]}", 1),
     write_people,
+)
+
+
+# ---------------------------------------------------------------------------------------------------------- clothes
+
+
+def plan_clothes(seed: int, num_train_pids: int, num_test_pids: int, num_outfits: int, num_cameras: int) -> list[tuple]:
+    """(subset, pid, worn, camid, index): each person is seen twice in each of `num_outfits` clothes by all cameras but
+    one; of the test, the first of two is the query."""
+    jobs = []
+    for pid in range(1, num_train_pids + num_test_pids + 1):
+        for worn in range(1, num_outfits + 1):
+            cameras = 1 + people.random_of(seed, 12, pid, worn).permutation(num_cameras)[: max(2, num_cameras - 1)]
+            for camid, index in itertools.product(map(int, cameras), range(2)):
+                subset = "train" if pid <= num_train_pids else ("query", "test")[index]
+                jobs.append((subset, pid, worn, camid, index))
+    return sorted(jobs, key=lambda job: job[3])
+
+
+def draw_clothes(seed: int, pid: int, worn: int, camid: int, index: int) -> tuple[Image.Image, int]:
+    """The picture of one detection of a person in the clothes `worn`, from 1, 64 x 128, and its JPEG quality."""
+    rng = people.random_of(seed, 13, pid, worn, camid, index)
+    camera = CAMERA_TABLE[camid - 1]
+    person = people.dressed_anew(people.person_of(seed, pid), people.random_of(seed, 14, pid, worn))
+    pose = pictures.pose_of(rng, camera)
+    pixels = scenes.backdrop_of(seed, camid, scenes.view_of(rng, pose.ground))
+    canvas = pictures.canvas_of(rng, pixels, pose)
+    people.draw_person(canvas, person, pose)
+    return pictures.expose(pictures.developed(canvas), rng, camera), int(rng.integers(*camera.quality))
+
+
+def write_clothes(folder: Path, seed: int, job: tuple[str, int, int, int, int]) -> None:
+    """Draws and writes one image, named as in LTCC; job: subset, pid, worn, camid, index."""
+    subset, pid, worn, camid, index = job
+    picture, quality = draw_clothes(seed, pid, worn, camid, index)
+    (folder / subset).mkdir(exist_ok=True)
+    picture.save(folder / subset / f"{pid:03d}_{worn}_c{camid}_{1 + index:06d}.jpg", quality=quality)
+
+
+CLOTHES = Kind(
+    "synthetic_clothes",
+    1,
+    {"num_train_pids": 60, "num_test_pids": 40, "num_outfits": 2, "num_cameras": 4},
+    plan_clothes,
+    write_clothes,
+    lambda seed, job: (job[0], 1),
 )

@@ -38,6 +38,17 @@ def market(folder):
     return folder
 
 
+def check_command(words):
+    """`words` of main.py are read whole and understood; the recipe that they make."""
+    given, row = cli.parse(words)
+    flags = cli.overrides(given)
+    recipe = cli.customised(row, flags)
+    changed = {name for name, value in flags.items() if value and value != value_in(row, name)}
+    cli.check_needs(changed, functools.partial(value_in, recipe))
+    assert not given.unread
+    return recipe
+
+
 def test_gpu_in_its_small_form(tmp_path, capsys):
     gpu = script("gpu")
     words = ["correct", "speed", "--small", "--device", "cpu", "--output", str(tmp_path), "--commit", "1234567"]
@@ -86,14 +97,60 @@ def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path, short):
     jobs = reproduce.jobs_of(reproduce.experiments(short), args)
     assert len({job.folder for job in jobs}) == len(jobs) == 18
     for job in jobs:
-        given, row = cli.parse(job.command[1:])
-        flags = cli.overrides(given)
-        recipe = cli.customised(row, flags)
-        changed = {name for name, value in flags.items() if value and value != value_in(row, name)}
-        cli.check_needs(changed, functools.partial(value_in, recipe))
+        recipe = check_command(job.command[1:])
         own = short and job.experiment.group != "published"
-        assert not given.unread and (recipe.image_size == (96, 48) if own else recipe.image_size[0] >= 128)
+        assert recipe.image_size == (96, 48) if own else recipe.image_size[0] >= 128
         assert recipe.epochs == (16 if own else 90 if job.experiment.group == "published" else 60)
+
+
+def test_the_list_of_methods_is_a_list_of_commands(tmp_path):
+    """A start is measured, and its network drawn, with the flags of the training."""
+    learn = script("learn")
+    lines = [learn.learned(each, tmp_path) for each in learn.METHODS]
+    assert len({job.folder for each in lines for job in each.jobs}) == 2 * len(lines)
+    rows = set()
+    for each in lines:
+        recipe = check_command(each.end.command[1:])
+        drawn = each.drawn.command
+        assert check_command(drawn[drawn.index("--") + 1 :]) == recipe
+        cli.parse(each.start.command[1:])
+        flags = list(each.end.experiment.flags)
+        assert each.start.command[3 : 3 + len(flags)] == each.end.command[3 : 3 + len(flags)] == flags
+        assert each.method.gain >= 3 and recipe.pretrained == "none"
+        rows.add(recipe.name)
+    assert rows == {"cal", "caj", "clip_reid", "clip_reid_rn50", "light_mbn", "transreid_ssl_vit_small_ics"}
+
+
+def test_learn_measures_the_network_that_the_training_starts_from(tmp_path, monkeypatch, capsys):
+    """A training whose rate is next to nothing ends with the weights that were drawn for the start."""
+    learn = script("learn")
+    words = f"--recipe demo --p 2 --k 2 --epochs 1 --steps 1 --image_size 64 32 --market_path {market(tmp_path / 'm')}"
+    monkeypatch.setattr(learn, "METHODS", (learn.Method("nothing", f"{words} --lr 1e-12", gain=-100.0),))
+    output = ["--output", str(tmp_path / "runs"), "--commit", "1234567"]
+    status = learn.main(output)
+    said = capsys.readouterr().out
+    (line,) = (learn.learned(each, tmp_path / "runs") for each in learn.METHODS)
+    assert line.done and status == (0 if line.beats() else 1), said
+    start = torch.load(line.drawn.folder / "start.pth", weights_only=True)
+    end = torch.load(line.end.folder / "model.pt", weights_only=True)["model"]
+    learned = [name for name in start if "running" not in name and "num_batches" not in name]
+    assert len(learned) > 100
+    assert all(torch.allclose(start[name], end[name], atol=1e-9) for name in learned)
+    with open(tmp_path / "runs" / "results.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert re.fullmatch(r"nothing \([\d.]+ / [\d.]+ before\)", row["what"]) and row["git"]
+
+    def tells(at, rank1, mAP):
+        at.write_text(
+            json.dumps({"market": {"rank1": rank1, "mAP": mAP, "mINP": 0, "measured": {"commit": "", "torch": ""}}})
+        )
+
+    for (rank1, mAP), status in {(0.5, 0.44): 0, (0.5, 0.42): 1, (0.4, 0.6): 1}.items():
+        tells(line.start.folder / line.start.result, 0.5, 0.4)
+        tells(line.end.folder / line.end.result, rank1, mAP)
+        monkeypatch.setattr(learn, "METHODS", (learn.Method("nothing", f"{words} --lr 1e-12"),))
+        assert learn.main(output) == status
+        assert ("NOT beaten" in capsys.readouterr().out) == bool(status)
 
 
 TORCHREID = """

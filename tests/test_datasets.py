@@ -60,8 +60,8 @@ def test_types_are_frozen_and_travel_to_workers():
 ALL = ("agreid", "cargo", "ccvid", "clonedperson", "cuhk01", "cuhk03", "cuhksysu", "deepchange", "duke",
        "dukevid", "grid", "ilids", "ilidsvid", "last", "llcm", "ltcc", "market", "mars", "msmt17", "occludedduke",
        "occludedreid", "own", "partialilids", "partialreid", "pduke", "prcc", "prid", "prid2011", "prid450s",
-       "randperson", "regdb", "sensereid", "synthetic", "syntheticrgbir", "syntheticvideo", "sysu", "vcclothes",
-       "viper")  # fmt: skip
+       "randperson", "regdb", "sensereid", "synthetic", "syntheticclothes", "syntheticrgbir", "syntheticvideo",
+       "sysu", "vcclothes", "viper")  # fmt: skip
 
 
 def test_registry_is_sorted_and_complete():

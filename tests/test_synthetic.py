@@ -216,7 +216,9 @@ def test_failure_of_a_drawing_process_is_reported(tmp_path, monkeypatch):
         broken.make(tmp_path / "set", processes=2, progress=False, **SMALL)
 
 
-@pytest.mark.parametrize("kind", [pictures.PICTURES, sets.VIDEO, sets.INFRARED], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [pictures.PICTURES, sets.VIDEO, sets.INFRARED, sets.CLOTHES], ids=lambda kind: kind.name
+)
 def test_all_kinds_are_kept_by_one_mechanism(kind, tmp_path, monkeypatch):
     """Made once, whole or not at all, under a name that holds its version; other people's folders stay as they are."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -1,0 +1,147 @@
+"""Trainings from a list: run side by side, gone on with, and written as rows of the results file.
+
+For the lists in `reproduce.py` and `learn.py`; no script of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+with open(ROOT / "benchmarks" / "results.csv", newline="", encoding="utf-8") as known:
+    COLUMNS = next(csv.reader(known))  # of docs/tables.py
+for folder in (ROOT, ROOT / "docs"):  # what a script of this folder does not find by itself
+    sys.path.insert(0, str(folder))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One line of a list: what is trained, and what its source reports."""
+
+    group: str
+    what: str
+    flags: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    published: str = ""  # of this very run: rank-1 / mAP in percent
+    source: str = ""
+    theirs: str = ""  # of the same step with another network, images or schedule; no row of the results file has it
+
+    def name(self, seed: int) -> str:
+        """Of its folder."""
+        return f"{self.group}_{plain(self.what)}_seed{seed}"
+
+
+def plain(text: str) -> str:
+    """`text` as part of a folder's name."""
+    return "".join(c if c.isalnum() else "_" for c in text)
+
+
+def flags(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
+
+
+@dataclass
+class Job:
+    """One command: an experiment with a seed. It is done when its folder holds `result`."""
+
+    experiment: Experiment
+    seed: int
+    folder: Path
+    command: list[str]  # after `python`
+    result: str = "metrics.json"
+    known: Mapping[str, str] = field(default_factory=dict)  # paths of this machine -> what anybody calls them
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / self.result).is_file()
+
+    def measured(self) -> tuple[str, dict]:
+        """The data set that the finished run was tested on, and its metrics."""
+        [(data, found)] = json.loads((self.folder / self.result).read_text()).items()
+        return data, found
+
+    def row(self, commit: str = "", what: str = "") -> dict[str, str]:
+        """The finished run as a row of the results file, called `what` if not as its experiment."""
+        import tables  # and torch with it, which the parent of the trainings does without
+
+        data, found = self.measured()
+        log = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        percent = {name: f"{100 * found[name]:.2f}" for name in ("rank1", "mAP", "mINP")}
+        each, command = self.experiment, "python " + shlex.join(self.shown())
+        return dict.fromkeys(COLUMNS, "") | percent | {
+            "kind": "accuracy",
+            "what": what or each.what,
+            "data": f"{data} → {data}",
+            "seed": str(self.seed),
+            "published": each.published,
+            "source": each.source,
+            "git": found["measured"]["commit"] or commit,
+            "hardware": hardware(found["measured"]["torch"]),
+            "seconds": f"{sum(line['seconds'] for line in log):.0f}",
+            "command": command,
+            "settings": tables.settings_of(command),
+        }  # fmt: skip
+
+    def shown(self) -> list[str]:
+        """The command as anybody would give it: where data and weights lie is this machine's affair."""
+        return [self.known.get(word, word) for word in self.command[: self.command.index("--output_path")]]
+
+
+def hardware(torch_version: str) -> str:
+    """What these figures were measured on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch_version}"
+    return f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}, torch {torch_version}"
+
+
+def run_all(jobs: Sequence[Job], count: int, seconds: float = float("inf")) -> bool:
+    """Run what is not done, `count` side by side; after `seconds` all are asked to stop. Whether all are done."""
+    waiting, until = [job for job in jobs if not job.done], time.monotonic() + seconds
+    running: list[tuple[Job, subprocess.Popen]] = []
+    told = False
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    while (waiting and time.monotonic() < until) or running:
+        while waiting and len(running) < count and time.monotonic() < until:
+            job = waiting.pop(0)
+            job.folder.parent.mkdir(parents=True, exist_ok=True)
+            log = open(job.folder.with_suffix(".txt"), "a")  # noqa: SIM115
+            print(f"begins    {job.folder.name}", flush=True)
+            command = [sys.executable, *job.command]
+            running.append((job, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)))
+        time.sleep(0.5)
+        for job, process in list(running):
+            if process.poll() is not None:
+                running.remove((job, process))
+                print(f"{'done' if job.done else 'ended ' + str(process.returncode):10}{job.folder.name}", flush=True)
+        if time.monotonic() > until and not told:
+            told = True
+            for _, process in running:
+                process.send_signal(signal.SIGTERM)  # main.py keeps what it has done, and ends
+    return all(job.done for job in jobs)
+
+
+def write(rows: list[dict[str, str]], path: Path) -> None:
+    """Append the rows that the results file does not hold yet."""
+    held = []
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            held = [(row["what"], row["seed"], row["git"], row["hardware"]) for row in csv.DictReader(file)]
+    new = [row for row in rows if (row["what"], row["seed"], row["git"], row["hardware"]) not in held]
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if not held and not path.stat().st_size:
+            writer.writeheader()
+        writer.writerows(new)
