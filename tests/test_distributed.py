@@ -289,7 +289,7 @@ POINTS = {  # name -> query, gallery, tiles; of queries, some processes have non
 }
 
 
-class Noted(rerank._Measured):
+class Noted(rerank.MeasuredTiles):
     """In tiles that are smaller than these points, and telling how many distances were measured and held."""
 
     rows_of_tile, columns_of_tile = 16, 40
@@ -374,7 +374,7 @@ def test_what_is_shared_out_is_that_of_one_process(tmp_path, count, monkeypatch)
 if __name__ == "__main__":
     with processes.joined("cpu"):  # left by its end: an exit inside would leave the group's threads behind
         if sys.argv[2:] == ["shared"]:
-            rerank._Measured = Noted
+            rerank.MeasuredTiles = Noted
             shared = {name: shared_out(name, processes.group()) for name in POINTS}
             torch.save(shared, Path(sys.argv[1], f"{processes.rank()}.pt"))
         else:

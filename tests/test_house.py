@@ -32,7 +32,18 @@ FLOORS = (  # from the roof down: imports go to the same floor or a lower one
     {"evaluate", "architectures", "papers", "video", "loaders", "train", "parsers"},
     {"clustering"},
     {"models", "rerank", "checkpoints", "criteria", "loading", "synthetic", "page"},
-    {"networks", "losses", "epochs", "protocols", "visualize", "published", "exported", "weights", "machine"},
+    {
+        "networks",
+        "losses",
+        "epochs",
+        "protocols",
+        "visualize",
+        "published",
+        "exported",
+        "weights",
+        "machine",
+        "neighbours",
+    },
     {"functions"},
 )
 

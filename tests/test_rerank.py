@@ -1,6 +1,7 @@
 """rerank.py against the released algorithm, written again as slow dense NumPy in float64."""
 
 import itertools
+import re
 import subprocess
 import sys
 import types
@@ -14,6 +15,7 @@ import evaluate
 import protocols
 import rerank
 from machine.memory import Budget
+from neighbours import nearest, points, ragged
 
 # ---------------------------------------------------------------- the oracle
 
@@ -145,8 +147,8 @@ def test_collapsed_features():
     """Thousands of equal features: neighbours are those of lowest index, and it takes seconds, not hours."""
     x = torch.ones(3000, 64)
     x[-1000:] = random(1000, 64, 0)
-    points = rerank._Features(x[:500], x[500:], None)
-    near = rerank._neighbours(points, 21, {21, 11, 6})
+    points = rerank.Features(x[:500], x[500:], None)
+    near = rerank.nearest_of(points, 21, {21, 11, 6})
     assert torch.equal(near.index[:2000], torch.arange(21).expand(2000, -1))
     assert torch.equal(near.dist[:2000], torch.zeros(2000, 21))
     assert torch.isfinite(rerank.k_reciprocal(x[:500], x[500:])).all()
@@ -261,8 +263,8 @@ def test_search_errors():
 
 def test_device_steps_agree():
     x = clustered(300, 16, 1)
-    points = rerank._Features(x[:50], x[50:], None)
-    near = rerank._neighbours(points, 16, {16, 9, 5})
+    points = rerank.Features(x[:50], x[50:], None)
+    near = rerank.nearest_of(points, 16, {16, 9, 5})
     v = rerank._encode(points, near, 15 + 1, rerank._half(15) + 1)
     dense = [torch.zeros(300, 300, dtype=torch.float64) for _ in range(2)]
     for out, mean in zip(dense, (rerank._mean_rows_scipy, rerank._mean_rows_torch), strict=True):
@@ -271,17 +273,22 @@ def test_device_steps_agree():
     assert torch.allclose(*dense, atol=1e-6) and torch.allclose(dense[0].sum(1), torch.ones(300).double())
     d, bound = torch.randn(37, 53), torch.full((37, 1), -1.0)
     for b in (bound, torch.full((53,), -1.0)):
-        assert torch.equal(torch.stack(rerank._below(d, b)), (d < b).nonzero().T)
+        assert torch.equal(torch.stack(nearest._below(d, b)), (d < b).nonzero().T)
 
 
-def test_gpu_branches_on_the_cpu():
-    """The branches that a GPU takes hold torch operations alone: read the module so that CPU tensors take them too."""
-    source = Path(rerank.__file__).read_text()
-    for equal in ("==", "!="):
-        source = source.replace(f'type {equal} "cpu"', f'type {equal} "?"')
-    twin = types.ModuleType("rerank_as_on_gpu")
-    exec(compile(source, "rerank_as_on_gpu", "exec"), twin.__dict__)
-    twin.np = None  # NumPy cannot read a GPU tensor
+def test_gpu_branches_on_the_cpu(monkeypatch):
+    """The branches that a GPU takes hold torch operations alone: read the modules so that CPU tensors take them too."""
+    branches = 0
+    for module in (ragged, nearest, points, rerank):  # each imports from those in front of it
+        source = Path(module.__file__).read_text()
+        branches += len(re.findall('type [!=]= "cpu"', source))
+        for equal in ("==", "!="):
+            source = source.replace(f'type {equal} "cpu"', f'type {equal} "?"')
+        twin = types.ModuleType(module.__name__)
+        monkeypatch.setitem(sys.modules, module.__name__, twin)  # where the next ones import it from
+        exec(compile(source, f"{module.__name__} as on a GPU", "exec"), twin.__dict__)
+        twin.np = None  # NumPy cannot read a GPU tensor
+    assert branches > 5
     for make, (k1, k2, lambda_value) in itertools.product(KINDS, PARAMETERS):
         x = make(120, 16, 1)
         expected = published(squared_distances(x), 20, k1, k2, lambda_value)
