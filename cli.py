@@ -647,6 +647,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Recipe]:
     words = {word.split("=")[0] for word in argv}
     args.said = {flags[flag] for flag in words & flags.keys()}
     check_needs(args.said - FIELDS.keys(), lambda name: getattr(args, name))
+    if args.query_expansion and "metric" in args.said and args.metric != "cosine":
+        raise ValueError(f"--query_expansion compares by cosine: leave out --metric {args.metric}")
     args.unread = sorted(words & set(unread(parser, args.mode)))
     if args.mode == "train":
         starts = {"--resume": args.resume if isinstance(args.resume, Path) else None, "--weights": args.weights}

@@ -481,6 +481,8 @@ def make_tester(
 ) -> tester.Tester:
     """The flags of testing as `tester.Options`; `share`: each process of torchrun takes a part of the work; `drawn`:
     pages will be drawn of it."""
+    if args.query_expansion and recipe.metric != "cosine" and processes.is_main():
+        print(f"expanded queries are compared by cosine, in place of the recipe's {recipe.metric} distance")
     return tester.Tester(
         recipe,
         splits,

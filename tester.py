@@ -138,7 +138,9 @@ class Tester:
         camera_label: Callable[[str, int], int] | None = None,
         group=None,
     ):
-        self.recipe, self.splits, self.options = recipe, splits, options
+        # An expanded query is of length 1 and a gallery image of any: only their directions can be compared.
+        self.recipe = recipe.with_(metric="cosine") if options.expansion else recipe
+        self.splits, self.options = splits, options
         self.device, self.channels_last = device, channels_last
         self.camera_label, self.group = camera_label, group
         self.left_out: dict[str, dict[str, list[str]]] = {}  # data set -> side -> files that could not be read

@@ -419,6 +419,7 @@ def test_a_size_of_shuffled_batches_is_taken_as_its_own_message_says(capsys):
     ("--recipe softmax --epoch_length images", "--epoch_length does nothing, since --p is 0: give --p with it"),
     ("--keep_best", "--keep_best does nothing, since --validation_ids is 0: give --validation_ids with it"),
     ("--erase_value 0 0 1", "--erase_value does nothing, since --erase_fill is mean_raw: give --erase_fill value or"),
+    ("--mode test --query_expansion 5 3 --metric euclidean", "--query_expansion compares by cosine: leave out"),
     ("--weights a --pretrained b", "--weights and --pretrained both name what a training starts from"),
 ])  # fmt: skip
 def test_a_flag_that_would_do_nothing_is_an_error_in_one_line(words, message, capsys, tmp_path, monkeypatch):

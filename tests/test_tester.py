@@ -250,7 +250,15 @@ def test_query_expansion_and_multi_query(tmp_path):
     splits = shaded(tmp_path, "market1501")
     found = evaluated(splits, expansion=(2, 1.0))(Pixels())["market"]
     features = [embedded(side) for side in (splits.query, splits.gallery)]
-    assert_same(found, expected(splits, evaluate.expand_queries(*features, 2, 1.0)))
+    wanted = expected(splits, evaluate.expand_queries(*features, 2, 1.0), metric="cosine")
+    assert_same(found, wanted)
+
+    class Longer(Pixels):  # lengths say nothing: what is expanded has length 1
+        def forward(self, images, views=None):
+            output = super().forward(images)
+            return output._replace(embedding=1000 * output.embedding)
+
+    assert_same(evaluated(splits, expansion=(2, 1.0))(Longer())["market"], wanted)
     more = tuple((s, sample(tmp_path, f"m{i}", 255 - 10 * i, s.pid, s.camid)) for i, s in enumerate(splits.query))
     both = dataclasses.replace(splits, multi_query=more)
     mean = torch.stack([embedded(group).mean(0) for group in more])
