@@ -539,7 +539,7 @@ def trained(args, book: Book) -> bool:
 
 def rows(args, book: Book) -> None:
     """<output>/results.csv: the speeds, in the columns of benchmarks/results.csv."""
-    columns = beside("reproduce").COLUMNS
+    columns = beside("jobs").COLUMNS
     with open(args.output / "results.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

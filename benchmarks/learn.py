@@ -62,9 +62,9 @@ METHODS = (
         "--epochs 12 --steps 20 --warmup_epochs 1 --lr 1e-3 --erase 0",
     ),
     Method(
-        "SOLIDER, Swin-T, 64x32, no triplet loss, 160 steps",
-        f"--recipe solider_swin_tiny --train_dataset synthetic --triplet_weight 0 --optimizer adam --lr 1e-3 --erase 0 "
-        f"--p 8 {SMALL} --epochs 8 --steps 20 --warmup_epochs 1",
+        "SOLIDER, Swin-T, 64x32, no triplet loss, 240 steps",
+        f"--recipe solider_swin_tiny --train_dataset synthetic --triplet_weight 0 --optimizer adam --lr 3e-4 --erase 0 "
+        f"--p 8 {SMALL} --epochs 12 --steps 20 --warmup_epochs 1",
     ),
     Method(
         "CAL, OSNet x0.25, 64x32, 240 steps",
