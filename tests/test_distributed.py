@@ -344,7 +344,7 @@ def shared_out(name: str, group=None) -> dict:
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_what_is_shared_out_is_that_of_one_process(tmp_path, count, monkeypatch):
-    monkeypatch.setattr(rerank, "_Measured", Noted)
+    monkeypatch.setattr(rerank, "MeasuredTiles", Noted)
     process = torchrun(__file__, tmp_path, "shared", count=count, stderr=subprocess.PIPE)
     one = {name: shared_out(name) for name in POINTS}
     _, errors = process.communicate(timeout=120)
