@@ -357,15 +357,14 @@ def scorer(paths: Sequence[Path], options: tester.Options, metric: str | None, k
                 f"query features are {widths[0]} wide, gallery features {widths[1]}: of different networks"
             )
         recipe = recipe.with_(metric=metric or facts.get("metric", "euclidean"))
-        if options.expansion:
-            recipe = recipe.with_(metric="cosine")
         asked = "" if metric or "metric" in facts or options.expansion else ", since the file names none (--metric)"
-        said = f"{widths[0]} numbers each, {recipe.metric} distance{asked}"
+        said = f"{widths[0]} numbers each, {{}} distance{asked}"
+    scored = Scored(given, splits, recipe, options, paths)
     print(
         f"{' and '.join(map(str, paths))}: {len(splits.query):,} queries, {len(splits.gallery):,} gallery images; "
-        f"{said}; protocol {protocol}"
+        f"{said.format(scored.recipe.metric)}; protocol {protocol}"
     )
-    return Scored(given, splits, recipe, options, paths)
+    return scored
 
 
 def row_of(facts: Mapping[str, Any]) -> Recipe:

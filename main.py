@@ -481,9 +481,7 @@ def make_tester(
 ) -> tester.Tester:
     """The flags of testing as `tester.Options`; `share`: each process of torchrun takes a part of the work; `drawn`:
     pages will be drawn of it."""
-    if args.query_expansion and recipe.metric != "cosine" and processes.is_main():
-        print(f"expanded queries are compared by cosine, in place of the recipe's {recipe.metric} distance")
-    return tester.Tester(
+    tested = tester.Tester(
         recipe,
         splits,
         test_options(args, drawn),
@@ -492,6 +490,9 @@ def make_tester(
         camera_label=functools.partial(datasets.camera_label, cameras) if cameras else None,
         group=processes.group() if share else None,
     )
+    if tested.recipe.metric != recipe.metric and processes.is_main():
+        print(f"expanded queries have length 1: compared by {tested.recipe.metric}, not by {recipe.metric} distance")
+    return tested
 
 
 def test_options(args, drawn: bool = False) -> tester.Options:
@@ -632,7 +633,7 @@ def rank_folder(args, recipe: Recipe, given: dict) -> None:
     plain = make_tester(args, loaded.recipe, run, {}, loaded.cameras)
     query, gallery = found.only([0]), found.only(list(range(1, len(found.samples))))
     [ranking] = plain.nearest(query, gallery, args.top_k)
-    compared = "re-ranked" if plain.options.rerank else loaded.recipe.metric
+    compared = "re-ranked" if plain.options.rerank else plain.recipe.metric
     folder = run.output / "visualize" / files.safe_name(args.query_image.stem)
     source = pictures.Source(plain, loaded.model)
     file = pictures.unlabelled_page(source, folder, ranking, (query, gallery), f"{compared} distance")

@@ -146,6 +146,11 @@ class Tester:
         self.left_out: dict[str, dict[str, list[str]]] = {}  # data set -> side -> files that could not be read
         self.queries: dict[str, list[dict]] = {}  # a line per query, of the last evaluation of each set
         self.last: dict[str, Shown] = {}  # what pages are drawn from, of the last evaluation of each set
+        if recipe.test_distance == "local" and (options.multi_query or options.expansion):
+            raise ValueError(
+                "--multi_query and --query_expansion make new embeddings, and --test_distance local compares parts: "
+                "leave them out, or use --test_distance global"
+            )
         for name in splits:
             self.check_options(name)
 
@@ -155,11 +160,6 @@ class Tester:
 
     def check_options(self, name: str) -> None:
         """ValueError if data set `name` cannot be tested as asked: before anything is trained for it or computed."""
-        if self.recipe.test_distance == "local" and (self.options.multi_query or self.options.expansion):
-            raise ValueError(
-                "--multi_query and --query_expansion make new embeddings, and --test_distance local compares parts: "
-                "leave them out, or use --test_distance global"
-            )
         if self.options.multi_query and not self.splits[name].multi_query:
             raise ValueError(f"{name} has no multi-query images (Market-1501 keeps them in gt_bbox/)")
         asked = "draws" if self.options.draws else "draws_per_query" if self.options.draws_per_query else ""
@@ -299,13 +299,16 @@ class Tester:
                 self.recipe.metric,
             )
             query = Features(query.samples, pooled, query.parts)
-        if self.options.expansion:
-            k, alpha = self.options.expansion
-            expanded = evaluate.expand_queries(
-                query.embeddings, gallery.embeddings, k, alpha, self.options.budget, self.group
-            )
-            query = Features(query.samples, expanded, query.parts)
-        return query, gallery
+        return self.expanded(query, gallery), gallery
+
+    def expanded(self, query: Features, gallery: Features) -> Features:
+        """The queries, expanded if asked for."""
+        if not self.options.expansion:
+            return query
+        k, alpha = self.options.expansion
+        sides = query.embeddings, gallery.embeddings
+        embeddings = evaluate.expand_queries(*sides, k, alpha, self.options.budget, self.group)
+        return Features(query.samples, embeddings, query.parts)
 
     def labels(self, name: str, query: Features, gallery: Features, protocol: str | None = None) -> protocols.Labels:
         """Who is on which image, under `protocol`, the one asked for or the set's own."""
@@ -521,7 +524,7 @@ class Tester:
         nobody = [0] * len(query.samples), [0] * len(gallery.samples)
         labels = protocols.Labels(*nobody, *nobody, "none", query_items=query.paths, gallery_items=gallery.paths)
         lists = RankedLists(labels, top_k, labelled=False)
-        compared = query.compared(self.recipe), gallery.compared(self.recipe)
+        compared = self.expanded(query, gallery).compared(self.recipe), gallery.compared(self.recipe)
         evaluate.rank_features(*compared, labels, self.comparison(self.options.rerank), [lists])
         return lists.choose("given", num=len(query.samples))
 

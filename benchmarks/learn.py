@@ -44,7 +44,7 @@ SMALL = "--image_size 64 32 --pad 3 --eval_every 0"
 TOWER = "--text_depth 1 --text_width 64"  # of CLIP's text, which begins at random here as well
 # The rates are for networks that begin at random: the rows' own are for those that know much. A transformer that knows
 # nothing collapses under the hardest triplets of a batch (at four rates, of SGD and of Adam; the run says so), so
-# both learn without that loss here.
+# these learn without that loss here.
 METHODS = (
     Method(
         "TransReID-SSL with a convolution stem, timm's test_vit, 64x32, no triplet loss, 240 steps",

@@ -459,6 +459,12 @@ def test_images_without_labels(tmp_path):
     shown = [Path(gallery.samples[i].path).name for i in row.index]
     assert shown[0] == "g1.png" and set(shown[1:]) == {"g0.png", "g2.png"}  # itself is left out
     assert list(row.distance) == sorted(row.distance) and row.mark == (None,) * 3
+    (row,) = evaluated(splits, expansion=(2, 1.0)).nearest(query, gallery, 3)
+    q = evaluate.expand_queries(query.embeddings, gallery.embeddings, 2, 1.0)
+    wanted = evaluate.pairwise_distance(q, gallery.embeddings, "cosine")[0, list(row.index)]
+    assert list(row.distance) == pytest.approx(wanted.tolist(), abs=1e-6)
+    with pytest.raises(ValueError, match="--query_expansion make new embeddings"):
+        tester.Tester(RECIPES["aligned"].with_(test_distance="local"), {}, Options(expansion=(2, 1.0)), device="cpu")
 
 
 # ---------------------------------------------------------------- what is said of it
