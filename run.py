@@ -21,7 +21,7 @@ import models
 from cli import dataset_options
 from config import Recipe
 from machine import files, fingerprint, threads
-from machine.device import pick_amp, pick_device, tune
+from machine.device import describe, pick_amp, pick_device, tune
 from machine.version import VERSION, commit, versions
 from networks import mobile
 from weights import reading
@@ -188,7 +188,7 @@ def record(args, run: Run, folder: checkpoints.Folder) -> dict:
         "version": VERSION,
         "commit": commit(),
         "versions": versions(),
-        "device": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else str(run.device),
+        "device": describe(run.device),
         "threads": torch.get_num_threads(),
         "host": platform.node(),
     }

@@ -27,6 +27,7 @@ import torch  # noqa: E402
 import details  # noqa: E402
 import evaluate  # noqa: E402
 import protocols  # noqa: E402
+from machine.device import describe  # noqa: E402
 
 MARKET = (3368, 15_913, 750)  # queries, gallery images, identities
 
@@ -321,7 +322,7 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     print(
-        f"{platform.machine()}, {args.threads} threads; torch {torch.__version__}, numpy {np.__version__}, "
+        f"{describe(torch.device('cpu'))}, {args.threads} threads; torch {torch.__version__}, numpy {np.__version__}, "
         f"Python {platform.python_version()}"
     )
     for name in args.tables or TABLES:

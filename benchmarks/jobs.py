@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
 import shlex
 import signal
 import subprocess
@@ -35,7 +34,8 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     published: str = ""  # of this very run: rank-1 / mAP in percent
     source: str = ""
-    theirs: str = ""  # of the same step with another network, images or schedule; no row of the results file has it
+    baseline: str = ""  # `what` of the experiment that this one is a step from
+    theirs: tuple[str, str] = ("", "")  # the step as its paper has it, before and after, with another network or images
 
     def name(self, seed: int) -> str:
         """Of its folder."""
@@ -87,24 +87,26 @@ class Job:
             "published": each.published,
             "source": each.source,
             "git": found["measured"]["commit"] or commit,
-            "hardware": hardware(found["measured"]["torch"]),
+            "hardware": self.hardware(),
             "seconds": f"{sum(line['seconds'] for line in log):.0f}",
             "command": command,
             "settings": tables.settings_of(command),
         }  # fmt: skip
 
+    def hardware(self) -> str:
+        """What the run was trained on, by its own file: several, where it was gone on with elsewhere."""
+        commands = json.loads((self.folder / "run.json").read_text())["started"]
+        each = [
+            f"{by['device']}, torch {by['versions']['torch'].partition('+')[0]}, "
+            f"{by['threads']} thread{'s' * (by['threads'] > 1)}"
+            for by in commands
+            if "--mode train" in by["command"]
+        ]
+        return "; ".join(dict.fromkeys(each))
+
     def shown(self) -> list[str]:
         """The command as anybody would give it: where data and weights lie is this machine's affair."""
         return [self.known.get(word, word) for word in self.command[: self.command.index("--output_path")]]
-
-
-def hardware(torch_version: str) -> str:
-    """What these figures were measured on."""
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch_version}"
-    return f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}, torch {torch_version}"
 
 
 def run_all(jobs: Sequence[Job], count: int, seconds: float = float("inf")) -> bool:

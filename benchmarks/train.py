@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import itertools
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -37,7 +36,7 @@ import main as suite  # noqa: E402
 import train  # noqa: E402
 import training  # noqa: E402
 from machine import graphs, processes  # noqa: E402
-from machine.device import pick_amp, pick_device  # noqa: E402
+from machine.device import describe, pick_amp, pick_device  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from run import Run, tune  # noqa: E402
 
@@ -283,9 +282,8 @@ def table(args) -> None:
         raise SystemExit("error: --cpu_time needs --threads 1: threads that wait for one another count as well")
     tune(device)
     names = args.recipe or (["bot"] if device.type == "cuda" else ["osnet_x0_25", "resnet18", "mobilenet_v3_small"])
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     several = f"{processes.world_size()} processes{', --sync_bn' if args.sync_bn else ''}, each "
-    print(f"torch {torch.__version__}, {name}, {several if processes.world_size() > 1 else ''}"
+    print(f"torch {torch.__version__}, {describe(device)}, {several if processes.world_size() > 1 else ''}"
           f"{torch.get_num_threads()} CPU threads, {pick_amp(args.amp, device)}, channels-last"
           f"{', compiled' if args.compile else ''}{', CUDA graph' if args.cuda_graphs else ''}"
           f"{', processor time' if args.cpu_time else ''}")  # fmt: skip

@@ -7,6 +7,7 @@ pages with what this file makes, so that no number stands in two places by hand.
 from __future__ import annotations
 
 import csv
+import functools
 import re
 import shlex
 import sys
@@ -15,6 +16,10 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "benchmarks"))  # last: it has files called as some of the suite's
+
+import gains  # noqa: E402
+import reproduce  # noqa: E402
 
 import architectures  # noqa: E402
 import cli  # noqa: E402
@@ -220,6 +225,23 @@ def accuracy_table() -> str:
     return grid(header, [tuple(row[c] for c in columns) for row in rows])
 
 
+def steps(group: str) -> tuple[str, list[gains.Gain]]:
+    """Of a group of benchmarks/reproduce.py, in the form of which most is measured: its title, and what was found."""
+    rows, forms = results(), []
+    for short in (False, True):
+        listed = [each for each in reproduce.experiments(short) if each.group == group]
+        forms.append((gains.parts(listed)[0], gains.found(listed, rows)))
+    return max(forms, key=lambda form: len(form[1]))
+
+
+def gain_table(group: str) -> str:
+    """Its picture and its table."""
+    title, found = steps(group)
+    return f"![{title}: what each step gives]({group}.svg)\n\n{title}, rank-1 / mAP:\n\n" + grid(
+        gains.HEADER, gains.cells(found)
+    )
+
+
 def speed_table() -> str:
     """Measurements of speed and memory, each with what was measured beside it in the same run."""
     header = ("measured", "value", "yardstick in the same run", "hardware", "commit")
@@ -238,11 +260,18 @@ def parity_table() -> str:
 PAGES = {  # page -> its sections
     "recipes.md": {"recipes": recipe_table, "variants": variant_table, "differs": difference_list},
     "networks.md": {"networks": network_table, "names": name_table},
-    "results.md": {"accuracy": accuracy_table, "speed": speed_table},
+    "results.md": {
+        "accuracy": accuracy_table,
+        **{group: functools.partial(gain_table, group) for group in ("tricks", "methods")},
+        "speed": speed_table,
+    },
     "datasets.md": {"datasets": dataset_table},
     "papers.md": {"papers": paper_list},
     "parity.md": {"parity": parity_table},
 }
+
+
+PICTURES = {f"{group}.svg": functools.partial(steps, group) for group in ("tricks", "methods")}
 
 
 def filled(page: str, text: str) -> str:
@@ -257,10 +286,13 @@ def filled(page: str, text: str) -> str:
 
 
 def main() -> None:
-    """Write the tables of all pages."""
+    """Write the tables of all pages, and the pictures."""
     for page in PAGES:
         path = DOCS / page
         path.write_text(filled(page, path.read_text(encoding="utf-8")), encoding="utf-8")
+    for picture, make in PICTURES.items():
+        title, found = make()
+        (DOCS / picture).write_text(gains.picture(found, title), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
-from machine import memory, processes
+from machine import memory, processes, threads
 
 
 def pick_device(name: str) -> torch.device:
@@ -42,6 +44,22 @@ def cpu_has_bf16() -> bool:
     capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return "AVX512" in capabilities and any(check() for check in checks if check)
+
+
+INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX512", "avx2": "AVX2"}  # best first
+
+
+def describe(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What computes, as a table of results names it: the GPU, or how many cores of which processor with the widest
+    instructions that it has (those decide whether bfloat16 pays)."""
+    if device.type != "cpu":
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    said = {"model name": platform.processor() or platform.machine(), "flags": ""}
+    with contextlib.suppress(OSError):  # only Linux has the file, and only for some processors the fields
+        lines = (line.partition(":") for line in cpuinfo.read_text(encoding="utf-8").splitlines())
+        said |= {key.strip(): " ".join(value.replace("(R)", "").split()) for key, _, value in lines if value.strip()}
+    best = [f" with {INSTRUCTIONS[name]}" for name in INSTRUCTIONS if name in said["flags"].split()]
+    return f"{threads.cores()} cores of {said['model name']}{best[0] if best else ''}"
 
 
 def tune(device: torch.device, deterministic: bool = False) -> None:

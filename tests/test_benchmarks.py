@@ -3,10 +3,12 @@
 import csv
 import functools
 import importlib.util
+import itertools
 import json
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from PIL import Image
 
 import cli
 from config import value_in
+from machine import device
 from networks import backbones
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +90,22 @@ def test_reproduce_runs_what_is_listed_and_writes_its_row_once(tmp_path, monkeyp
     assert row["command"].startswith("python main.py --mode train --market_path Market-1501 --pretrained start.pth")
     assert str(tmp_path) not in row["command"] and 0 <= float(row["mAP"]) <= 100
     assert capsys.readouterr().out.count("begins") == 2
+    of = f"{device.describe(torch.device('cpu'))}, torch {torch.__version__.partition('+')[0]}, "
+    assert re.fullmatch(re.escape(of) + r"\d+ threads?", row["hardware"])
     assert reproduce.main(words[:2]) == 2 and "--pretrained" in capsys.readouterr().err
+
+
+def test_a_row_names_the_machines_that_trained_it_and_not_the_one_that_writes_it(tmp_path):
+    """As run.json holds them; a test of the finished run elsewhere is none of them."""
+    jobs = script("jobs")
+    job = jobs.Job(jobs.Experiment("own", "it", ()), 0, tmp_path, [])
+    commands = [("train", "A GPU", 4), ("train", "A GPU", 4), ("train", "2 cores of B", 1), ("test", "C", 1)]
+    started = [
+        {"command": f"main.py --mode {mode}", "device": name, "threads": count, "versions": {"torch": "2.14.1+cu130"}}
+        for mode, name, count in commands
+    ]
+    (tmp_path / "run.json").write_text(json.dumps({"started": started}))
+    assert job.hardware() == "A GPU, torch 2.14.1, 4 threads; 2 cores of B, torch 2.14.1, 1 thread"
 
 
 @pytest.mark.parametrize("short", (False, True))
@@ -97,10 +115,72 @@ def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path, short):
     jobs = reproduce.jobs_of(reproduce.experiments(short), args)
     assert len({job.folder for job in jobs}) == len(jobs) == 18
     for job in jobs:
-        recipe = check_command(job.command[1:])
-        own = short and job.experiment.group != "published"
+        recipe, group = check_command(job.command[1:]), job.experiment.group
+        own = short and group != "published"
         assert recipe.image_size == (96, 48) if own else recipe.image_size[0] >= 128
-        assert recipe.epochs == (16 if own else 90 if job.experiment.group == "published" else 60)
+        assert recipe.epochs == ({"tricks": 20, "methods": 16}[group] if own else 90 if group == "published" else 60)
+
+
+@pytest.mark.parametrize("short", (False, True))
+def test_every_step_of_the_lists_has_its_baseline_before_it(short):
+    listed = script("reproduce").experiments(short)
+    for number, each in enumerate(listed):
+        assert not each.baseline or each.baseline in {e.what for e in listed[:number] if e.group == each.group}
+    printed = [each.theirs for each in listed if each.group == "tricks"]
+    assert printed[:3] == [("", ""), ("", "87.7 / 74.0"), ("87.7 / 74.0", "88.7 / 75.2")] and len(printed) == 8
+    assert all(theirs[0] == before[1] for before, theirs in itertools.pairwise(printed)), "each goes on from the last"
+
+
+def steps_and_rows():
+    """A list of three experiments, two of which are measured, the second twice."""
+    gains, jobs = script("gains"), script("jobs")
+    names = ("on a <net>, 3 epochs: bare", "on a <net>, 3 epochs: + one", "on a <net>, 3 epochs: + two")
+    printed = (("", ""), ("70.0 / 50.0", "71.0 / 54.5"), ("71.0 / 54.5", "72.0 / 54.0"))
+    bases = ("", *names[:2])
+    listed = [
+        jobs.Experiment("own", name, (), (1, 2), baseline=base, theirs=theirs)
+        for name, base, theirs in zip(names, bases, printed, strict=True)
+    ]
+    measured = [(0, "1", 60, 40), (1, "1", 9, 9), (1, "1", 59, 43), (1, "2", 99, 99), (0, "2", 1, 1)]
+    rows = [
+        {"what": names[number], "seed": seed, "rank1": str(rank1), "mAP": str(mean)}
+        for number, seed, rank1, mean in measured
+    ]
+    return gains, listed, rows
+
+
+def test_what_a_step_gives_is_its_last_row_less_that_of_its_baseline_with_the_same_seed():
+    gains, listed, rows = steps_and_rows()
+    assert gains.parts(listed) == ("on a <net>, 3 epochs", ["bare", "+ one", "+ two"])
+    bare, one = gains.found(listed, rows)
+    assert (bare.measured, bare.gained, bare.theirs) == ((60, 40), None, None)
+    assert (one.measured, one.gained, one.printed, one.theirs) == ((59, 43), (-1, 3), (71, 54.5), (1, 4.5))
+    [alone] = gains.found(listed[1:], rows)
+    assert alone.gained == (-1, 3), "a baseline need not be in the list that is asked for"
+    assert gains.found(listed, []) == []
+    assert gains.cells([one]) == [("+ one", "59.0 / 43.0", "-1.0 / +3.0", "71.0 / 54.5", "+1.0 / +4.5")]
+    assert "-1.0 / +3.0" in gains.text([bare, one])
+
+
+def test_bars_are_as_long_as_what_they_stand_for_and_start_from_zero():
+    gains, listed, rows = steps_and_rows()
+    rows.append({"what": listed[2].what, "seed": "1", "rank1": "58", "mAP": "41"})
+    drawn = ElementTree.fromstring(gains.picture(gains.found(listed, rows), "<net> & more"))
+    bars = [
+        (each.get("class"), int(each.get("x")), int(each.get("width")))
+        for each in drawn.iter("{http://www.w3.org/2000/svg}rect")
+        if each.get("height") == str(gains.BAR)
+    ]
+    zero = int(re.search(r"M(\d+) ", drawn.find("{http://www.w3.org/2000/svg}path").get("d"))[1])
+    values = [3.0, 4.5, -2.0, -0.5]  # here and elsewhere, of two steps
+    assert [kind for kind, _, _ in bars] == ["here", "there"] * 2
+    for (_, left, width), value in zip(bars, values, strict=True):
+        assert width == pytest.approx(abs(value) * bars[1][2] / 4.5, abs=1)
+        assert left + (width if value < 0 else 0) == zero
+        assert 0 <= left and left + width <= gains.WIDTH - gains.NUMBER
+    words = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert words[0] == "<net> & more: points of mAP that each step adds"
+    assert [word for word in words if word[0] in "+-"] == ["+ one", "+3.0", "+4.5", "+ two", "-2.0", "-0.5"]
 
 
 def test_the_list_of_methods_is_a_list_of_commands(tmp_path):

@@ -111,6 +111,12 @@ def test_the_tables_are_those_of_the_code(page):
     assert text == tables.filled(page, text), "run python docs/tables.py"
 
 
+@pytest.mark.parametrize("picture", tables.PICTURES)
+def test_the_pictures_of_the_tables_are_those_of_the_code(picture):
+    title, found = tables.PICTURES[picture]()
+    assert text_of(f"docs/{picture}") == tables.gains.picture(found, title), "run python docs/tables.py"
+
+
 def cells(line: str) -> list[str]:
     """The cells of a line of a table; an escaped bar does not part them."""
     return [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import train
 from evaluate import extract
 from loading.views import Views
 from losses import Criterion, IDLoss
-from machine import files, fingerprint, lock, memory, progress, threads, version
+from machine import device, files, fingerprint, lock, memory, progress, threads, version
 from models import Output
 
 ROOT = Path(__file__).parents[1]
@@ -410,3 +411,20 @@ def test_idle_time_is_that_of_our_own_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sysconf", lambda name: 100)
     assert threads.idle_time(str(stat)) == 13.0
     assert threads.idle_time(str(tmp_path / "none")) is None
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ("model name\t: An  Xeon(R) CPU\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16\n", "An Xeon CPU with AMX"),
+    ("model name\t: EPYC\nflags\t: fpu avx512f avx512_bf16\n\nmodel name\t: EPYC\nflags\t: avx2\n", "EPYC with AVX2"),
+    ("model name\t: Old\nflags\t: fpu\n", "Old"),
+    ("processor\t: 0\nBogoMIPS\t: 50\nFeatures\t: fp asimd\n", None),
+    (None, None),
+])  # fmt: skip
+def test_a_processor_is_named_with_what_it_can(tmp_path, said, words):
+    """Where the system says nothing of it, as Python names it."""
+    file = tmp_path / "cpuinfo"
+    if said is not None:
+        file.write_text(said)
+    expected = words or platform.processor() or platform.machine()
+    assert device.describe(torch.device("cpu"), file) == f"{threads.cores()} cores of {expected}"
+    assert device.describe(torch.device("meta"), file) == "meta"
