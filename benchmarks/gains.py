@@ -21,6 +21,7 @@ class Gain:
     """A measured experiment: `gained` over its baseline where that is measured too, `theirs` where both are printed."""
 
     name: str
+    over: str  # its baseline, "" for none
     measured: Pair
     gained: Pair | None
     printed: Pair | None
@@ -40,12 +41,14 @@ def found(experiments: Sequence[Experiment], rows: Sequence[Row]) -> list[Gain]:
     """The measured ones of a group, in its order; of several rows of one name and seed the last counts. Steps are taken
     within one seed, the first that the list names."""
     have = {(row["what"], row["seed"]): (float(row["rank1"]), float(row["mAP"])) for row in rows if row["rank1"]}
-    gains = []
-    for each, name in zip(experiments, parts(experiments)[1], strict=True):
+    gains, names = [], parts(experiments)[1]
+    short = {each.what: name for each, name in zip(experiments, names, strict=True)}
+    for each, name in zip(experiments, names, strict=True):
         mine, base = (have.get((what, str(each.seeds[0]))) for what in (each.what, each.baseline))
         before, after = (_pair(text) for text in each.theirs)
         if mine:
-            gains.append(Gain(name, mine, _step(base, mine), after, _step(before, after)))
+            over = short.get(each.baseline, each.baseline)
+            gains.append(Gain(name, over, mine, _step(base, mine), after, _step(before, after)))
     return gains
 
 
@@ -59,17 +62,18 @@ def _step(before: Pair | None, after: Pair | None) -> Pair | None:
 
 
 def cells(gains: Sequence[Gain]) -> list[tuple[str, ...]]:
-    """A line for each: name, measured, gained, printed, gained there; rank-1 / mAP."""
-    return [(gain.name, _words(gain.measured), _words(gain.gained, "+"), _words(gain.printed), _words(gain.theirs, "+"))
-            for gain in gains]  # fmt: skip
+    """A line for each, under `HEADER`; rank-1 / mAP."""
+    return [(gain.name, gain.over, _words(gain.measured), _words(gain.gained, "+"), _words(gain.printed),
+             _words(gain.theirs, "+")) for gain in gains]  # fmt: skip
 
 
-HEADER = ("step", "here", "it gives", "ResNet-50 elsewhere", "it gives there")
+HEADER = ("step", "over", "here", "it gives", "ResNet-50 elsewhere", "it gives there")
 
 
 def text(gains: Sequence[Gain]) -> str:
     """The table for a terminal."""
-    return "\n".join(f"{line[0]:<36}" + "".join(f"{cell:>21}" for cell in line[1:]) for line in (HEADER, *cells(gains)))
+    lines = (HEADER, *cells(gains))
+    return "\n".join(f"{line[0]:<34}{line[1]:<34}" + "".join(f"{cell:>20}" for cell in line[2:]) for line in lines)
 
 
 def _words(pair: Pair | None, sign: str = "") -> str:
@@ -106,7 +110,10 @@ def picture(gains: Sequence[Gain], title: str) -> str:
     ]
     for number, gain in enumerate(steps):
         top = TOP + STEP * number
-        drawn.append(f'<text class="name" x="{NAMES - 10}" y="{top + 20}">{html.escape(gain.name)}</text>')
+        goes_on = number > 0 and gain.over == steps[number - 1].name  # then the bar above says over what
+        drawn.append(_label("name", top + (20 if goes_on else 13), gain.name))
+        if not goes_on:
+            drawn.append(_label("small name", top + 29, f"over {gain.over}"))
         for kind, pair, at in (("here", gain.gained, top), ("there", gain.theirs, top + BAR + 2)):
             if pair:
                 drawn += _bar(kind, pair[1], zero, scale, at)
@@ -116,6 +123,10 @@ def picture(gains: Sequence[Gain], title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         f'role="img" aria-label="{html.escape(title)}: what each step adds">\n<style>{STYLE}</style>\n{body}\n</svg>\n'
     )
+
+
+def _label(kind: str, y: int, words: str) -> str:
+    return f'<text class="{kind}" x="{NAMES - 10}" y="{y}">{html.escape(words)}</text>'
 
 
 def _key(left: int, kind: str, words: str) -> list[str]:
