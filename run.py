@@ -23,7 +23,7 @@ from config import Recipe
 from machine import files, fingerprint, threads
 from machine.device import describe, pick_amp, pick_device, tune
 from machine.version import VERSION, commit, versions
-from networks import mobile
+from networks import bfloat16
 from weights import reading
 
 
@@ -46,7 +46,7 @@ class Run:
     def place(self, module: models.Model) -> models.Model:
         module = module.to(self.device)
         if self.device.type == "cpu" and self.amp == "bf16":
-            mobile.depthwise_in_float32(module)
+            bfloat16.keep_in_float32(module)
         return module.to(memory_format=torch.channels_last) if self.channels_last else module
 
 

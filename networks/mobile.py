@@ -10,10 +10,8 @@ NASNet-A Mobile (4 @ 1056): Zoph, Vasudevan, Shlens, Le. Learning Transferable A
     torchreid/models/nasnet.py at f8cd150.
 """
 
-import functools
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,28 +19,6 @@ from torch import Tensor, nn
 
 from networks.osnet import ConvNorm
 from networks.resnets import kaiming_fan_out
-
-
-def depthwise_in_float32(net: nn.Module) -> None:
-    """Keep `net`'s depthwise convolutions with a stride or a kernel above 3x3 out of bfloat16 autocast on a CPU.
-
-    oneDNN has no bfloat16 kernel for their gradients: with a stride the one for the input takes 26 to 380 times as long
-    as in float32 (torch 2.15, AVX512-BF16), and MobileNetV3-Small as a whole three times as long. What pads first, as
-    timm's Conv2dSame in EfficientNet-Lite, is one of them.
-    """
-    for conv in net.modules():
-        if (
-            isinstance(conv, nn.Conv2d)
-            and conv.groups == conv.in_channels > 1
-            and (max(conv.stride) > 1 or max(conv.kernel_size) > 3)
-        ):
-            depthwise: Any = conv  # its method is replaced, in this one layer
-            depthwise.forward = functools.partial(_in_float32, conv)
-
-
-def _in_float32(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    with torch.autocast("cpu", enabled=False):
-        return type(conv).forward(conv, x.float()).to(x.dtype)
 
 
 class ShuffleUnit(nn.Module):

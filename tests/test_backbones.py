@@ -1,6 +1,7 @@
 """Backbones: names, maps, strides, weight names, errors. Nothing here needs the network."""
 
 import copy
+import itertools
 import urllib.error
 
 import parity
@@ -12,7 +13,7 @@ from nets import drawn, filled
 from timm.layers import create_conv2d
 from torch import nn
 
-from networks import backbones, mobile, osnet, resnets
+from networks import backbones, bfloat16, mobile, osnet, resnets
 
 
 def parameters(module):
@@ -523,7 +524,7 @@ def test_depthwise_gradients_bypass_bfloat16():
         torch.nn.Conv2d(8, 8, 3, 2, 1, groups=8), torch.nn.Conv2d(8, 8, 3, 1, 1, groups=8), torch.nn.Conv2d(8, 8, 1)
     )
     names = list(net.state_dict())
-    mobile.depthwise_in_float32(net)
+    bfloat16.keep_in_float32(net)
     assert list(net.state_dict()) == names
     x = torch.randn(2, 8, 8, 8).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
@@ -538,9 +539,50 @@ def test_depthwise_gradients_bypass_bfloat16():
     padded = create_conv2d(8, 8, 3, stride=2, padding="same", depthwise=True)
     images = torch.randn(2, 8, 7, 7).bfloat16()
     exact = padded(images.float()).bfloat16()
-    mobile.depthwise_in_float32(padded)
+    bfloat16.keep_in_float32(padded)
     with torch.autocast("cpu", torch.bfloat16):
         assert type(padded) is not torch.nn.Conv2d and torch.equal(padded(images), exact)
+
+
+@pytest.mark.parametrize(("width", "narrow"), [(1, True), (2, True), (3, False), (5, False)])
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (3, 1), (5, 2)])
+def test_a_strided_convolution_to_one_column_bypasses_bfloat16(width, narrow, kernel, padding):
+    """The float32 result rounded once, and gradients that are numbers whatever lay in the memory before."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(16, 32, kernel, 2, padding)
+    exact = copy.deepcopy(conv)
+    bfloat16.keep_in_float32(conv)
+    x = torch.randn(2, 16, 6, width).bfloat16()
+    leftovers = [torch.full((size,), float("nan")) for size in (64, 4096, 2**16, 2**20) for _ in range(4)]
+    del leftovers
+    with torch.autocast("cpu", torch.bfloat16):
+        found = conv(x)
+    found.float().square().sum().backward()
+    expected = exact(x.float())
+    expected.bfloat16().float().square().sum().backward()
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected.bfloat16()) == narrow
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
+    for name, weight in conv.named_parameters():
+        theirs = dict(exact.named_parameters())[name].grad
+        assert (weight.grad - theirs).abs().max() <= (1e-6 if narrow else 0.02) * theirs.abs().max(), name
+
+
+def test_one_column_is_reckoned_as_convolutions_reckon():
+    """Without padding, with dilation, and where the layer pads by itself: `narrow` is as wide as the result is."""
+    forms = itertools.product(range(1, 12), (1, 2, 3, 5), (0, 1, 2), (1, 2), (2, 3))
+    for width, kernel, padding, dilation, stride in forms:
+        if 2 * padding < kernel and width + 2 * padding > dilation * (kernel - 1):
+            conv = torch.nn.Conv2d(4, 4, (1, kernel), (1, stride), (0, padding), (1, dilation))
+            bfloat16.keep_in_float32(conv)
+            x = torch.randn(1, 4, 1, width)
+            exact = torch.nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
+            with torch.autocast("cpu", torch.bfloat16):
+                found = conv(x)
+            assert (found.dtype == torch.float32) == (exact.shape[-1] == 1), (width, conv)
+    padded = create_conv2d(8, 16, 3, stride=2, padding="same")
+    bfloat16.keep_in_float32(padded)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [padded(torch.randn(1, 8, 4, width)).dtype for width in (2, 3)] == [torch.float32, torch.bfloat16]
 
 
 # -- names of other factories ----------------------------------------------------------------------------------------

@@ -244,7 +244,8 @@ NAMED = torch.tensor([0, 0, 1, 2, 2, 4, 4, 4])
 @comparison("texts of CLIP-ReID")
 def texts():
     found = filled(Sentences())(NAMED).detach().double()
-    return [*found[[0, 2, 5]].flatten()[:12].tolist(), float(found.norm()), float(found.flatten() @ drawn(8 * 48, 9))]
+    norm = found.norm()  # the sum in its units: it is small, and rounding has the size of what is added up
+    return [*found[[0, 2, 5]].flatten()[:12].tolist(), float(norm), float(found.flatten() @ drawn(8 * 48, 9) / norm)]
 
 
 @comparison("first stage of CLIP-ReID")
@@ -385,11 +386,14 @@ NETWORKS = {  # row -> size of the image; the others are compared outside the re
 @pytest.mark.parametrize("name", NETWORKS)
 def test_features_of_the_public_network(name):
     """Of weights that our names decide (`nets.filled`), which the public class got under its own: the first numbers of
-    the embedding over its largest."""
-    image = numbers(2, 3, *NETWORKS[name], phase=7).float()
+    the embedding over its largest.
+
+    In float64: under these weights MobileNetV2 makes 6e-2 of float32's rounding, which is another on each processor.
+    """
+    image = numbers(2, 3, *NETWORKS[name], phase=7)
     with torch.no_grad():
-        found = filled(RECIPES[name].model(5))(image).embedding
-    found = found / found.abs().max()
+        found = filled(RECIPES[name].model(5)).double()(image).embedding
+    found = (found / found.abs().max()).float()
     largest = parity.largest(__file__, f"test_features_of_the_public_network[{name}]")
     torch.testing.assert_close(found[:, :8].flatten(), torch.tensor(FEATURES[name]), rtol=0, atol=largest)
 
