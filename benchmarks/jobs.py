@@ -86,23 +86,24 @@ class Job:
             "seed": str(self.seed),
             "published": each.published,
             "source": each.source,
-            "git": found["measured"]["commit"] or commit,
-            "hardware": self.hardware(),
+            "git": ", ".join(self.each("commit")) or commit,
+            "hardware": "; ".join(self.each("hardware")),
             "seconds": f"{sum(line['seconds'] for line in log):.0f}",
             "command": command,
             "settings": tables.settings_of(command),
         }  # fmt: skip
 
-    def hardware(self) -> str:
-        """What the run was trained on, by its own file: several, where it was gone on with elsewhere."""
+    def each(self, what: str) -> list[str]:
+        """The commits, or the hardware, that trained the run, by its own file: several, where it was gone on with later
+        or elsewhere."""
         commands = json.loads((self.folder / "run.json").read_text())["started"]
-        each = [
+        trained = [by for by in commands if "--mode train" in by["command"]]
+        if what == "commit":
+            return list(dict.fromkeys(by["commit"] for by in trained if by["commit"]))
+        return list(dict.fromkeys(
             f"{by['device']}, torch {by['versions']['torch'].partition('+')[0]}, "
-            f"{by['threads']} thread{'s' * (by['threads'] > 1)}"
-            for by in commands
-            if "--mode train" in by["command"]
-        ]
-        return "; ".join(dict.fromkeys(each))
+            f"{by['threads']} thread{'s' * (by['threads'] > 1)}" for by in trained
+        ))  # fmt: skip
 
     def shown(self) -> list[str]:
         """The command as anybody would give it: where data and weights lie is this machine's affair."""

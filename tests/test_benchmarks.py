@@ -96,16 +96,19 @@ def test_reproduce_runs_what_is_listed_and_writes_its_row_once(tmp_path, monkeyp
 
 
 def test_a_row_names_the_machines_that_trained_it_and_not_the_one_that_writes_it(tmp_path):
-    """As run.json holds them; a test of the finished run elsewhere is none of them."""
+    """As run.json holds them, and the commits; a test of the finished run elsewhere is none of them."""
     jobs = script("jobs")
     job = jobs.Job(jobs.Experiment("own", "it", ()), 0, tmp_path, [])
-    commands = [("train", "A GPU", 4), ("train", "A GPU", 4), ("train", "2 cores of B", 1), ("test", "C", 1)]
+    commands = [("train", "A GPU", 4, "1a"), ("train", "A GPU", 4, "1a"), ("train", "2 cores of B", 1, "2b"),
+                ("train", "2 cores of B", 1, ""), ("test", "C", 1, "3c")]  # fmt: skip
+    versions = {"torch": "2.14.1+cu130"}
     started = [
-        {"command": f"main.py --mode {mode}", "device": name, "threads": count, "versions": {"torch": "2.14.1+cu130"}}
-        for mode, name, count in commands
+        {"command": f"main.py --mode {mode}", "device": name, "threads": count, "commit": commit, "versions": versions}
+        for mode, name, count, commit in commands
     ]
     (tmp_path / "run.json").write_text(json.dumps({"started": started}))
-    assert job.hardware() == "A GPU, torch 2.14.1, 4 threads; 2 cores of B, torch 2.14.1, 1 thread"
+    assert job.each("hardware") == ["A GPU, torch 2.14.1, 4 threads", "2 cores of B, torch 2.14.1, 1 thread"]
+    assert job.each("commit") == ["1a", "2b"]
 
 
 @pytest.mark.parametrize("short", (False, True))
