@@ -77,7 +77,7 @@ def text(gains: Sequence[Gain]) -> str:
 
 
 def _words(pair: Pair | None, sign: str = "") -> str:
-    return "" if pair is None else f"{pair[0]:{sign}.1f} / {pair[1]:{sign}.1f}"
+    return "" if pair is None else " / ".join(f"{round(value, 1) + 0.0:{sign}.1f}" for value in pair)  # no -0.0
 
 
 # ============ the picture ============
