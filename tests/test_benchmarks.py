@@ -121,7 +121,7 @@ def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path, short):
         recipe, group = check_command(job.command[1:]), job.experiment.group
         own = short and group != "published"
         assert recipe.image_size == (96, 48) if own else recipe.image_size[0] >= 128
-        assert recipe.epochs == ({"tricks": 20, "methods": 16}[group] if own else 90 if group == "published" else 60)
+        assert recipe.epochs == ({"tricks": 20, "methods": 18}[group] if own else 90 if group == "published" else 60)
 
 
 @pytest.mark.parametrize("short", (False, True))
