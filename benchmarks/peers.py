@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py --market_path DIR --torchreid DIR --fastreid DIR       about ten minutes on two cores
     python benchmarks/peers.py --market_path DIR --torchreid DIR --work train rerank --threads 1
+    python benchmarks/peers.py --market_path DIR --torchreid DIR --work train --network resnet50 --steps 5
 
 The folders are checkouts of the two suites, of which nothing is shipped here; what they import must be installed (a
 suite that cannot do a piece of work is left out of it, with the reason). Each suite is a process of its own, and one
@@ -38,7 +39,10 @@ import torch
 
 ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
 WORK = ("train", "extract", "evaluate", "rerank")
-NETWORK = "osnet_x0_25"
+NETWORKS = {  # torchreid's name -> (recipe of ours, backbone of fast-reid's configuration)
+    "osnet_x0_25": ("osnet_x0_25", ("build_osnet_backbone", "x0_25", 128)),
+    "resnet50": ("softmax", ("build_resnet_backbone", "50x", 2048)),
+}
 FEATURES = ("query", "gallery", "query_pids", "gallery_pids", "query_camids", "gallery_camids")  # names in a file
 
 
@@ -49,6 +53,7 @@ def arguments(argv=None):
     add("--torchreid", type=Path, metavar="DIR")
     add("--fastreid", type=Path, metavar="DIR")
     add("--work", nargs="+", choices=WORK, default=WORK)
+    add("--network", choices=NETWORKS, default="osnet_x0_25", help="of train and extract")
     add("--turns", type=int, default=5)
     add("--steps", type=int, default=20, help="iterations of a turn of train")
     add("--images", type=int, default=512, help="of a turn of extract")
@@ -102,11 +107,12 @@ class Ours(Suite):
 
     def made(self):
         if self.case is None:
-            changes = {"image_size": tuple(self.args.image_size), "batch_size": self.args.batch_size}
-            self.bench.CASES[NETWORK] = (NETWORK, {**self.bench.SMALL, **changes})
+            changes = {"image_size": tuple(self.args.image_size), "batch_size": self.args.batch_size, "translate": 0.0}
+            name = self.args.network
+            self.bench.CASES[name] = (NETWORKS[name][0], {**self.bench.SMALL, **changes})
             flags = self.bench.arguments(["--device", "cpu", *(["--compile"] if self.args.compile else [])])
             self.bench.tune(torch.device("cpu"))
-            self.case = self.bench.Case(NETWORK, flags, self.splits.train, self.bench.stores(self.splits.train))
+            self.case = self.bench.Case(name, flags, self.splits.train, self.bench.stores(self.splits.train))
         return self.case
 
     def train(self, steps: int) -> int:
@@ -121,7 +127,7 @@ class Ours(Suite):
         import tester
         from recipes import RECIPES
 
-        recipe = RECIPES[NETWORK].with_(pretrained="none")
+        recipe = RECIPES[NETWORKS[self.args.network][0]].with_(pretrained="none")
         device = torch.device("cpu")
         self.bench.tune(device)
         run = self.bench.Run(device, "none", True, Path())
@@ -159,7 +165,8 @@ class Torchreid(Suite):
         if self.engine is None:
             height, width = self.args.image_size
             data = self.data(height, width, self.args.batch_size)
-            model = self.suite.models.build_model(NETWORK, data.num_train_pids, loss="softmax", pretrained=False)
+            build, network = self.suite.models.build_model, self.args.network
+            model = build(network, data.num_train_pids, loss="softmax", pretrained=False)
             optimizer = self.suite.optim.build_optimizer(model, optim="amsgrad", lr=0.0015)
             self.engine = self.suite.engine.ImageSoftmaxEngine(data, model, optimizer, use_gpu=False)
             model.train()
@@ -181,7 +188,7 @@ class Torchreid(Suite):
 
     def extract(self, count: int) -> int:
         data = self.data(256, 128, 100)
-        model = self.suite.models.build_model(NETWORK, 751, pretrained=False).eval()
+        model = self.suite.models.build_model(self.args.network, 751, pretrained=False).eval()
         done = 0
         with torch.no_grad():
             for batch in data.test_loader["market1501"]["query"]:
@@ -221,9 +228,11 @@ class Fastreid(Suite):
 
         EventStorage(0).__enter__()  # its losses write there
         self.cfg, self.model = get_cfg(), None
+        backbone, depth, width = NETWORKS[args.network][1]
         self.cfg.merge_from_list([
-            "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_osnet_backbone", "MODEL.BACKBONE.DEPTH", "x0_25",
-            "MODEL.BACKBONE.FEAT_DIM", 128, "MODEL.BACKBONE.PRETRAIN", False, "MODEL.HEADS.WITH_BNNECK", True,
+            "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", backbone, "MODEL.BACKBONE.DEPTH", depth,
+            "MODEL.BACKBONE.FEAT_DIM", width, "MODEL.BACKBONE.LAST_STRIDE", 2, "MODEL.BACKBONE.PRETRAIN", False,
+            "MODEL.HEADS.WITH_BNNECK", True,
             "MODEL.LOSSES.NAME", ("CrossEntropyLoss",), "INPUT.SIZE_TRAIN", list(args.image_size),
             "INPUT.FLIP.ENABLED", True, "SOLVER.IMS_PER_BATCH", args.batch_size, "MODEL.HEADS.NUM_CLASSES", 751,
         ])  # fmt: skip

@@ -262,7 +262,8 @@ utils = types.SimpleNamespace(re_ranking=lambda q_g, q_q, g_g: q_g)
 """
 
 
-def test_peers_take_turns_at_the_same_work(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("network", ("osnet_x0_25", "resnet50"))
+def test_peers_take_turns_at_the_same_work(tmp_path, monkeypatch, capsys, network):
     """Ours and a faked torchreid in this process; the empty folder of another in one of its own, which says what it
     lacks and is left out."""
     peers, real = script("peers"), None
@@ -288,6 +289,7 @@ def test_peers_take_turns_at_the_same_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(peers, "Child", Here)
     words = ["--market_path", str(market(tmp_path / "market")), "--torchreid", str(tmp_path), "--fastreid"]
     words += [str(tmp_path / "empty"), "--turns", "2", "--steps", "2", "--images", "2", "--size", "30", "60"]
+    words += ["--network", network]
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert peers.main([*words, "--image_size", "64", "32", "--batch_size", "4", "--workers", "0"]) == 1
     lines = capsys.readouterr().out.splitlines()
