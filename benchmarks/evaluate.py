@@ -26,6 +26,7 @@ import torch  # noqa: E402
 
 import details  # noqa: E402
 import evaluate  # noqa: E402
+import options  # noqa: E402
 import protocols  # noqa: E402
 from machine.device import describe  # noqa: E402
 
@@ -308,15 +309,21 @@ TABLES = {
 }
 
 
-def main() -> None:
+def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="of " + ", ".join(TABLES))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cython", metavar="DIR", help="folder with a built rank_cy, for table `matrix`")
+    parser.add_argument(
+        "tables", nargs="*", type=options.one_of(TABLES), metavar="TABLE", help="of " + ", ".join(TABLES)
+    )
+    parser.add_argument("--threads", type=options.COUNT, default=2)
+    parser.add_argument(
+        "--cython", type=options.folder, metavar="DIR", help="folder with a built rank_cy, for table `matrix`"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if unknown := set(args.tables) - set(TABLES):
-        parser.error(f"no table {', '.join(sorted(unknown))}: expected some of {', '.join(TABLES)}")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = arguments()
     if args.child:
         print(json.dumps(run_child(**json.loads(args.child))))
         return

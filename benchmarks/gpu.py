@@ -39,6 +39,7 @@ import torch  # noqa: E402
 import evaluate  # noqa: E402
 import main as suite  # noqa: E402
 import models  # noqa: E402
+import options  # noqa: E402
 import rerank  # noqa: E402
 import train  # noqa: E402
 from loading.views import Views  # noqa: E402
@@ -553,32 +554,36 @@ def rows(args, book: Book) -> None:
 PARTS: dict[str, Callable[..., bool]] = {"correct": correct, "speed": speeds, "train": trained}
 
 
+def names(part: str) -> list[str]:
+    """What the lines of a part are called."""
+    return {"correct": list(RIGHT), "speed": list(SPEEDS)}.get(part) or beside("reproduce").names(short=False)
+
+
 def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
-    add("--device", default="cuda")
+    add("parts", nargs="*", type=options.one_of(PARTS), metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    add("--device", type=options.device, default="cuda")
     add("--small", action="store_true", help="little tensors: whether the script works")
-    add("--output", type=Path, default=ROOT / "runs" / "gpu")
+    add("--output", type=options.output, metavar="DIR", default=ROOT / "runs" / "gpu")
     add("--commit", default=commit(), help="of the code, where it is no checkout")
-    add("--market_path", type=Path, help="of train")
-    add("--pretrained", type=Path, help="of train: MobileNetV2's ImageNet weights")
-    add("--only", nargs="+", default=[], metavar="TEXT", help="lines with one of these in their name; of train: groups")
-    add("--jobs", type=int, default=4, help="of train: runs side by side")
-    add("--minutes", type=float, default=8.0, help="of train: after which it stops")
+    add("--market_path", type=options.market, metavar="DIR", help="of train")
+    add("--pretrained", type=options.file, metavar="FILE", help="of train: MobileNetV2's ImageNet weights")
+    add("--only", nargs="+", default=[], metavar="TEXT", help="lines with one of these in their name")
+    add("--jobs", type=options.JOBS, default=4, help="of train: runs side by side")
+    add("--minutes", type=options.MINUTES, default=8.0, help="of train: after which it stops")
     args = parser.parse_args(argv)
-    if set(args.parts) - set(PARTS):
-        parser.error(f"there is no part {', '.join(set(args.parts) - set(PARTS))}; there are {', '.join(PARTS)}")
+    if args.market_path and not args.pretrained:
+        parser.error("--market_path needs --pretrained too: what the trainings begin with")
+    lines = {part: names(part) for part in args.parts or PARTS}
+    found = options.chosen(args.only, [name for part in lines.values() for name in part])
+    args.parts = [part for part, held in lines.items() if set(held) & set(found)]
     return args
 
 
 def main(argv=None) -> int:
     args = arguments(argv)
-    try:
-        args.device = pick_device(args.device)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args.device = pick_device(args.device)
     tune(args.device)
     name = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else "CPU"
     of = (
@@ -586,7 +591,7 @@ def main(argv=None) -> int:
     )
     print(f"{of}, {pick_amp('auto', args.device)}", flush=True)
     book = Book(args.output, of)
-    good = [PARTS[part](args, book) for part in args.parts or PARTS]
+    good = [PARTS[part](args, book) for part in args.parts]
     rows(args, book)
     return 0 if all(good) else 1
 

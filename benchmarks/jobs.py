@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-with open(ROOT / "benchmarks" / "results.csv", newline="", encoding="utf-8") as known:
-    COLUMNS = next(csv.reader(known))  # of docs/tables.py
 for folder in (ROOT, ROOT / "docs"):  # what a script of this folder does not find by itself
     sys.path.insert(0, str(folder))
+sys.path.append(str(ROOT / "benchmarks"))  # behind them: it has modules of the same names
+
+from options import COLUMNS  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Job:
     command: list[str]  # after `python`
     result: str = "metrics.json"
     known: Mapping[str, str] = field(default_factory=dict)  # paths of this machine -> what anybody calls them
+
+    @property
+    def log(self) -> Path:
+        """What the command prints."""
+        return self.folder.with_suffix(".txt")
 
     @property
     def done(self) -> bool:
@@ -120,7 +126,7 @@ def run_all(jobs: Sequence[Job], count: int, seconds: float = float("inf")) -> b
         while waiting and len(running) < count and time.monotonic() < until:
             job = waiting.pop(0)
             job.folder.parent.mkdir(parents=True, exist_ok=True)
-            log = open(job.folder.with_suffix(".txt"), "a")  # noqa: SIM115
+            log = open(job.log, "a")  # noqa: SIM115
             print(f"begins    {job.folder.name}", flush=True)
             command = [sys.executable, *job.command]
             running.append((job, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)))
@@ -128,12 +134,23 @@ def run_all(jobs: Sequence[Job], count: int, seconds: float = float("inf")) -> b
         for job, process in list(running):
             if process.poll() is not None:
                 running.remove((job, process))
-                print(f"{'done' if job.done else 'ended ' + str(process.returncode):10}{job.folder.name}", flush=True)
+                print(f"{'done' if job.done else 'stopped' if told else 'failed':10}{job.folder.name}", flush=True)
+                if not job.done and not told:
+                    print(f"          exit status {process.returncode}: {last_words(job.log)}", flush=True)
+                    print(f"          all that it said: {job.log}", flush=True)
+                    waiting = waiting if process.returncode != 2 else []  # a flag that main.py refuses: all have it
         if time.monotonic() > until and not told:
             told = True
             for _, process in running:
                 process.send_signal(signal.SIGTERM)  # main.py keeps what it has done, and ends
     return all(job.done for job in jobs)
+
+
+def last_words(log: Path) -> str:
+    """Why a command ended: its last error, or whatever it said last."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error")]
+    return (errors or lines or ["without a word"])[-1]
 
 
 def write(rows: list[dict[str, str]], path: Path) -> None:
@@ -143,6 +160,7 @@ def write(rows: list[dict[str, str]], path: Path) -> None:
         with open(path, newline="", encoding="utf-8") as file:
             held = [(row["what"], row["seed"], row["git"], row["hardware"]) for row in csv.DictReader(file)]
     new = [row for row in rows if (row["what"], row["seed"], row["git"], row["hardware"]) not in held]
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if not held and not path.stat().st_size:

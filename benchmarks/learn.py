@@ -24,6 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE))
 
+import options  # noqa: E402
 from jobs import ROOT, Experiment, Job, flags, plain, run_all, write  # noqa: E402
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -171,14 +172,19 @@ def draw(file: Path, words: list[str]) -> None:
 def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--output", type=Path, default=ROOT / "runs" / "learn", help="folder of the runs")
-    add("--csv", type=Path, help="results file to append to (default: <output>/results.csv)")
+    add("--output", type=options.output, metavar="DIR", default=ROOT / "runs" / "learn", help="folder of the runs")
+    add("--csv", type=options.results, metavar="FILE", help="results file to append to (default: <output>/results.csv)")
     add("--only", nargs="+", default=[], metavar="WORD", help="parts of what a line is called")
-    add("--seed", type=int, default=0)
-    add("--jobs", type=int, default=1, help="runs side by side, a thread each")
+    add("--seed", type=options.SEED, default=0)
+    add("--jobs", type=options.JOBS, default=1, help="runs side by side, a thread each")
     add("--commit", default="", help="of the code, where it is no checkout")
     add("--list", action="store_true")
-    add("--draw", type=Path, metavar="FILE", help="write the network that the flags of main.py after -- start from")
+    add(
+        "--draw",
+        type=options.path,
+        metavar="FILE",
+        help="write the network that the flags of main.py after -- start from",
+    )
     add("words", nargs="*", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -196,7 +202,8 @@ def main(argv=None) -> int:
     if args.draw:
         draw(args.draw, args.words)
         return 0
-    chosen = [each for each in METHODS if not args.only or any(word in each.what for word in args.only)]
+    names = {each.what: each for each in METHODS}
+    chosen = [names[name] for name in options.chosen(args.only, list(names))]
     if args.list:
         for each in chosen:
             print(f"{each.what}\n    {each.flags}")
@@ -209,7 +216,7 @@ def main(argv=None) -> int:
         print(each.line())
     for each in lines:
         if not each.done:
-            print(f"{each.method.what:<76}not done: {args.output} says why; the same command goes on")
+            print(f"{each.method.what:<76}not done, for the reason above; the same command goes on")
     return 0 if len(done) == len(lines) and all(each.beats() for each in done) else 1
 
 

@@ -14,15 +14,16 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
 import losses
+import options
 
 
 def main():
-    args = parse_args()
+    args = arguments()
     if args.job:
         print(json.dumps(measure(args)))
         return
@@ -38,18 +39,20 @@ def main():
     print(f"ratio {ratio:.2f}, threads {rows['distance'][0]['threads']}, device {args.device}")
 
 
-def parse_args():
+def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=int, default=3368)
-    parser.add_argument("--gallery", type=int, default=15913)
-    parser.add_argument("--parts", type=int, default=8)
-    parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--memory", type=int, default=None, help="bytes of aligned_distance's buffers (its default)")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (torch's default)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=int, default=3, help="child processes per row; the fastest counts")
+    parser.add_argument("--queries", type=options.COUNT, default=3368)
+    parser.add_argument("--gallery", type=options.COUNT, default=15913)
+    parser.add_argument("--parts", type=options.COUNT, default=8)
+    parser.add_argument("--dim", type=options.COUNT, default=128)
+    parser.add_argument(
+        "--memory", type=options.COUNT, default=None, help="bytes of aligned_distance's buffers (its default)"
+    )
+    parser.add_argument("--threads", type=options.THREADS, default=0, help="CPU threads (torch's default)")
+    parser.add_argument("--device", type=options.device, default="cpu")
+    parser.add_argument("--runs", type=options.COUNT, default=3, help="child processes per row; the fastest counts")
     parser.add_argument("--job", choices=("product", "distance"), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def run_child(job):

@@ -38,6 +38,10 @@ import numpy as np
 import torch
 
 ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))  # before this folder, which has modules of the same names
+
+import options  # noqa: E402
+
 WORK = ("train", "extract", "evaluate", "rerank")
 NETWORKS = {  # torchreid's name -> (recipe of ours, backbone of fast-reid's configuration)
     "osnet_x0_25": ("osnet_x0_25", ("build_osnet_backbone", "x0_25", 128)),
@@ -49,19 +53,19 @@ FEATURES = ("query", "gallery", "query_pids", "gallery_pids", "query_camids", "g
 def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--market_path", type=Path, required=True, metavar="DIR")
-    add("--torchreid", type=Path, metavar="DIR")
-    add("--fastreid", type=Path, metavar="DIR")
+    add("--market_path", type=options.market, required=True, metavar="DIR")
+    add("--torchreid", type=options.folder, metavar="DIR")
+    add("--fastreid", type=options.folder, metavar="DIR")
     add("--work", nargs="+", choices=WORK, default=WORK)
     add("--network", choices=NETWORKS, default="osnet_x0_25", help="of train and extract")
-    add("--turns", type=int, default=5)
-    add("--steps", type=int, default=20, help="iterations of a turn of train")
-    add("--images", type=int, default=512, help="of a turn of extract")
-    add("--size", type=int, nargs=2, default=(1000, 5000), metavar=("Q", "G"), help="queries, gallery images")
-    add("--image_size", type=int, nargs=2, default=(128, 64), metavar=("H", "W"), help="in training")
-    add("--batch_size", type=int, default=64)
-    add("--workers", type=int, default=2, help="decoding processes of the others")
-    add("--threads", type=int, default=0)
+    add("--turns", type=options.COUNT, default=5)
+    add("--steps", type=options.COUNT, default=20, help="iterations of a turn of train")
+    add("--images", type=options.COUNT, default=512, help="of a turn of extract")
+    add("--size", type=options.COUNT, nargs=2, default=(1000, 5000), metavar=("Q", "G"), help="queries, gallery images")
+    add("--image_size", type=options.SIZE, nargs=2, default=(128, 64), metavar=("H", "W"), help="in training")
+    add("--batch_size", type=options.COUNT, default=64)
+    add("--workers", type=options.AMOUNT, default=2, help="decoding processes of the others")
+    add("--threads", type=options.THREADS, default=0, help="0: as many as torch takes")
     add("--compile", action="store_true", help="ours, in training, as main.py --compile")
     add("--child", help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
@@ -97,7 +101,6 @@ class Ours(Suite):
     """This repository, as ``main.py`` computes."""
 
     def __init__(self, args):
-        sys.path.insert(0, str(ROOT))
         self.bench = beside("train")
         super().__init__(args)
         import datasets
@@ -404,9 +407,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.child:
         serve(args)
         return 0
-    if not args.market_path.is_dir() or min(args.turns, args.steps, args.images, *args.size) < 1:
-        print("error: --market_path is a folder with Market-1501, and all numbers are 1 or more", file=sys.stderr)
-        return 2
     names = ["ours", *(name for name in ("torchreid", "fastreid") if getattr(args, name))]
     with tempfile.TemporaryDirectory() as folder:
         prepared(args, Path(folder))

@@ -27,6 +27,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 sys.path.append(str(BENCHMARKS))
 
 import gains  # noqa: E402
+import options  # noqa: E402
 from jobs import ROOT, Experiment, Job, flags, run_all, write  # noqa: E402
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -139,6 +140,11 @@ def experiments(short: bool) -> list[Experiment]:
     return [*TORCHREID, *tricks(tricks_of), *methods(Scale((192, 64), 60, (30, 50), 5))]
 
 
+def names(short: bool) -> list[str]:
+    """What the lines are called, with their group."""
+    return [f"{each.group}: {each.what}" for each in experiments(short)]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Running it
 # ---------------------------------------------------------------------------------------------------------------------
@@ -177,14 +183,14 @@ def table(rows: list[dict[str, str]]) -> str:
 def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--market_path", type=Path)
-    add("--pretrained", type=Path, help="MobileNetV2's ImageNet weights")
-    add("--output", type=Path, default=ROOT / "runs" / "reproduce", help="folder of the runs")
-    add("--csv", type=Path, help="results file to append to (default: <output>/results.csv)")
+    add("--market_path", type=options.market, metavar="DIR")
+    add("--pretrained", type=options.file, metavar="FILE", help="MobileNetV2's ImageNet weights")
+    add("--output", type=options.output, metavar="DIR", default=ROOT / "runs" / "reproduce", help="folder of the runs")
+    add("--csv", type=options.results, metavar="FILE", help="results file to append to (default: <output>/results.csv)")
     add("--only", nargs="+", default=[], metavar="GROUP", help="groups, or parts of what a line is called")
     add("--short", action="store_true", help="tricks and methods at 96x48, 20 and 18 epochs: for a CPU")
-    add("--jobs", type=int, default=1, help="runs side by side")
-    add("--minutes", type=float, default=float("inf"), help="after which everything is stopped")
+    add("--jobs", type=options.JOBS, default=1, help="runs side by side")
+    add("--minutes", type=options.MINUTES, default=float("inf"), help="after which everything is stopped")
     add("--commit", default="", help="of the code, where it is no checkout")
     add("--list", action="store_true")
     add("more", nargs="*", help="further flags of main.py, after --")
@@ -194,14 +200,15 @@ def arguments(argv=None):
 def main(argv=None) -> int:
     args = arguments(argv)
     listed = experiments(args.short)
-    chosen = [e for e in listed if not args.only or any(o == e.group or o in e.what for o in args.only)]
+    called = dict(zip(names(args.short), listed, strict=True))
+    chosen = [called[name] for name in options.chosen(args.only, list(called))]
     if args.list:
         for each in chosen:
             print(f"{each.group:<11}{each.what:<77}{each.published or each.theirs[1]:>14}  seeds {each.seeds}")
         return 0
     for name in ("market_path", "pretrained"):
-        if getattr(args, name) is None or not getattr(args, name).exists():
-            print(f"error: --{name} {getattr(args, name) or ''} is not there", file=sys.stderr)
+        if getattr(args, name) is None:
+            print(f"error: --{name} is needed", file=sys.stderr)
             return 2
     jobs = jobs_of(chosen, args)
     complete = run_all(jobs, args.jobs, 60 * args.minutes)
@@ -214,7 +221,7 @@ def main(argv=None) -> int:
         if found:
             print(f"\n{gains.text(found)}")
     if not complete:
-        print("not all done: the same command goes on")
+        print("not all done (what failed says why above): the same command goes on")
     return 0 if complete else 3
 
 

@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 
 import clustering
+import options
 import rerank
 
 MARKET = (3368, 15913)
@@ -122,7 +123,7 @@ def measure(work, q, g, dim, device):
     """Run one piece of work in this process; returns what the table shows."""
     query, gallery, *labels = features(q, g, dim, device)
     x = torch.cat([query, gallery]) if work.startswith("half") else None
-    if device == "cuda":  # the first call loads kernels
+    if torch.device(device).type == "cuda":  # the first call loads kernels
         rerank.k_reciprocal(query[:64], gallery[:512])
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -163,10 +164,10 @@ def measure(work, q, g, dim, device):
         assert len(trials) == 200
         best = max(trials, key=lambda t: t.mAP)
         result["best"] = f"k1 {best.k1} k2 {best.k2} lambda {best.lambda_value}: mAP {best.mAP:.4f}"
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
     result["seconds"], result["cpu"] = time.perf_counter() - start, time.process_time() - cpu
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         result["peak_gib"] = (torch.cuda.max_memory_allocated() - before) / 2**30
     else:
         result["peak_gib"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**30
@@ -271,16 +272,23 @@ def shared(work):
             print(f"{work:14}{len(mib)} processes  {max(mib)} MiB of {mib}, features {held} MiB, {seconds:.0f} s")
 
 
-def main():
+TABLES = dict(market=market, msmt17=msmt17, search=search, scaling=scaling, clusters=clusters)
+
+
+def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", choices=[[], "market", "msmt17", "search", "scaling", "clusters"])
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dim", type=int, nargs="+")
+    parser.add_argument("tables", nargs="*", type=options.one_of(TABLES), metavar="TABLE")
+    parser.add_argument("--device", type=options.device, default="cpu")
+    parser.add_argument("--threads", type=options.COUNT, default=2)
+    parser.add_argument("--dim", type=options.COUNT, nargs="+")
     parser.add_argument("--skip_published", action="store_true")
     parser.add_argument("--shared", choices=("parts", "search", "search_parts", "features", "clusters"))
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main():
+    args = arguments()
     torch.set_num_threads(args.threads)
     if args.shared:
         shared(args.shared)
@@ -289,10 +297,9 @@ def main():
         work, *sizes = args.child
         print(json.dumps(measure(work, *map(int, sizes), args.device)))
         return
-    tables = dict(market=market, msmt17=msmt17, search=search, scaling=scaling, clusters=clusters)
     for name in args.tables or ("market", "search", "scaling"):
         print(f"-- {name}, {args.device}, {args.threads} threads, torch {torch.__version__}")
-        tables[name](args)
+        TABLES[name](args)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ import torch.nn.functional as F  # noqa: E402
 import datasets  # noqa: E402
 import loaders  # noqa: E402
 import main as suite  # noqa: E402
+import options  # noqa: E402
 import train  # noqa: E402
 import training  # noqa: E402
 from machine import graphs, processes  # noqa: E402
@@ -54,17 +55,24 @@ NUM_PIDS, NUM_IMAGES = 751, 12_936  # Market-1501's training set
 def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--recipe", nargs="+", metavar="NAME", help=f"of {', '.join(CASES)}, or any recipe (default: by device)")
-    add("--device", default="auto")
-    add("--threads", type=int, default=0)
+    known = list(dict.fromkeys((*CASES, *RECIPES)))
+    add(
+        "--recipe",
+        nargs="+",
+        type=options.one_of(known),
+        metavar="NAME",
+        help=f"of {', '.join(CASES)}, or any recipe (default: by device)",
+    )
+    add("--device", type=options.device, default="auto")
+    add("--threads", type=options.THREADS, default=0, help="0: as many as torch takes")
     add("--amp", choices=("auto", "none", "bf16", "fp16"), default="auto")
     add("--compile", action="store_true")
     add("--cuda_graphs", action="store_true", help="as main.py does on one GPU")
     add("--sync_bn", action="store_true", help="batch normalisation over all processes of torchrun")
     add("--yardstick", action="store_true", help="the bare network in NCHW float32 as well")
-    add("--market_path", type=Path)
-    add("--steps", type=int, default=0, help="iterations of a round (default: about 4 seconds)")
-    add("--rounds", type=int, default=5)
+    add("--market_path", type=options.market, metavar="DIR")
+    add("--steps", type=options.AMOUNT, default=0, help="iterations of a round (default: about 4 seconds)")
+    add("--rounds", type=options.COUNT, default=5)
     add(
         "--cpu_time",
         action="store_true",

@@ -18,12 +18,11 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 sys.path.append(str(ROOT / "benchmarks"))  # last: it has files called as some of the suite's
 
-import gains  # noqa: E402
-import reproduce  # noqa: E402
-
 import architectures  # noqa: E402
 import cli  # noqa: E402
 import datasets  # noqa: E402
+import gains  # noqa: E402
+import reproduce  # noqa: E402
 from networks import backbones  # noqa: E402
 from published import Published, Variant, words  # noqa: E402
 from recipes import RECIPES  # noqa: E402

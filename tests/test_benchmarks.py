@@ -1,5 +1,6 @@
 """The scripts of benchmarks/ that take hours on real data or a GPU, in a form of seconds."""
 
+import argparse
 import csv
 import functools
 import importlib.util
@@ -17,9 +18,12 @@ from PIL import Image
 import cli
 from config import value_in
 from machine import device
+from machine.ranges import Number
 from networks import backbones
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))  # last: it has files called as some of the suite's
+SCRIPTS = ("evaluate", "gpu", "learn", "local_distance", "peers", "reproduce", "rerank", "train")
 
 
 def script(name):
@@ -50,6 +54,79 @@ def check_command(words):
     cli.check_needs(changed, functools.partial(value_in, recipe))
     assert not given.unread
     return recipe
+
+
+class Parsers(list):
+    """Those that a script makes, and what they are asked to read."""
+
+    def __init__(self, monkeypatch):
+        def parse_args(parser, argv=None):
+            self.append(parser)
+            return real(parser, argv)
+
+        real = argparse.ArgumentParser.parse_args
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_mistake_in_a_flag_of_any_script_is_told_before_anything_runs(name, monkeypatch, capsys, tmp_path):
+    """Each number out of its range, each path that cannot be, each name that is none: one line that names the flag."""
+    parsers = Parsers(monkeypatch)
+    module = script(name)
+    needed = {"gpu": ["--device", "cpu"], "peers": ["--market_path", str(market(tmp_path / "market"))]}.get(name, [])
+    module.arguments(needed)
+    (tmp_path / "file").write_text("what,else\n1,2\n")
+    wrong = {"market_path": "file", "pretrained": ".", "output": "file", "csv": "file", "torchreid": "file",
+             "fastreid": "file", "cython": "file", "device": "abacus", "recipe": "bottt", "only": "bottt",
+             "parts": "bottt", "tables": "bottt"}  # fmt: skip
+    free = {"help", "commit", "list", "short", "small", "more", "words", "draw", "child", "job", "folder"}
+    monkeypatch.chdir(tmp_path)
+    tried = 0
+    for action in parsers[0]._actions:
+        number, many = isinstance(action.type, Number), action.nargs if isinstance(action.nargs, int) else 1
+        if action.dest in free or action.nargs == 0:
+            continue
+        value = "-1" if number else "bottt" if action.choices else wrong[action.dest]
+        words = [*action.option_strings[:1], *[value] * many]
+        with pytest.raises(SystemExit) as ended:  # reproduce and learn look at their names only when they begin
+            (module.main if action.dest == "only" else module.arguments)(needed + words)
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and (action.option_strings or [action.metavar])[0] in said
+        assert value in said.replace(str(tmp_path), ""), said
+        tried += 1
+    assert tried > 1
+
+
+def test_paths_of_the_scripts_are_looked_at_first(tmp_path, monkeypatch):
+    options = script("options")
+    (tmp_path / "file").touch()
+    for kind in (options.path, options.market, options.file, options.folder, options.output, options.results):
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind("")
+    for text in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(argparse.ArgumentTypeError, match="file is a file, expected a folder"):
+            options.output(str(text))
+    assert options.output(str(tmp_path / "new" / "newer")) == tmp_path / "new" / "newer"
+    monkeypatch.chdir(tmp_path)
+    assert options.path("x") == tmp_path / "x", "the trainings run in the repository's root"
+    assert options.results(str(tmp_path / "file")) and options.results(str(tmp_path / "new.csv"))  # nothing in it yet
+
+
+def test_a_run_that_fails_says_why_and_a_flag_that_none_takes_ends_the_list(tmp_path, capsys):
+    jobs = script("jobs")
+    write = "import sys; print('begun'); print('error: no such flag', file=sys.stderr); sys.exit({})"
+
+    def listed(name, code):
+        return [jobs.Job(jobs.Experiment(name, f"{i}", ()), i, tmp_path / f"{name}{i}", ["-c", write.format(code)])
+                for i in range(2)]  # fmt: skip
+
+    assert not jobs.run_all(listed("data", 1), 1) and not jobs.run_all(listed("flags", 2), 1)
+    said = capsys.readouterr().out
+    assert said.count("begins    data") == 2 and said.count("begins    flags") == 1
+    assert [said.count(f"exit status {code}: error: no such flag") for code in (1, 2)] == [2, 1]
+    assert str(tmp_path / "flags0.txt") in said
+    (tmp_path / "log").write_text("one\n\n  two \n")
+    assert jobs.last_words(tmp_path / "log") == "two"
 
 
 def test_gpu_in_its_small_form(tmp_path, capsys):
@@ -114,7 +191,8 @@ def test_a_row_names_the_machines_that_trained_it_and_not_the_one_that_writes_it
 @pytest.mark.parametrize("short", (False, True))
 def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path, short):
     reproduce = script("reproduce")
-    args = reproduce.arguments(["--market_path", "m", "--pretrained", "f.pt", "--output", str(tmp_path)])
+    args = reproduce.arguments(["--output", str(tmp_path)])
+    args.market_path, args.pretrained = Path("m"), Path("f.pt")
     jobs = reproduce.jobs_of(reproduce.experiments(short), args)
     assert len({job.folder for job in jobs}) == len(jobs) == 18
     for job in jobs:
@@ -288,6 +366,7 @@ def test_peers_take_turns_at_the_same_work(tmp_path, monkeypatch, capsys, networ
     real = peers.Child
     monkeypatch.setattr(peers, "Child", Here)
     words = ["--market_path", str(market(tmp_path / "market")), "--torchreid", str(tmp_path), "--fastreid"]
+    (tmp_path / "empty").mkdir()
     words += [str(tmp_path / "empty"), "--turns", "2", "--steps", "2", "--images", "2", "--size", "30", "60"]
     words += ["--network", network]
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -305,4 +384,3 @@ def test_peers_take_turns_at_the_same_work(tmp_path, monkeypatch, capsys, networ
         "ours",
         "torchreid",
     ]
-    assert peers.main(["--market_path", str(tmp_path / "none")]) == 2 and "--market_path" in capsys.readouterr().err
