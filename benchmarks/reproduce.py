@@ -184,7 +184,7 @@ def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--market_path", type=options.market, metavar="DIR")
-    add("--pretrained", type=options.file, metavar="FILE", help="MobileNetV2's ImageNet weights")
+    add("--pretrained", type=options.weights, metavar="FILE", help="MobileNetV2's ImageNet weights")
     add("--output", type=options.output, metavar="DIR", default=ROOT / "runs" / "reproduce", help="folder of the runs")
     add("--csv", type=options.results, metavar="FILE", help="results file to append to (default: <output>/results.csv)")
     add("--only", nargs="+", default=[], metavar="GROUP", help="groups, or parts of what a line is called")

@@ -76,7 +76,7 @@ def test_a_mistake_in_a_flag_of_any_script_is_told_before_anything_runs(name, mo
     needed = {"gpu": ["--device", "cpu"], "peers": ["--market_path", str(market(tmp_path / "market"))]}.get(name, [])
     module.arguments(needed)
     (tmp_path / "file").write_text("what,else\n1,2\n")
-    wrong = {"market_path": "file", "pretrained": ".", "output": "file", "csv": "file", "torchreid": "file",
+    wrong = {"market_path": "file", "pretrained": "none/of/it", "output": "file", "csv": "file", "torchreid": "file",
              "fastreid": "file", "cython": "file", "device": "abacus", "recipe": "bottt", "only": "bottt",
              "parts": "bottt", "tables": "bottt"}  # fmt: skip
     free = {"help", "commit", "list", "short", "small", "more", "words", "draw", "child", "job", "folder"}
@@ -100,7 +100,7 @@ def test_a_mistake_in_a_flag_of_any_script_is_told_before_anything_runs(name, mo
 def test_paths_of_the_scripts_are_looked_at_first(tmp_path, monkeypatch):
     options = script("options")
     (tmp_path / "file").touch()
-    for kind in (options.path, options.market, options.file, options.folder, options.output, options.results):
+    for kind in (options.path, options.market, options.weights, options.folder, options.output, options.results):
         with pytest.raises(argparse.ArgumentTypeError):
             kind("")
     for text in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -108,6 +108,9 @@ def test_paths_of_the_scripts_are_looked_at_first(tmp_path, monkeypatch):
             options.output(str(text))
     assert options.output(str(tmp_path / "new" / "newer")) == tmp_path / "new" / "newer"
     monkeypatch.chdir(tmp_path)
+    assert options.weights("file") == tmp_path / "file" and options.weights(".") == tmp_path
+    with pytest.raises(argparse.ArgumentTypeError, match="is a folder"):
+        options.results(".")
     assert options.path("x") == tmp_path / "x", "the trainings run in the repository's root"
     assert options.results(str(tmp_path / "file")) and options.results(str(tmp_path / "new.csv"))  # nothing in it yet
 
