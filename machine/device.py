@@ -59,7 +59,8 @@ def describe(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> str
         lines = (line.partition(":") for line in cpuinfo.read_text(encoding="utf-8").splitlines())
         said |= {key.strip(): " ".join(value.replace("(R)", "").split()) for key, _, value in lines if value.strip()}
     best = [f" with {INSTRUCTIONS[name]}" for name in INSTRUCTIONS if name in said["flags"].split()]
-    return f"{threads.cores()} cores of {said['model name']}{best[0] if best else ''}"
+    count = threads.cores()
+    return f"{count} core{'s' * (count > 1)} of {said['model name']}{best[0] if best else ''}"
 
 
 def tune(device: torch.device, deterministic: bool = False) -> None:

@@ -420,11 +420,13 @@ def test_idle_time_is_that_of_our_own_cores(tmp_path, monkeypatch):
     ("processor\t: 0\nBogoMIPS\t: 50\nFeatures\t: fp asimd\n", None),
     (None, None),
 ])  # fmt: skip
-def test_a_processor_is_named_with_what_it_can(tmp_path, said, words):
+def test_a_processor_is_named_with_what_it_can(tmp_path, monkeypatch, said, words):
     """Where the system says nothing of it, as Python names it."""
     file = tmp_path / "cpuinfo"
     if said is not None:
         file.write_text(said)
     expected = words or platform.processor() or platform.machine()
-    assert device.describe(torch.device("cpu"), file) == f"{threads.cores()} cores of {expected}"
+    for count, words in ((1, "1 core"), (2, "2 cores")):
+        monkeypatch.setattr(threads, "cores", lambda count=count: count)
+        assert device.describe(torch.device("cpu"), file) == f"{words} of {expected}"
     assert device.describe(torch.device("meta"), file) == "meta"
