@@ -64,11 +64,16 @@ def _write(file) -> None:
     file.flush()
 
 
-def _owner(file) -> str:
-    """Who holds the lock, in words; the file may be caught between two writes."""
-    file.seek(0)
-    try:
-        owner = json.load(file)
-        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+def _owner(file, patience: float = 2.0) -> str:
+    """Who holds the lock, in words. Between taking it and writing who it is the file is empty: that is waited for, for
+    `patience` seconds at most."""
+    until = time.monotonic() + patience
+    while True:
+        file.seek(0)
+        try:
+            owner = json.load(file)
+            return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+        except (ValueError, KeyError, TypeError):
+            if time.monotonic() > until:
+                return "another process"
+        time.sleep(0.02)

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,22 @@ def test_a_folder_in_use_names_the_process_that_uses_it(tmp_path):
         other.communicate()
     with lock.held(tmp_path / "run"):
         pass
+
+
+def test_who_has_just_taken_a_folder_is_waited_for(tmp_path):
+    """The lock is there before the name of who holds it is."""
+    path = tmp_path / lock.NAME
+    with open(path, "a+", encoding="utf-8") as taken:
+        lock.take(taken)
+        later = threading.Timer(0.2, path.write_text, ['{"pid": 7, "host": "h", "since": "s"}'])
+        later.start()
+        with pytest.raises(RuntimeError, match="in use by process 7 on h since s"):
+            with lock.held(tmp_path):
+                pass
+        later.join()
+        path.write_text("")
+        with open(path, encoding="utf-8") as file:
+            assert lock._owner(file, patience=0.05) == "another process"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
