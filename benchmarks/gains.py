@@ -91,7 +91,8 @@ text { font: 14px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f
   .paper { fill: #0d1117 } .here { fill: #5b9bf0 } .there { fill: #4c5865 } .zero { stroke: #8d99a6 }
 }
 """
-WIDTH, NAMES, STEP, BAR, TOP, NUMBER = 760, 250, 44, 14, 74, 46  # pixels; NUMBER: room for a bar's value
+WIDTH, NAMES, STEP, BAR, TOP, NUMBER = 760, 250, 44, 14, 74, 46  # pixels; NAMES: at least; NUMBER: a bar's value
+LETTER = {"name": 7.6, "small name": 6.8}  # pixels that one takes on average, rather too many
 
 
 def picture(gains: Sequence[Gain], title: str) -> str:
@@ -99,8 +100,10 @@ def picture(gains: Sequence[Gain], title: str) -> str:
     steps = [gain for gain in gains if gain.gained]
     values = [0.0, *(pair[1] for gain in steps for pair in (gain.gained, gain.theirs) if pair)]
     low, high = min(values), max(values)
-    scale = (WIDTH - NAMES - 2 * NUMBER - 24) / max(high - low, 1e-9)
-    zero = round(NAMES + NUMBER - low * scale)
+    longest = max((LETTER[kind] * len(words) for gain in steps for kind, words in _label(gain)), default=0.0)
+    names = round(max(NAMES, longest + 20))
+    scale = (WIDTH - names - 2 * NUMBER - 24) / max(high - low, 1e-9)
+    zero = round(names + NUMBER - low * scale)
     height = TOP + STEP * len(steps) + 12
     drawn = [
         f'<rect class="paper" width="{WIDTH}" height="{height}" rx="10"/>',
@@ -111,9 +114,9 @@ def picture(gains: Sequence[Gain], title: str) -> str:
     for number, gain in enumerate(steps):
         top = TOP + STEP * number
         goes_on = number > 0 and gain.over == steps[number - 1].name  # then the bar above says over what
-        drawn.append(_label("name", top + (20 if goes_on else 13), gain.name))
-        if not goes_on:
-            drawn.append(_label("small name", top + 29, f"over {gain.over}"))
+        places = (20,) if goes_on else (13, 29)
+        for (kind, words), down in zip(_label(gain), places, strict=False):
+            drawn.append(f'<text class="{kind}" x="{names - 10}" y="{top + down}">{html.escape(words)}</text>')
         for kind, pair, at in (("here", gain.gained, top), ("there", gain.theirs, top + BAR + 2)):
             if pair:
                 drawn += _bar(kind, pair[1], zero, scale, at)
@@ -125,8 +128,9 @@ def picture(gains: Sequence[Gain], title: str) -> str:
     )
 
 
-def _label(kind: str, y: int, words: str) -> str:
-    return f'<text class="{kind}" x="{NAMES - 10}" y="{y}">{html.escape(words)}</text>'
+def _label(gain: Gain) -> tuple[tuple[str, str], ...]:
+    """(class, text) of a step's name and of what it is a step from."""
+    return ("name", gain.name), ("small name", f"over {gain.over}")
 
 
 def _key(left: int, kind: str, words: str) -> list[str]:

@@ -262,6 +262,10 @@ def test_bars_are_as_long_as_what_they_stand_for_and_start_from_zero():
         assert width == pytest.approx(abs(value) * bars[1][2] / 4.5, abs=1)
         assert left + (width if value < 0 else 0) == zero
         assert 0 <= left and left + width <= gains.WIDTH - gains.NUMBER
+    long = gains.Gain("+ two", "what is called by so many words that it needs room", (1, 1), (1, 2), None, None)
+    drawn_long = ElementTree.fromstring(gains.picture([long], "long"))
+    said = [each for each in drawn_long.iter("{http://www.w3.org/2000/svg}text") if "name" in each.get("class", "")]
+    assert len(said) == 2 and all(int(each.get("x")) >= 6.5 * len(each.text) for each in said), "cut off on the left"
     words = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
     assert words[0] == "<net> & more: points of mAP that each step adds"
     assert words[3:] == ["+ one", "over bare", "+3.0", "+4.5", "+ two", "-2.0", "-0.5"]
