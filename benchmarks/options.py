@@ -85,7 +85,10 @@ def results(text: str) -> Path:
 
 
 def device(text: str) -> str:
-    """A device that torch can compute on here."""
+    """A device that torch can compute on here. Under torchrun each process picks its own, once they have met: asked
+    before, every one of them would take memory of the first GPU."""
+    if "LOCAL_RANK" in os.environ:
+        return text
     from machine.device import pick_device
 
     try:

@@ -112,6 +112,9 @@ def test_paths_of_the_scripts_are_looked_at_first(tmp_path, monkeypatch):
     with pytest.raises(argparse.ArgumentTypeError, match="is a folder"):
         options.results(".")
     assert options.path("x") == tmp_path / "x", "the trainings run in the repository's root"
+    with monkeypatch.context() as torchrun:
+        torchrun.setenv("LOCAL_RANK", "1")
+        assert options.device("abacus") == "abacus", "no device is touched before the processes have met"
     assert options.results(str(tmp_path / "file")) and options.results(str(tmp_path / "new.csv"))  # nothing in it yet
 
 
