@@ -167,7 +167,7 @@ def weighted_distances(feats: Tensor, labels: Tensor, exact: bool = False, alpha
     if exact:
         positive, negative = d_p.softmax(-1), d_n.softmax(-1)
     else:
-        e_p, e_n = (d_p - d_p.detach().amax(-1, keepdim=True)).exp(), d_n.exp()
+        e_p, e_n = (d_p - d_p.amax(-1, keepdim=True)).exp(), d_n.exp()  # its gradient counts beside 1e-6
         positive, negative = e_p / (e_p.sum(-1, keepdim=True) + 1e-6), e_n / (e_n.sum(-1, keepdim=True) + 1e-6)
     return (positive * distances).sum(-1), (negative * distances).sum(-1)
 

@@ -40,7 +40,7 @@ RECIPES, row = table.RECIPES, table.row
 row(
     baselines.BOT,
     name="demo",
-    title="Bag of Tricks on OSNet x0.25 at 128x64: minutes on two CPU cores",
+    title="Bag of Tricks without random erasing, OSNet x0.25 at 96x48: minutes on two CPU cores",
     paper="Luo et al., CVPRW 2019; Zhou et al., ICCV 2019",
     source="this suite: the bot row at a size for the built-in data set",
     published={},
@@ -48,15 +48,16 @@ row(
     backbone="osnet_x0_25",
     last_stride=None,
     pretrained="none",
-    image_size=(128, 64),
-    pad=5,
-    lr=2e-3,
+    image_size=(96, 48),
+    pad=4,
+    erase=0.0,  # 384 steps are too few to learn from half-hidden people: with it the triplet loss stays at its margin
+    lr=1.6e-2,  # the best of those tried that no seed falls out of (benchmarks/README.md)
     schedule="cosine",
     milestones=(),
-    epochs=24,
+    epochs=12,
     warmup_epochs=1,
-    warmup_factor=0.55,  # of the first epoch; 0.1 of it costs the run ten points of rank-1
-    steps=40,
+    warmup_factor=0.55,
+    steps=32,
     eval_every=0,
     center_weight=0.0,
 )

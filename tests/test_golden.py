@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 TINY = ("--epochs", "2", "--steps", "4", "--image_size", "96", "32", "--warmup_epochs", "0", "--num_queries", "0")
 TINY += ("--amp", "none", "--pretrained", "none", "--threads", "1", "--rerank", "--rerank_k1", "5", "--rerank_k2", "2")
 RUNS = {  # name -> further flags of a run of two epochs of four iterations
-    "demo": ("--recipe", "demo", "--p", "4", "--k", "2"),
+    "demo": ("--recipe", "demo", "--p", "4", "--k", "2", "--lr", "2e-3", "--pad", "5", "--erase", "0.5"),  # as it was
     "pcb": ("--recipe", "pcb", "--backbone", "resnet18", "--batch_size", "8"),
     "aligned": ("--recipe", "aligned", "--backbone", "resnet18", "--p", "4", "--k", "2"),
 }
