@@ -540,7 +540,7 @@ def test_the_search_tries_what_its_flags_say(folder, data):
 
 def test_either_member_of_a_mutual_pair_and_both_are_tested(data, tmp_path, capsys):
     words = ("--market_path", data, "--output_path", tmp_path, *TINY, "--members", "2", "--reduction", "sum")
-    assert run(*words, "--epochs", "1", "--optimizer", "rmsprop", "--mutual_kl_weight", "1") == 0
+    assert run(*words, "--epochs", "1", "--lr", "2e-3", "--optimizer", "rmsprop", "--mutual_kl_weight", "1") == 0
     test = ("--mode", "test", "--market_path", data, "--weights", tmp_path / "model.pt", "--threads", "1")
     found = {}
     for member in ("1", "2", "0"):
