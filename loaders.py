@@ -40,6 +40,7 @@ from loading.augmentation import (
 from loading.samplers import SAMPLE_METHODS, Batches, sampled_frames
 from loading.store import Cache, Decoding, ImageStore
 from loading.views import Views
+from machine import streams
 
 # --------------------------------------------------------------------------------------------------- tracklets
 
@@ -352,6 +353,9 @@ class TrainLoader:
         Of `inputs`: rows of theirs in place of images.
         A pure function of (seed, epoch), and of what was observed in between if `alternate` is on.
         """
+        yield from streams.aside(self._epoch(epoch, start), self.device)
+
+    def _epoch(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor, Views]]:
         if self.inputs is not None:
             for step in range(start, self.steps(epoch)):
                 index = self._batch(epoch, step)[self.mine]

@@ -187,6 +187,31 @@ def reranking(args) -> float:
     return max(float((each.cpu() - expected).abs().max()) for each in (found, other))
 
 
+@right("batches prepared beside a busy device, every pixel", 1e-5)
+def prepared(args) -> float:
+    """Batches of an epoch, read only behind other work that was begun before they were asked for, beside the CPU's."""
+    bench, worst = beside("train"), 0.0
+    bench.NUM_IMAGES, bench.NUM_PIDS = (64, 8) if args.small else (2_048, 128)
+    size, times = (64, 1) if args.small else (8_192, 4)
+    busy = torch.randn(size, size, device=args.device)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = bench.stand_in(Path(folder))
+        store_of = bench.stores(samples)
+        for name in ("bot", "mobilenetv2_x1_0"):  # pad, crop, erase; enlarge, crop
+            small = {"p": 4, "k": 2} if args.small else {}
+            bench.CASES[name] = (name, {"pretrained": "none", "backbone": "mobilenet_v2"} | small)
+            batches = []
+            for device in (args.device, CPU):
+                case = bench.Case(name, bench.arguments(["--device", str(device)]), samples, store_of)
+                batches.append([])
+                for images, labels, views in case.loader.epoch(1):
+                    for _ in range(times if device.type == "cuda" else 0):
+                        busy = torch.nn.functional.normalize(busy @ busy)
+                    batches[-1].append([each.clone() for each in (images, labels, views.camera)])
+            worst = max(worst, *(apart(a, b) for x, y in zip(*batches, strict=True) for a, b in zip(x, y, strict=True)))
+    return worst
+
+
 def run_main(args, folder: Path, *words: str, stop_after: float = 0.0) -> subprocess.CompletedProcess:
     """``main.py`` in a process of its own, on the built-in set; stopped once its first epoch is over if asked for."""
     command = [sys.executable, "main.py", "--device", str(args.device), "--output_path", str(folder), "--num_queries",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -21,7 +22,7 @@ import train
 from evaluate import extract
 from loading.views import Views
 from losses import Criterion, IDLoss
-from machine import device, files, fingerprint, lock, memory, progress, threads, version
+from machine import device, files, fingerprint, lock, memory, progress, streams, threads, version
 from models import Output
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +86,60 @@ def samples(folder: Path, *rows: tuple[str, int, int, bytes]) -> list[tuple[str,
         path.write_bytes(content)
         found.append((str(path), pid, camid))
     return found
+
+
+class Stream:
+    """Stands for a stream of a GPU; `said` is what was asked of all of them, in order."""
+
+    def __init__(self, name: str, said: list[str]):
+        self.name, self.said = name, said
+
+    def wait_stream(self, other: Stream) -> None:
+        self.said.append(f"{self.name} waits for {other.name}")
+
+
+class Held(torch.Tensor):
+    """A tensor that writes down which streams hold its memory."""
+
+    def record_stream(self, stream: Stream) -> None:
+        stream.said.append(f"{stream.name} holds {int(self)}")
+
+
+def test_a_batch_is_prepared_on_a_stream_of_its_own_when_it_is_asked_for(monkeypatch):
+    said: list[str] = []
+    own, theirs = Stream("own", said), Stream("theirs", said)
+    current = [theirs]
+
+    @contextlib.contextmanager
+    def on(stream):
+        current.append(stream)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: own)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
+    monkeypatch.setattr(torch.cuda, "stream", on)
+
+    def batches():
+        for i in range(2):
+            said.append(f"{current[-1].name} makes {i}")
+            image, camera = (torch.tensor(value).as_subclass(Held) for value in (i, 10 + i))
+            yield image, Views(camera)
+
+    for image, _ in streams.aside(batches(), torch.device("cuda")):
+        said.append(f"{current[-1].name} reads {int(image)}")
+    assert said[0] == "own waits for theirs"  # for what the batches are made of
+    assert said[1:] == [
+        f"{who} {what}"
+        for i in range(2)
+        for who, what in (
+            ("own", f"makes {i}"), ("theirs", "waits for own"), ("theirs", f"holds {i}"), ("theirs", f"holds {10 + i}"),
+            ("theirs", f"reads {i}"),
+        )
+    ]  # fmt: skip
+    said.clear()
+    assert len(list(streams.aside(batches(), torch.device("cpu")))) == 2
+    assert said == ["theirs makes 0", "theirs makes 1"]
 
 
 def test_a_fingerprint_knows_names_labels_and_sizes_and_not_the_place(tmp_path):
