@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from rerank import Sparse
@@ -21,6 +19,9 @@ def dbscan(near: Sparse, min_samples: int = 4) -> Tensor:
 
     near: symmetric, each point a neighbour of its own; `rerank.jaccard_neighbours` gives it.
     """
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import connected_components  # as long to import as all recipes
+
     count = len(near.start) - 1
     start, col = near.start.cpu().numpy(), near.col.cpu().numpy()
     core = np.diff(start) >= min_samples  # (N,)

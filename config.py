@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import types
 import typing
@@ -768,14 +769,15 @@ def called(made: Callable[..., nn.Module]) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def arguments(made: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
+@functools.cache
+def arguments(made: Callable[..., nn.Module]) -> Mapping[str, inspect.Parameter]:
     """The arguments of a constructor by name, with those that a class hands on to its base class as ``**options``."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found: dict[str, inspect.Parameter] = {}
     for function in reversed(constructors(made)):
         parameters = inspect.signature(function).parameters.items()
         found |= {name: p for name, p in parameters if p.kind in named and name != "self"}
-    return found
+    return types.MappingProxyType(found)
 
 
 def constructors(made: Callable[..., nn.Module]) -> list[Callable]:

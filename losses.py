@@ -128,7 +128,10 @@ def batch_hard_triplet(
         with torch.no_grad():
             furthest, nearest = hard_pairs(euclidean_distance(feats, feats), labels)  # (F, B) each
         dist_ap, dist_an = distance_to(feats, furthest), distance_to(feats, nearest)  # (F, B) each
-        return ranking_loss((1 + hard_factor) * dist_ap, (1 - hard_factor) * dist_an, margin), dist_an.detach()
+        found = dist_an.detach()
+        if hard_factor:
+            dist_ap, dist_an = (1 + hard_factor) * dist_ap, (1 - hard_factor) * dist_an
+        return ranking_loss(dist_ap, dist_an, margin), found
 
 
 def center_distance(feats: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
@@ -892,7 +895,7 @@ class Criterion(nn.Module):
             notes: dict[str, Any] = {}
             value = noted(loss, output, labels, notes, views)
             values = value if isinstance(value, dict) else {name: value}
-            terms.update({key: weight * term for key, term in values.items()})
+            terms.update({key: term if weight == 1 else weight * term for key, term in values.items()})
             terms.notes |= {name: notes} if notes else {}
         return terms
 

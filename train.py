@@ -232,6 +232,7 @@ def train_one_epoch(
     """
     how, glance = conditions or Conditions(), Glance()
     count, sums = (span.partial["step"], dict(span.partial["sums"])) if span.partial else (0, {})
+    sums.pop("loss", None)  # of a run that was begun when the whole loss was a sum of its own
     after, shown = span.steps_after, processes.is_main()
     progress = Progress(span.num_steps, span.label, "batches", done=count, after=after, shown=shown)
     judge = functools.partial(judged, criterion, [each for each in optimizers if is_ahead(each)])
@@ -243,7 +244,7 @@ def train_one_epoch(
         backward_and_step(backward, network, criterion, optimizers, how)
         if after_step:
             after_step(terms)
-        for name, term in (("loss", torch.as_tensor(sum(terms.values()))), *terms.items()):
+        for name, term in terms.items():
             sums[name] = sums[name] + term.detach() if name in sums else term.detach().clone()
         del terms, term, backward  # what they hold of autograd's graph may not stand in the way of a CUDA graph
         count = step + 1
@@ -294,13 +295,18 @@ def is_ahead(optimizer: torch.optim.Optimizer) -> bool:
     return any(group.get("ahead", False) for group in optimizer.param_groups)
 
 
+def loss_of(terms: Terms) -> torch.Tensor:
+    """What trains; without the zero that `sum` begins with, which is a kernel more on a GPU."""
+    return functools.reduce(torch.add, terms.values())
+
+
 def whole(network, judge: Judge, batch: Batch, seed: int, how: Conditions) -> tuple[Terms, Callable[[], None]]:
     """Terms of a batch, and the function that leaves their gradients in the parameters."""
     images, labels, views = batch
     torch.manual_seed(seed)
     with how.autocast():
         terms = judge(network(images, views.told()), labels, views)
-    return terms, how.scaler.scale(sum(terms.values())).backward
+    return terms, how.scaler.scale(loss_of(terms)).backward
 
 
 def in_chunks(network, judge: Judge, batch: Batch, seed: int, how: Conditions) -> tuple[Terms, Callable[[], None]]:
@@ -329,7 +335,7 @@ def in_chunks(network, judge: Judge, batch: Batch, seed: int, how: Conditions) -
         terms = judge(processes.with_fields(outputs[0], leaves), labels, views)
 
     def backward() -> None:
-        how.scaler.scale(sum(terms.values())).backward()
+        how.scaler.scale(loss_of(terms)).backward()
         gradients = [() if leaf.grad is None else leaf.grad.chunk(how.chunks) for leaf in leaves]
         for i in range(len(images)):
             last = i + 1 == len(images)  # only then do the processes exchange their gradients
@@ -390,7 +396,8 @@ class Glance:
             copied.synchronize()
         if not copied or copied.query():
             self.under_way = None
-            yield {name: total / count for name, total in zip(names, totals.tolist(), strict=True)}, count
+            means = {name: total / count for name, total in zip(names, totals.tolist(), strict=True)}
+            yield {"loss": sum(means.values()), **means}, count
 
 
 def check_finite(means: dict[str, float], epoch: int, count: int) -> None:

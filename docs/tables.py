@@ -10,6 +10,7 @@ import csv
 import functools
 import re
 import shlex
+import statistics
 import sys
 from pathlib import Path
 
@@ -72,7 +73,10 @@ def results(path: Path = RESULTS) -> list[dict[str, str]]:
             fault = fault_of(fields)
             if fault:
                 raise ValueError(f"{path}, line {lines.line_num}: {fault}")
-            rows.append(dict(zip(FIELDS, fields, strict=True)))
+            row = dict(zip(FIELDS, fields, strict=True))
+            if row in rows:
+                raise ValueError(f"{path}, line {lines.line_num}: '{row['what']}' stands there twice with all it has")
+            rows.append(row)
     return rows
 
 
@@ -224,21 +228,47 @@ def accuracy_table() -> str:
     return grid(header, [tuple(row[c] for c in columns) for row in rows])
 
 
-def steps(group: str) -> tuple[str, list[gains.Gain]]:
-    """Of a group of benchmarks/reproduce.py, in the form of which most is measured: its title, and what was found."""
-    rows, forms = results(), []
-    for short in (False, True):
-        listed = [each for each in reproduce.experiments(short) if each.group == group]
-        forms.append((gains.parts(listed)[0], gains.found(listed, rows)))
-    return max(forms, key=lambda form: len(form[1]))
+def seed_table() -> str:
+    """Trainings that were run with several seeds: mean and standard deviation (of n - 1) of the numbers as shown."""
+    runs: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
+    for row in results():
+        if row["kind"] == "accuracy" and row["seed"]:
+            of = tuple(row[name] for name in ("what", "data", "settings", "published", "source"))
+            runs.setdefault(of, {})[row["seed"]] = row  # of several rows of a seed the last counts
+    lines = []
+    for (what, data, _, published, source), seeds in runs.items():
+        if len(seeds) > 1:
+            means = []
+            for name in ("rank1", "mAP", "mINP"):
+                values = [float(row[name]) for row in seeds.values()]
+                means.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
+            lines.append((what, data, ", ".join(sorted(seeds)), *means, published, source))
+    header = ("run", "trained on → tested on", "seeds", "rank-1", "mAP", "mINP", "published rank-1 / mAP", "source")
+    return grid(header, lines)
+
+
+FORMS_OF = {"": False, "_short": True}  # end of a picture's name -> whether it is of the short form
+
+
+def steps(group: str, short: bool) -> tuple[str, list[gains.Gain]]:
+    """Of a group of benchmarks/reproduce.py, in one of its forms: its title, and what was found."""
+    listed = [each for each in reproduce.experiments(short) if each.group == group]
+    return gains.parts(listed)[0], gains.found(listed, results())
+
+
+def measured(group: str) -> dict[str, tuple[str, list[gains.Gain]]]:
+    """End of a picture's name -> title and steps, of the forms in which something is a step from something."""
+    forms = {end: steps(group, short) for end, short in FORMS_OF.items()}
+    return {end: form for end, form in forms.items() if any(gain.gained for gain in form[1])}
 
 
 def gain_table(group: str) -> str:
-    """Its picture and its table."""
-    title, found = steps(group)
-    return f"![{title}: what each step gives]({group}.svg)\n\n{title}, rank-1 / mAP:\n\n" + grid(
-        gains.HEADER, gains.cells(found)
-    )
+    """A picture and a table of each form that is measured."""
+    parts = []
+    for end, (title, found) in measured(group).items():
+        parts.append(f"![{title}: what each step gives]({group}{end}.svg)\n\n{title}, rank-1 / mAP:\n\n"
+                     + grid(gains.HEADER, gains.cells(found)))  # fmt: skip
+    return "\n\n".join(parts)
 
 
 def speed_table() -> str:
@@ -256,12 +286,14 @@ def parity_table() -> str:
     return grid(("what", "against", "largest difference", "test"), rows)
 
 
+GROUPS = ("tricks", "methods")  # of benchmarks/reproduce.py, whose lines are steps
 PAGES = {  # page -> its sections
     "recipes.md": {"recipes": recipe_table, "variants": variant_table, "differs": difference_list},
     "networks.md": {"networks": network_table, "names": name_table},
     "results.md": {
+        "seeds": seed_table,
         "accuracy": accuracy_table,
-        **{group: functools.partial(gain_table, group) for group in ("tricks", "methods")},
+        **{group: functools.partial(gain_table, group) for group in GROUPS},
         "speed": speed_table,
     },
     "datasets.md": {"datasets": dataset_table},
@@ -270,7 +302,7 @@ PAGES = {  # page -> its sections
 }
 
 
-PICTURES = {f"{group}.svg": functools.partial(steps, group) for group in ("tricks", "methods")}
+PICTURES = {f"{group}{end}.svg": form for group in GROUPS for end, form in measured(group).items()}
 
 
 def filled(page: str, text: str) -> str:
@@ -289,8 +321,7 @@ def main() -> None:
     for page in PAGES:
         path = DOCS / page
         path.write_text(filled(page, path.read_text(encoding="utf-8")), encoding="utf-8")
-    for picture, make in PICTURES.items():
-        title, found = make()
+    for picture, (title, found) in PICTURES.items():
         (DOCS / picture).write_text(gains.picture(found, title), encoding="utf-8")
 
 

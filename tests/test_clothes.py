@@ -298,13 +298,13 @@ def test_cal_learns_from_clips(tmp_path):
     words = ["--mode", "train", "--recipe", "cal_video", "--backbone", "osnet_x0_25", "--last_stride", "2",
              "--pretrained", "none", "--ccvid_path", folder, "--image_size", "64", "32", "--p", "8", "--k", "2",
              "--seq_len", "2", "--frame_stride", "2", "--cut_tracklets", "5", "--steps", "12", "--clothes_from", "3",
-             "--epochs", "6", "--lr", "2e-3", "--eval_every", "0", "--amp", "none", "--num_queries", "0",
+             "--epochs", "5", "--lr", "2e-3", "--eval_every", "0", "--amp", "none", "--num_queries", "0",
              "--workers", "1"]  # fmt: skip
     run(*words, "--output_path", tmp_path / "run")
     told = json.loads((tmp_path / "run" / "metrics.json").read_text())["ccvid"]
     assert [*told["protocols"]] == ["market1501", "same_clothes"] and told["num_query"] == 20
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert ["clothes" in line for line in log] == [False] * 3 + [True] * 3 and log[-1]["id"] < log[0]["id"]
+    assert ["clothes" in line for line in log] == [False] * 3 + [True] * 2 and log[-1]["id"] < log[0]["id"]
     run(*words, "--output_path", tmp_path / "start", "--epochs", "1", "--steps", "1", "--lr", "1e-9",
         "--clothes_from", "0")  # fmt: skip
     start = json.loads((tmp_path / "start" / "metrics.json").read_text())["ccvid"]
@@ -353,10 +353,10 @@ def run(*words):
 
 def test_cal_learns_to_find_people_in_other_clothes(folder, tmp_path, capsys):
     """mAP of people nobody has seen, in other clothes: 0.41 here, where an untrained network has 0.08."""
-    run(*command(folder, tmp_path, "--epochs", "8", "--steps", "16", "--p", "8"))
+    run(*command(folder, tmp_path, "--epochs", "6", "--steps", "16", "--p", "8"))
     text = capsys.readouterr().out
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert ["clothes" in line for line in log] == [False, False, *[True] * 6]
+    assert ["clothes" in line for line in log] == [False, False, *[True] * 4]
     told = json.loads((tmp_path / "metrics.json").read_text())["ltcc"]
     assert told["measured"]["protocol"] == "changed_clothes" and [*told["protocols"]] == ["market1501", "same_clothes"]
     assert "  same_clothes" in text and "  market1501" in text

@@ -1,17 +1,19 @@
 """What a newcomer reads: tables as in the code, commands that parse, links that lead somewhere, examples that hold."""
 
+import contextlib
 import csv
 import dataclasses
 import importlib
 import inspect
+import io
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from test_benchmarks import script
 
 import cli
 import recipes
@@ -113,7 +115,7 @@ def test_the_tables_are_those_of_the_code(page):
 
 @pytest.mark.parametrize("picture", tables.PICTURES)
 def test_the_pictures_of_the_tables_are_those_of_the_code(picture):
-    title, found = tables.PICTURES[picture]()
+    title, found = tables.PICTURES[picture]
     assert text_of(f"docs/{picture}") == tables.gains.picture(found, title), "run python docs/tables.py"
 
 
@@ -266,9 +268,11 @@ def flags() -> set[str]:
     """Every flag of main.py, whatever the recipe, and of the scripts in benchmarks/."""
     actions = [action for recipe in RECIPES.values() for action in cli.build_parser(recipe)._actions]
     known = {flag for action in actions for flag in action.option_strings}
-    for script in sorted((ROOT / "benchmarks").glob("*.py")):
-        shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
-        known |= set(FLAG.findall(shown.stdout))
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+            getattr(script(path.stem), "arguments", list)(["--help"])
+        known |= set(FLAG.findall(shown.getvalue()))
     return known | OF_OTHERS
 
 

@@ -433,7 +433,7 @@ def test_a_mutated_table_is_read_or_one_line_says_what_is_wrong(long, tmp_path, 
     for name, folder, table in tables(tmp_path):
         checked(f"--{name}_path", folder)  # which makes the table that is kept
         content = table.read_bytes()
-        for _ in range(1_000 if long else 40 if name == "own" else 1):
+        for _ in range(1_000 if long else 20 if name == "own" else 1):
             if table.name != KEPT:
                 (table.parent / KEPT).unlink(missing_ok=True)
             table.write_bytes(mutated(content, rng))

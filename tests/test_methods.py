@@ -334,7 +334,11 @@ def remember(recipe, model, criterion, loader):
             loss.begin_epoch(tested.of_training(model, loader), loader.labels)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ASKED])
+# Rows that differ in the size of their trunk alone are one row at the size of these tests: the first stands for them.
+DISTINCT = list({small(name).digest(): name for name in reversed(RECIPES) if name not in ASKED}.values())[::-1]
+
+
+@pytest.mark.parametrize("name", DISTINCT)
 def test_the_loss_falls_and_every_open_parameter_gets_a_gradient(name, samples):
     """One batch over and over, stage by stage, with the row's own criterion, optimisers and rates."""
     recipe = small(name)
@@ -364,7 +368,7 @@ def test_the_loss_falls_and_every_open_parameter_gets_a_gradient(name, samples):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("agw_rgbir", "caj", *ASKED)])
+@pytest.mark.parametrize("name", [name for name in DISTINCT if name not in ("agw_rgbir", "caj")])
 def test_a_step_never_waits_for_the_device(name, monkeypatch):
     """On the meta device, where there are no values, whatever needs one on the host is an error: on a GPU it would stop
     the host until the device has done all that was asked of it. (agw_rgbir and caj sort a batch by light.)"""
@@ -385,13 +389,13 @@ def test_a_step_never_waits_for_the_device(name, monkeypatch):
 QUICK = {
     "bot": {"lr": 1e-3},
     "osnet_x0_25": {"lr": 1e-2, "steps": 20},
-    "pcb": {"lr": 0.05},
+    "pcb": {"lr": 0.05, "steps": 12},
     "aligned": {"lr": 1e-3},
     "aligned_pp": {"lr": 1e-3},
-    "pyramid": {"lr": 1e-3, "optimizer": "adam"},
+    "pyramid": {"lr": 1e-3, "optimizer": "adam", "steps": 12},
     "agw": {"lr": 1e-3},
-    "transreid": {"lr": 3e-4, "optimizer": "adam"},
-    "transreid_ssl_vit_small_ics": {"lr": 3e-4, "optimizer": "adam"},
+    "transreid": {"lr": 3e-4, "optimizer": "adam", "steps": 12},
+    "transreid_ssl_vit_small_ics": {"lr": 3e-4, "optimizer": "adam", "steps": 12},
 }
 
 
@@ -409,9 +413,9 @@ def mean_average_precision(recipe, model, samples):
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_network_learns_to_find_people(name, samples):
-    """After two epochs of 12 iterations, people are found across cameras far better than by the untrained network."""
+    """After two epochs of a few iterations, people are found across cameras far better than before them."""
     recipe = small(name).with_(**{"p": 6, "k": 3} if RECIPES[name].p else {"batch_size": 18}, base_lr_mult=1.0)
-    recipe = recipe.with_(**{"steps": 12} | QUICK[name])
+    recipe = recipe.with_(**{"steps": 8} | QUICK[name])
     loader, data = loader_of(recipe, samples)
     torch.manual_seed(0)
     model, criterion = recipe.model(data.num_pids, num_cameras=7), recipe.losses(data.num_pids)

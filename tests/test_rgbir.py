@@ -257,7 +257,7 @@ def test_rgbir_trains_and_tests_end_to_end(splits):
     """Balanced batches, cross-entropy and weighted triplet; new people are found from infrared in colour."""
     torch.manual_seed(0)
     num_pids = datasets.combine([splits]).num_pids
-    loader, model = train_loader(splits, steps=12), two_streams(num_pids=num_pids)
+    loader, model = train_loader(splits, steps=8), two_streams(num_pids=num_pids)
 
     def mean_ap():
         tests = [
