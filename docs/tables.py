@@ -129,13 +129,31 @@ def grid(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def recipe_table() -> str:
-    """One row per recipe: command, what it is, published rank-1 / mAP with source."""
-    rows = []
+    """One row per recipe: command, what it is, published rank-1 / mAP with source, and what it gave here."""
+    rows, here = [], reproduced()
     for name, recipe in RECIPES.items():
         published = "; ".join(f"{on} {p.rank1} / {p.mAP}" for on, p in recipe.published.items()) or "none"
         sources = "; ".join(dict.fromkeys(p.source for p in recipe.published.values())) or recipe.source
-        rows.append((f"`--recipe {name}`", recipe.title, published, sources))
-    return grid(("flag", "method", "published rank-1 / mAP", "source"), rows)
+        rows.append((f"`--recipe {name}`", recipe.title, published, here.get(name, ""), sources))
+    return grid(("flag", "method", "published rank-1 / mAP", "trained here, as published", "source"), rows)
+
+
+def reproduced() -> dict[str, str]:
+    """Recipe -> rank-1 / mAP of its trainings that stand beside a published value; of several seeds mean ± std."""
+    found: dict[str, dict[str, list[dict[str, str]]]] = {}
+    for row in results():
+        if row["kind"] == "accuracy" and row["settings"] and row["published"]:
+            name = cli.parse(shlex.split(row["command"])[2:])[1].name
+            found.setdefault(name, {}).setdefault(row["data"].split(" → ")[-1], []).append(row)
+    return {name: "; ".join(f"{on} {mean_of(rows, 'rank1')} / {mean_of(rows, 'mAP')}" for on, rows in sets.items())
+            for name, sets in found.items()}  # fmt: skip
+
+
+def mean_of(rows: list[dict[str, str]], name: str) -> str:
+    """Of a column; of several rows with the standard deviation (of n - 1)."""
+    values = [float(row[name]) for row in rows]
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
 
 
 def result_of(result: Published) -> tuple[str, ...]:
@@ -238,10 +256,7 @@ def seed_table() -> str:
     lines = []
     for (what, data, _, published, source), seeds in runs.items():
         if len(seeds) > 1:
-            means = []
-            for name in ("rank1", "mAP", "mINP"):
-                values = [float(row[name]) for row in seeds.values()]
-                means.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
+            means = [mean_of(list(seeds.values()), name) for name in ("rank1", "mAP", "mINP")]
             lines.append((what, data, ", ".join(sorted(seeds)), *means, published, source))
     header = ("run", "trained on → tested on", "seeds", "rank-1", "mAP", "mINP", "published rank-1 / mAP", "source")
     return grid(header, lines)

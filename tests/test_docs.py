@@ -104,6 +104,25 @@ def test_the_digest_of_settings_follows_rates_and_fields_but_not_what_is_measure
     assert dataclasses.replace(row, milestones=(80, 160, 1000)).digest() != row.digest()
 
 
+def test_a_training_beside_a_published_value_is_the_row_as_it_is():
+    """Another size or length would be another experiment; only data, weights, seed and threads are given."""
+    rows = [row for row in tables.results() if row["settings"] and row["published"]]
+    assert rows and tables.reproduced()
+    given = {word for row in rows for word in shlex.split(row["command"]) if word.startswith("--")}
+    assert given <= {"--mode", "--market_path", "--pretrained", "--recipe", "--seed", "--threads"}
+    for row in rows:
+        recipe = cli.parse(shlex.split(row["command"])[2:])[1]
+        found = recipe.published[row["data"].split(" → ")[-1]]
+        assert row["published"] == f"{found.rank1} / {found.mAP}" and row["source"] == found.source
+
+
+def test_a_row_that_stands_there_twice_is_an_error(tmp_path):
+    lines = tables.RESULTS.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "results.csv").write_text("\n".join([*lines, lines[-1]]) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"line {len(lines) + 1}: .* stands there twice"):
+        tables.results(tmp_path / "results.csv")
+
+
 # ---------------------------------------------------------------- the tables
 
 
