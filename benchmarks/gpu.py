@@ -410,7 +410,8 @@ def training(args, name: str, more: tuple[str, ...] = ()) -> tuple[str, str]:
     bench.NUM_IMAGES, bench.NUM_PIDS = (64, 8) if args.small else (2_048, 128)  # an epoch; decoded anew for each
     if args.small:
         of.compile, of.amp = False, "auto"
-        bench.CASES[name] = (name, {"pretrained": "none", "image_size": (64, 32), "p": 4, "k": 2})
+        little = {"pretrained": "none", "image_size": (64, 32), "p": 4, "k": 2}
+        bench.CASES[name] = (name, little | ({"backbone": "resnet18"} if name == "bot" else {}))
     with tempfile.TemporaryDirectory() as folder:
         samples = bench.stand_in(Path(folder))
         case = bench.Case(name, of, samples, bench.stores(samples))

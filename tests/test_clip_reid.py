@@ -284,7 +284,7 @@ def trained(tmp_path_factory):
 
 def words(data, output):
     network = "--backbone resnet18 --text_depth 1 --text_width 64 --attention_dim 64 --image_size 64 32 --erase 0"
-    batches = "--p 6 --k 3 --steps 8 --epochs 6 --warmup_epochs 0 --lr 1e-3 --amp none --num_queries 0 --workers 1"
+    batches = "--p 6 --k 3 --steps 6 --epochs 6 --warmup_epochs 0 --lr 1e-3 --amp none --num_queries 0 --workers 1"
     files = ["--market_path", str(data), "--output_path", str(output), "--pretrained", "none"]
     return ["--mode", "train", "--recipe", "clip_reid_rn50", *files, *network.split(), *batches.split()]
 
