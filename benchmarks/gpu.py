@@ -236,14 +236,8 @@ def resumed(args) -> float:
     with tempfile.TemporaryDirectory() as place:
         if args.small:
             few = {"num_train_pids": 12, "num_test_pids": 10, "num_cameras": 3, "num_distractors": 4, "num_junk": 4}
-            words += [
-                "--p",
-                "4",
-                "--k",
-                "2",
-                "--market_path",
-                str(pictures.make(Path(place) / "few", **few, progress=False)),
-            ]
+            data = pictures.make(Path(place) / "few", **few, progress=False)
+            words += ["--p", "4", "--k", "2", "--market_path", str(data)]
         whole, parts = Path(place) / "whole", Path(place) / "parts"
         ended = [run_main(args, whole, *words), run_main(args, parts, *words, stop_after=1)]
         ended.append(run_main(args, parts, *words))

@@ -140,18 +140,18 @@ def recipe_table() -> str:
 
 def reproduced() -> dict[str, str]:
     """Recipe -> rank-1 / mAP of its trainings that stand beside a published value; of several seeds mean ± std."""
-    found: dict[str, dict[str, list[dict[str, str]]]] = {}
+    found: dict[str, dict[str, dict[str, dict[str, str]]]] = {}  # recipe, data set, seed
     for row in results():
         if row["kind"] == "accuracy" and row["settings"] and row["published"]:
             name = cli.parse(shlex.split(row["command"])[2:])[1].name
-            found.setdefault(name, {}).setdefault(row["data"].split(" → ")[-1], []).append(row)
+            found.setdefault(name, {}).setdefault(row["data"].split(" → ")[-1], {})[row["seed"]] = row
     return {name: "; ".join(f"{on} {mean_of(rows, 'rank1')} / {mean_of(rows, 'mAP')}" for on, rows in sets.items())
             for name, sets in found.items()}  # fmt: skip
 
 
-def mean_of(rows: list[dict[str, str]], name: str) -> str:
-    """Of a column; of several rows with the standard deviation (of n - 1)."""
-    values = [float(row[name]) for row in rows]
+def mean_of(seeds: dict[str, dict[str, str]], name: str) -> str:
+    """Of a column, over seeds; of several with the standard deviation (of n - 1)."""
+    values = [float(row[name]) for row in seeds.values()]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{spread}"
 
@@ -256,7 +256,7 @@ def seed_table() -> str:
     lines = []
     for (what, data, _, published, source), seeds in runs.items():
         if len(seeds) > 1:
-            means = [mean_of(list(seeds.values()), name) for name in ("rank1", "mAP", "mINP")]
+            means = [mean_of(seeds, name) for name in ("rank1", "mAP", "mINP")]
             lines.append((what, data, ", ".join(sorted(seeds)), *means, published, source))
     header = ("run", "trained on → tested on", "seeds", "rank-1", "mAP", "mINP", "published rank-1 / mAP", "source")
     return grid(header, lines)
