@@ -317,7 +317,9 @@ PAGES = {  # page -> its sections
 }
 
 
-PICTURES = {f"{group}{end}.svg": form for group in GROUPS for end, form in measured(group).items()}
+def pictures() -> dict[str, tuple[str, list[gains.Gain]]]:
+    """File of docs/ -> title and steps."""
+    return {f"{group}{end}.svg": form for group in GROUPS for end, form in measured(group).items()}
 
 
 def filled(page: str, text: str) -> str:
@@ -336,7 +338,7 @@ def main() -> None:
     for page in PAGES:
         path = DOCS / page
         path.write_text(filled(page, path.read_text(encoding="utf-8")), encoding="utf-8")
-    for picture, (title, found) in PICTURES.items():
+    for picture, (title, found) in pictures().items():
         (DOCS / picture).write_text(gains.picture(found, title), encoding="utf-8")
 
 

@@ -132,9 +132,9 @@ def test_the_tables_are_those_of_the_code(page):
     assert text == tables.filled(page, text), "run python docs/tables.py"
 
 
-@pytest.mark.parametrize("picture", tables.PICTURES)
+@pytest.mark.parametrize("picture", tables.pictures())
 def test_the_pictures_of_the_tables_are_those_of_the_code(picture):
-    title, found = tables.PICTURES[picture]
+    title, found = tables.pictures()[picture]
     assert text_of(f"docs/{picture}") == tables.gains.picture(found, title), "run python docs/tables.py"
 
 
