@@ -68,6 +68,11 @@ class Output(Protocol):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def cat(tensors: Sequence[Tensor]) -> Tensor:
+    """torch.cat along the first axis, without the copy that it makes of a single tensor."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors))
+
+
 def same_identity(labels: Tensor) -> Tensor:
     """labels (B,) -> (B, B) bool. ValueError if the batch holds one identity only: no anchor would have a negative.
 
@@ -92,20 +97,24 @@ def hard_pairs(distances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """
     same = same_identity(labels)  # (B, B)
     distances = distances.detach()
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    furthest = distances.masked_fill(~same, -1).masked_fill(itself, 0).argmax(-1)  # (..., B)
+    positive = torch.where(same, distances, -1)
+    positive.diagonal(dim1=-2, dim2=-1).zero_()
+    furthest = positive.argmax(-1)  # (..., B)
     nearest = distances.masked_fill(same, math.inf).argmin(-1)  # (..., B)
     return furthest, nearest
 
 
-def distance_to(feats: Tensor, index: Tensor) -> Tensor:
-    """Euclidean distance of each row to the row that index names: feats (..., B, D), index (..., B) -> (..., B).
+def distances_to(feats: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
+    """Euclidean distances of each row to those that each index names: feats (..., B, D), indices, results (..., B).
 
     Computed from the difference, so exact for near duplicates; the gradient at distance zero is zero (as the
     authors' clamp(1e-12).sqrt() has it, without its floor of 1e-6).
     """
-    other = feats.gather(-2, index[..., None].expand_as(feats))  # (..., B, D)
-    return torch.linalg.vector_norm(feats - other, dim=-1)
+    feats = feats.unsqueeze(-3)  # (..., 1, B, D)
+    index = torch.stack(indices, -2)[..., None]  # (..., I, B, 1)
+    shape = *index.shape[:-1], feats.shape[-1]
+    other = feats.expand(shape).gather(-2, index.expand(shape))  # (..., I, B, D)
+    return torch.linalg.vector_norm(feats - other, dim=-1).unbind(-2)
 
 
 def ranking_loss(dist_ap: Tensor, dist_an: Tensor, margin: float | None) -> Tensor:
@@ -127,7 +136,7 @@ def batch_hard_triplet(
         feats = full_precision(feats)
         with torch.no_grad():
             furthest, nearest = hard_pairs(euclidean_distance(feats, feats), labels)  # (F, B) each
-        dist_ap, dist_an = distance_to(feats, furthest), distance_to(feats, nearest)  # (F, B) each
+        dist_ap, dist_an = distances_to(feats, furthest, nearest)  # (F, B) each
         found = dist_an.detach()
         if hard_factor:
             dist_ap, dist_an = (1 + hard_factor) * dist_ap, (1 - hard_factor) * dist_an
@@ -266,8 +275,9 @@ class IDLoss(nn.Module):
 
     def forward(self, output: Output, labels: Tensor) -> Tensor:
         count = len(output.logits)
-        logits = full_precision(torch.cat(output.logits))  # (F*B, N): one kernel for Pyramid's 21 classifiers
-        loss = F.cross_entropy(logits, labels.repeat(count), label_smoothing=self.label_smoothing)
+        logits = full_precision(cat(output.logits))  # (F*B, N): one kernel for Pyramid's 21 classifiers
+        labels = labels.expand(count, -1).flatten()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         return loss * count if self.reduction == "sum" else loss
 
 
@@ -304,15 +314,15 @@ class TripletLoss(nn.Module):
             by_width.setdefault(feat.shape[-1], []).append(full_precision(feat))
         losses, negatives = [], []
         for group in by_width.values():
-            feats = torch.stack(group)  # (F, B, D)
+            feats = cat([feat[None] for feat in group])  # (F, B, D)
             if self.normalize:
                 feats = F.normalize(feats, dim=-1)
             loss, dist_an = batch_hard_triplet(feats, labels, self.margin, self.hard_factor)
             losses.append(loss)
             negatives.append(dist_an.flatten())
         if notes is not None:
-            notes.update(num_feats=len(output.feats), negative_distance=torch.cat(negatives).mean())
-        return reduced(torch.cat(losses), self.reduction)
+            notes.update(num_feats=len(output.feats), negative_distance=cat(negatives).mean())
+        return reduced(cat(losses), self.reduction)
 
     def collapsed(self, mean: float, notes: Mapping[str, Any]) -> str | None:
         """Advice if the epoch's mean of this loss (unweighted) and the notes of its last batch say that the embedding

@@ -24,12 +24,13 @@ def euclidean_distance(x: Tensor, y: Tensor) -> Tensor:
     The gradient of a distance that is zero is zero.
     """
     with torch.autocast(x.device.type, enabled=False):
-        x, y = full_precision(x), full_precision(y)
+        itself, x, y = x is y, full_precision(x), full_precision(y)
         shift = y.detach().mean(-2, keepdim=True)  # (..., 1, D)
-        x, y = x - shift, y - shift
-        xx = x.square().sum(-1, keepdim=True)  # (..., M, 1)
-        yy = y.square().sum(-1).unsqueeze(-2)  # (..., 1, N)
-        squared = xx + yy - 2 * x @ y.transpose(-1, -2)  # (..., M, N)
+        y = y - shift
+        x = y if itself else x - shift
+        yy = y.square().sum(-1, keepdim=True)  # (..., N, 1)
+        xx = yy if itself else x.square().sum(-1, keepdim=True)  # (..., M, 1)
+        squared = xx + yy.transpose(-1, -2) - 2 * x @ y.transpose(-1, -2)  # (..., M, N)
         positive = squared > 0
         return torch.where(positive, squared, 1).sqrt() * positive
 
