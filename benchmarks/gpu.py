@@ -44,7 +44,7 @@ import rerank  # noqa: E402
 import train  # noqa: E402
 from loading.views import Views  # noqa: E402
 from machine import graphs, processes  # noqa: E402
-from machine.device import pick_amp, pick_device  # noqa: E402
+from machine.device import describe, pick_amp, pick_device  # noqa: E402
 from machine.version import commit  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from run import tune  # noqa: E402
@@ -618,10 +618,8 @@ def main(argv=None) -> int:
     args = arguments(argv)
     args.device = pick_device(args.device)
     tune(args.device)
-    name = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else "CPU"
-    of = (
-        f"{name}, torch {torch.__version__.split('+')[0]}, {'small, ' if args.small else ''}commit {args.commit or '?'}"
-    )
+    version = torch.__version__.split("+")[0]
+    of = f"{describe(args.device)}, torch {version}, {'small, ' if args.small else ''}commit {args.commit or '?'}"
     print(f"{of}, {pick_amp('auto', args.device)}", flush=True)
     book = Book(args.output, of)
     good = [PARTS[part](args, book) for part in args.parts]
