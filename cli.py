@@ -689,6 +689,7 @@ NEEDS = {  # flag -> the one without which it does nothing, and which of its val
     **dict.fromkeys(("erase_fill", "erase_area", "erase_log_aspect"), ("erase",)),
     **dict.fromkeys(("warmup_factor", "warmup_method"), (f"warmup_epochs{OR}warmup_iterations",)),
     "open_layers": (f"fixbase_epochs{OR}fixbase_iterations",),
+    "fixbase_learns": ("fixbase_iterations",),
     **dict.fromkeys(("epoch_length", "across_cameras"), ("p",)),
     "enlarge": ("translate",),
     "frame_stride": ("sample_method", "stride"),

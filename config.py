@@ -323,6 +323,9 @@ class Recipe:
         "what trains then: new, all that no pretrained weights fill, or modules of the network",
         "optimisation",
     )
+    fixbase_learns: bool = field(
+        True, "no: in --fixbase_iterations nothing learns, --open_layers only gather their statistics", "optimisation"
+    )
     fixbase_lr: float = field(
         0.0, "learning rate of these epochs; 0: as --lr and the schedule say", "optimisation", within=WEIGHT
     )
@@ -339,6 +342,7 @@ class Recipe:
         0.1, "factor of a drop, or of the whole exponential fall", "optimisation", within=Range(0, 1, above=True)
     )
     lr_floor: float = field(0.0, "end of a cosine over --lr", "optimisation", within=SHARE)
+    same_ends: bool = field(False, "all begin the warm-up and end the cosine at shares of --lr itself", "optimisation")
     warmup_epochs: int = field(0, "epochs of linear warm-up", "optimisation", within=Range(0, 100_000))
     warmup_iterations: int = field(
         0, "iterations of linear warm-up, in place of --warmup_epochs", "optimisation", within=Range(0, 10_000_000)
@@ -587,7 +591,7 @@ STAGED = (  # fields that a stage may change
     "across_cameras",
     *("optimizer", "lr", "base_lr_mult", "bias_lr_mult", "weight_decay", "norm_decay", "momentum", "nesterov"),
     *("clip_grad", "clip_by", "schedule", "milestones", "gamma", "lr_floor", "warmup_epochs", "warmup_iterations"),
-    *("first_epoch", "warmup_method", "warmup_factor", "terms"),
+    *("first_epoch", "warmup_method", "warmup_factor", "same_ends", "terms"),
 )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import signal
 import threading
@@ -115,7 +116,7 @@ def lr_factor(recipe, epoch: int, epochs: int, steps: int = MARKET_STEPS) -> flo
     return sum(step_factor(recipe, epoch, epochs, step, steps) for step in range(steps)) / steps
 
 
-def step_factor(recipe, epoch: int, epochs: int, step: int, steps: int) -> float:
+def step_factor(recipe, epoch: int, epochs: int, step: int, steps: int, share: float = 1.0) -> float:
     """Learning rate of iteration `step` (from 0, of `steps`) of `epoch` (from 0, of `epochs`) over the base rate.
 
     With t = epoch + `first_epoch`:
@@ -128,14 +129,18 @@ def step_factor(recipe, epoch: int, epochs: int, step: int, steps: int) -> float
                  d = (t - t0) / (epochs - t0) and t0 = milestones[0], or without milestones the end of the warm-up
     A warm-up that counts iterations keeps the schedule at its start until its last epoch (fast-reid c9bc3ce,
     engine/hooks.py, LRScheduler.after_epoch; solver/build.py).
+    share: base rate of the parameters over the recipe's. With `same_ends` f and `lr_floor` are shares of the recipe's
+    rate, whatever theirs is: all begin and end alike (TransReID dec5504, solver/scheduler_factory.py, cosine_lr.py).
     """
     t, late = epoch + recipe.first_epoch, 0
+    ends = share if recipe.same_ends and share else 1.0
+    factor, floor = recipe.warmup_factor / ends, recipe.lr_floor / ends
     a = t / recipe.warmup_epochs if recipe.warmup_epochs else 1.0
     if recipe.warmup_iterations:
         a, late = (epoch * steps + step) / recipe.warmup_iterations, math.ceil(recipe.warmup_iterations / steps)
-    warm = recipe.warmup_factor * (1 - a) + a if a < 1 else 1.0
+    warm = factor * (1 - a) + a if a < 1 else 1.0
     if recipe.warmup_method == "constant" and a < 1:
-        warm = recipe.warmup_factor
+        warm = factor
     if recipe.schedule == "multistep":
         return warm * recipe.gamma ** sum(epoch - max(0, late - 1) >= m for m in recipe.milestones)
     if recipe.schedule == "constant" or (recipe.schedule in SCHEDULES and a < 1):
@@ -143,7 +148,7 @@ def step_factor(recipe, epoch: int, epochs: int, step: int, steps: int) -> float
     start = recipe.milestones[0] if recipe.milestones else recipe.warmup_epochs
     done = max(0, t - max(start, late - 1)) / max(1, epochs - max(start, late))
     if recipe.schedule == "cosine":
-        return recipe.lr_floor + (1 - recipe.lr_floor) * 0.5 * (1 + math.cos(math.pi * done))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
     if recipe.schedule == "exponential":
         return recipe.gamma**done
     raise ValueError(f"schedule '{recipe.schedule}' is not known; choose one of {', '.join(SCHEDULES)}")
@@ -640,9 +645,12 @@ class Training:
         """Let nothing but `open_layers` and losses move from here on, not even statistics of batch norms; or let all.
 
         As fast-reid c9bc3ce does (engine/hooks.py, LayerFreeze). A stage would end with an epoch.
+        Without `fixbase_learns` of these only the statistics move.
         """
         opened = {id(p) for group in self.recipe.open_layers for p in self.model.layers(group)}
-        self.resting = [p for p in self.model.parameters() if now and id(p) not in opened]
+        learning = opened | {id(p) for p in self.criterion.parameters()} if self.recipe.fixbase_learns else set()
+        every = itertools.chain(self.model.parameters(), self.criterion.parameters())
+        self.resting = [p for p in every if now and id(p) not in learning]
         for module in self.model.modules():
             if not any(id(p) in opened for p in module.parameters()):
                 module.training = not now
@@ -660,9 +668,9 @@ class Training:
             left = self.recipe.fixbase_iterations - epoch * steps - step
             if self.recipe.fixbase_iterations and (left == 0 or (left > 0 and step == first)):
                 self.pause(left > 0)
-            factor = fixed or step_factor(self.recipe, *counted, step, steps)
             for group in self.optimizers[0].param_groups:
-                group["lr"] = group["base_lr"] * factor
+                share = group["base_lr"] / self.recipe.lr
+                group["lr"] = group["base_lr"] * (fixed or step_factor(self.recipe, *counted, step, steps, share))
             told = getattr(self.model, "reads_labels", False)
             yield (batch[0], batch[1], batch[2]._replace(label=batch[1])) if told else batch
 

@@ -52,6 +52,7 @@ BASELINE = row(
     schedule="multistep",
     milestones=(29, 49),  # its scheduler counts from 1 and is stepped as an epoch begins
     lr_floor=0.0,
+    same_ends=False,
     warmup_epochs=10,
     warmup_factor=0.1,
     first_epoch=1,

@@ -251,10 +251,14 @@ row(
         "msmt17": Published(85.1, 65.4, "fast-reid c9bc3ce, MODEL_ZOO.md, MGN"),
     },
     differs="As row sbs. The losses are averaged over the eight classifiers, each with its circle margin, and the five "
-    "metric features, as there. The paper keeps stride 2 in the global branch, pools "
-    "maxima and prints 95.7 / 86.9 on Market-1501.",
+    "metric features, as there. Its list of layers to freeze, backbone, b1, b2, b3, is read as beginnings of names "
+    "(solver/build.py), and b1_head begins with b1: for 1,000 iterations nothing learns, only the batch norms of the "
+    "heads gather statistics; --fixbase_learns yes trains the heads then. Rows that three does not divide (at other "
+    "sizes than 384x128) are shared out evenly, there 16 as 6, 6, 4. The paper keeps stride 2 in the global branch, "
+    "pools maxima and prints 95.7 / 86.9 on Market-1501.",
     network=models.MGN,
     options={"global_stride": 1},
     backbone="resnet50_ibn_a",
     last_stride=None,
+    fixbase_learns=False,
 )

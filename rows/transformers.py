@@ -46,6 +46,7 @@ TRANSREID = row(
     schedule="cosine",
     milestones=(0,),  # the cosine counts from the first epoch, not from the end of the warm-up
     lr_floor=0.002,
+    same_ends=True,  # warmup_lr_init and lr_min are those of BASE_LR for biases too
     warmup_epochs=5,
     warmup_factor=0.01,
     first_epoch=1,
@@ -83,8 +84,7 @@ TRANSREID_SSL = row(
         "msmt17": Published(84.8, 66.3, "TransReID-SSL fc39e88 README, line 70, reproduced"),
     },
     differs="Starts from its weights of LUPerson: --pretrained FILE, a checkpoint with student and teacher or the bare "
-    "network. Biases have twice the rate of weights throughout, in the code both begin and end at the same. On MSMT17 "
-    "the code trains on the validation part too (--msmt17_use_val).",
+    "network. On MSMT17 the code trains on the validation part too (--msmt17_use_val).",
     options={"stride": 16, "jpm": False},
     backbone="vit_small_patch16_224",
     pretrained="vit_small_cfs_lup.pth",
@@ -190,6 +190,7 @@ row(
     erase_log_aspect=False,
     epoch_length="images",
     bias_lr_mult=1.0,
+    same_ends=False,
     norm_decay=5e-4,  # WEIGHT_DECAY_NORM and _BIAS, which the file leaves at their defaults
     clip_grad=5.0,
     clip_by="group",  # "for each parameter", each of which is a group's buffer (solver/build.py, utils/params.py)

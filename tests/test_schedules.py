@@ -18,7 +18,7 @@ import torch
 
 from loading.samplers import pk_batches
 from recipes import RECIPES
-from train import lr_factor, rates, step_factor
+from train import Training, lr_factor, rates, step_factor
 from training import batches_of
 
 CURVES = json.loads(Path(__file__).with_name("schedules.json").read_text(encoding="utf-8"))
@@ -82,6 +82,7 @@ FAST_REID = {"market": 202, "duke": 258}  # iterations of an epoch, images // 64
 
 CLOSE = parity.largest(__file__, "test_the_rate_of_every_epoch_is_the_public_codes")
 WITHIN = parity.largest(__file__, "test_a_warm_up_in_iterations_moves_within_an_epoch")
+ENDS = parity.largest(__file__, "test_biases_begin_and_end_at_the_rate_of_weights_where_the_public_code_has_it")
 LONGER = parity.largest(__file__, "test_an_epoch_is_as_long_as_the_public_one")
 
 
@@ -107,6 +108,37 @@ def test_the_rate_of_every_epoch_is_the_public_codes(row):
         if any(stage.changes for stage in recipe.stages):
             ours = [rate for _, rate in rates(recipe, recipe.epochs, absolute=True)]
         assert ours == pytest.approx(rates_of(curve), rel=CLOSE), CURVES[curve]["source"]
+
+
+# TransReID dec5504: of weights and of biases, whose base rate is twice as high, by its own scheduler
+@pytest.mark.parametrize(("epoch", "weights", "biases"), [
+    (1, 1.664e-3, 3.264e-3), (2, 3.248e-3, 6.448e-3), (4, 6.416e-3, 1.2816e-2),
+    (5, 7.965847886604252e-3, 1.5931627332099494e-2), (60, 4.008e-3, 8.008e-3),
+    (100, 5.508265880925207e-4, 1.0867249729547659e-3), (119, 1.736795869757542e-5, 1.873865879534638e-5),
+    (120, 1.6e-5, 1.6e-5),
+])  # fmt: skip
+def test_biases_begin_and_end_at_the_rate_of_weights_where_the_public_code_has_it(epoch, weights, biases):
+    recipe = RECIPES["transreid"]
+    for share, rate in ((1.0, weights), (recipe.bias_lr_mult, biases)):
+        factor = step_factor(recipe, epoch - 1, recipe.epochs, 0, 1, share)
+        assert share * recipe.lr * factor == pytest.approx(rate, rel=ENDS), share
+
+
+@pytest.mark.parametrize("same_ends", [False, True])
+def test_every_group_of_a_run_has_the_rate_of_its_share(same_ends):
+    """What `Training.paced` writes into the optimiser, not the formula alone."""
+    recipe = RECIPES["transreid"].with_(same_ends=same_ends, base_lr_mult=1.0)
+    groups = [{"base_lr": recipe.lr}, {"base_lr": recipe.lr * recipe.bias_lr_mult}]
+    loader = SimpleNamespace(steps=lambda epoch: 2, epoch=lambda epoch, start: iter([(None, None, None)] * 2))
+    running = SimpleNamespace(
+        stages=(SimpleNamespace(epochs=recipe.epochs, lr=0.0, restart=False, changes={}),), recipe=recipe,
+        loader=loader, optimizers=[SimpleNamespace(param_groups=groups)], model=None,
+    )  # fmt: skip
+    ends = []
+    for epoch in (0, recipe.epochs - 1):
+        list(Training.paced(running, epoch, 0))
+        ends.append(groups[1]["lr"] / groups[0]["lr"])
+    assert ends == pytest.approx([3.264 / 1.664, 1.0] if same_ends else [2.0, 2.0])
 
 
 # fast-reid c9bc3ce: rates of single iterations of its own loop at 202 and 258 iterations an epoch

@@ -766,6 +766,22 @@ def test_a_start_counted_in_iterations_ends_within_an_epoch(tmp_path):
     assert [line["lr"] / row.lr for line in run.log] == pytest.approx([0.1 + 0.9 * 0.2, 0.1 + 0.9 * 0.7, 1.0])
 
 
+def test_such_a_start_can_be_without_any_learning(tmp_path):
+    """fast-reid's MGN: its patterns for what is frozen fit the names of the heads too, of which only the statistics of
+    batch norms move then (c9bc3ce, configs/Base-MGN.yml, solver/build.py)."""
+    net = Net()
+    loader = Watched(net)
+    row = recipe(epochs=3, optimizer="adam", fixbase_iterations=7, fixbase_learns=False)
+    run = fit(tmp_path, loader, row, net=net)
+    parameters = [name for name, _ in net.named_parameters()]
+    still = [all(torch.equal(a[name], loader.seen[0][name]) for name in parameters) for a in loader.seen]
+    assert still == [True] * 8 + [False] * 7
+    means = [a["bottleneck.running_mean"] for a in loader.seen]
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(means))
+    assert int(run.state["optimizers"][0]["state"][0]["step"]) == 15 - 7
+    assert not RECIPES["mgn"].fixbase_learns and RECIPES["sbs"].fixbase_learns
+
+
 def test_norm_layers_and_biases_decay_apart():
     """fast-reid c9bc3ce, solver/build.py: WEIGHT_DECAY_NORM for all of a norm layer, WEIGHT_DECAY_BIAS for biases."""
     net = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.BatchNorm1d(3))
