@@ -136,6 +136,10 @@ class Model(nn.Module):
     def begin_stage(self, stage: int) -> None:
         """Told the index of each training stage as it begins."""
 
+    def unread(self, stage: int) -> Iterable[nn.Parameter]:
+        """Parameters that nothing reads yet in that stage, so that weight decay alone would move them."""
+        return ()
+
 
 class Headed(Model):
     """A network of one trunk, `base`, and a head: the arguments that the constructors of most models share.
@@ -353,6 +357,10 @@ class Mutual(Model):
         for member in self.members:
             member.begin_stage(stage)
 
+    def unread(self, stage: int) -> Iterable[nn.Parameter]:
+        """Of every member."""
+        return [p for member in self.members for p in member.unread(stage)]
+
     def forward(self, images: Tensor, views: Views | None = None) -> Output:
         if not self.training and self.answers:
             return self.members[self.answers - 1](images, views)
@@ -500,6 +508,10 @@ class RPP(PCB):
     def begin_stage(self, stage: int) -> None:
         """stage: index of the training stage that begins; 0 pools uniformly, all others by the part classifier."""
         self.refined.fill_(stage > 0)
+
+    def unread(self, stage: int) -> Iterable[nn.Parameter]:
+        """The part classifier's in the first stage, whose network is without it in the released code (PCB.py there)."""
+        return () if stage else self.part_classifier.parameters()
 
     @property
     def soft_parts(self) -> bool:

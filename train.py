@@ -14,7 +14,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,11 +165,14 @@ def stage_of(stages, epoch: int) -> tuple[int, tuple[int, int]]:
     raise ValueError(f"epoch {epoch} lies behind the {start} epochs of the plan")
 
 
-def open_layers(model: Model, trainable: tuple[str, ...], frozen_by_model: set[str]) -> None:
+def open_layers(
+    model: Model, trainable: tuple[str, ...], frozen_by_model: set[str], unread: Iterable[nn.Parameter] = ()
+) -> None:
     """Let the model's layers of the groups `trainable` move (empty: all; `Model.layers`) and put the rest to sleep.
 
     Modules in which no parameter moves go to eval mode, so that their BatchNorm statistics stay as they are.
-    `frozen_by_model` names what the model itself never trains (the bias of the BN neck).
+    `frozen_by_model` names what the model itself never trains (the bias of the BN neck), `unread` is what the stage
+    does not reach (`Model.unread`).
     """
     model.train()
     opened = {id(p) for group in trainable for p in model.layers(group)}
@@ -177,6 +180,8 @@ def open_layers(model: Model, trainable: tuple[str, ...], frozen_by_model: set[s
         parameter.requires_grad_(name not in frozen_by_model and (not trainable or id(parameter) in opened))
     for module in model.modules() if trainable else ():
         module.training = any(parameter.requires_grad for parameter in module.parameters())
+    for parameter in unread:
+        parameter.requires_grad_(False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -610,7 +615,7 @@ class Training:
             self.model.begin_stage(index)
         if self.how.between.hook is not None and not self.partial:
             self.ask(self.how.between.hook, epoch, index, stop)
-        open_layers(self.model, self.stages[index].trainable, self.frozen_by_model)
+        open_layers(self.model, self.stages[index].trainable, self.frozen_by_model, self.model.unread(index))
         if index != self.stage:
             self.network, self.stage = self.model, index  # the old one lets go of the parameters first
             if isinstance(self.how.forward, graphs.Replayed):

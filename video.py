@@ -85,6 +85,10 @@ class Tracklet(Model):
         """Told to the image model."""
         self.image_model.begin_stage(stage)
 
+    def unread(self, stage: int) -> Iterable[nn.Parameter]:
+        """Of the network of its frames."""
+        return self.image_model.unread(stage)
+
     def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """The image model's, under its own names, then the attention's."""
         state = self.image_model.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)

@@ -355,11 +355,15 @@ def test_the_loss_falls_and_every_open_parameter_gets_a_gradient(name, samples):
     alone = {n: p.detach().clone() for n, p in criterion.named_parameters() if early and n.startswith(early)}
     for index, stage in enumerate(recipe.plan()):
         model.begin_stage(index)
-        train.open_layers(model, stage.trainable, frozen)
+        train.open_layers(model, stage.trainable, frozen, model.unread(index))
         before = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+        met = set()
         for _ in range(STEPS if index == 0 else 2):
             losses.append(step(recipe, model, criterion, optimizers, [batch]))
-            seen |= reached(model, criterion, but=alone)
+            met |= reached(model, criterion, but=alone)
+        seen |= met
+        moved = {n for n, p in model.named_parameters() if p.requires_grad and recipe.weight_decay}
+        assert [n for n in moved - met if not any(part in n for part in MAY_BE_ZERO)] == [], "by weight decay alone"
         for parameter, value in model.named_parameters():
             assert parameter not in before or torch.equal(before[parameter], value), f"{parameter} moved"
     seen |= {n for n, p in criterion.named_parameters() if n in alone and not torch.equal(alone[n], p)}
