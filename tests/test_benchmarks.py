@@ -150,7 +150,7 @@ def test_gpu_in_its_small_form(tmp_path, capsys):
     found["correct"]["networks in float32"]["difference"] = 1.0
     (tmp_path / "gpu.json").write_text(json.dumps(found))
     assert gpu.main(words[:1] + words[2:]) == 1
-    with pytest.raises(SystemExit, match="is of CPU.*give another --output"):
+    with pytest.raises(SystemExit, match="is of .* commit 1234567, this is .*give another --output"):
         gpu.main([*words[:-1], "7654321"])
 
 
