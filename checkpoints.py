@@ -13,9 +13,10 @@ import re
 import shutil
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -169,7 +170,8 @@ class Folder:
     description: plain values that rebuild the network and decide its weights, kept in every checkpoint. A run that was
         begun with others is another one. free: names in it, or in its groups, that decide no weights.
     resume: go on from the run that is there. tested: digest of all that decides a result beside the weights; results
-        of another digest are measured again.
+        of another digest are measured again. defaults: of a group's settings, by its name: what a run trained with that
+        is older than a setting.
     """
 
     path: Path
@@ -177,6 +179,7 @@ class Folder:
     resume: bool = True
     free: frozenset[str] = frozenset()
     tested: str = ""
+    defaults: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     damaged: bool = dataclasses.field(default=False, init=False)  # last.pt is, and previous.pt the only one
 
     def goes_on(self) -> bool:
@@ -211,7 +214,7 @@ class Folder:
 
     def check_same(self, state: dict[str, Any], path: Path) -> None:
         """ValueError, which lists what differs, if `state` of `path` is of another run."""
-        found = differences(state, {"version": VERSION, **self.description}, self.free)
+        found = differences(state, {"version": VERSION, **self.description}, self.free, self.defaults)
         if found:
             more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
             raise ValueError(
@@ -244,8 +247,16 @@ MOST = 12  # differences that one message lists
 EVERYTHING = {"version", "epoch", "log", "partial", "model", "criterion", "optimizers", "epochs"}  # of a last.pt
 
 
-def differences(theirs: dict[str, Any], ours: dict[str, Any], free: Collection[str] = ()) -> list[str]:
-    """In words, what differs in the settings that `ours` names, and in those of its groups, but for the `free` ones."""
+def differences(
+    theirs: dict[str, Any],
+    ours: dict[str, Any],
+    free: Collection[str] = (),
+    defaults: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> list[str]:
+    """In words, what differs in the settings that `ours` names, and in those of its groups, but for the `free` ones.
+
+    defaults: of a group's settings, by its name: what one is where it is not written down, as in a run from before it.
+    """
     found = []
     for key, now in ours.items():
         if key in free:
@@ -253,7 +264,8 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any], free: Collection[s
         was = theirs.get(key, MISSING)
         if isinstance(now, dict) and isinstance(was, dict):
             names = sorted((now.keys() | was.keys()) - set(free))
-            pairs = [(name, was.get(name, DEFAULT), now.get(name, DEFAULT)) for name in names]
+            usual = {name: DEFAULT for name in names} | dict(defaults.get(key, {}))
+            pairs = [(name, was.get(name, usual[name]), now.get(name, usual[name])) for name in names]
         else:
             pairs = [(key, was, "recorded" if isinstance(now, dict) else now)]
         found += [f"{name} was {before}, now {after}" for name, before, after in pairs if before != after]

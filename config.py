@@ -432,10 +432,15 @@ class Recipe:
         names = [each.name for each in dataclasses.fields(self) if each.name not in words]
         return {name: plain(getattr(self, name)) for name in names}
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """What the settings of a recipe are that says nothing of them."""
+        return {each.name: plain(each.default) for each in dataclasses.fields(cls)}
+
     def digest(self) -> str:
         """Of what a training by this recipe is: the settings that are not their fields' defaults, the rates, the open
         layers. A field that comes later leaves it as it is."""
-        defaults = {each.name: plain(each.default) for each in dataclasses.fields(self)}
+        defaults = self.defaults()
         own = {name: value for name, value in self.settings().items() if value not in (defaults[name], {})}
         rates = train.rates(self, sum(stage.epochs for stage in self.plan()))
         return fingerprint.of_settings(own | {"rates": [(opened, f"{rate:.6g}") for opened, rate in rates]})[:8]

@@ -313,7 +313,8 @@ def ready(args, recipe: Recipe, given: dict, run: Run, found: dict, trains: list
     tested = make_tester(args, recipe, run, sets, cameras, True, bool(args.num_queries))
     description = description_of(args, recipe, given, run, data)
     free = frozenset({"overrides", "eval_every", "start_eval", "epochs"})  # the settings say more than the overrides
-    folder = checkpoints.Folder(run.output, description, bool(args.resume), free, tested.digest())
+    defaults = {"settings": recipe.defaults()}  # a run from before a setting trained as its default says
+    folder = checkpoints.Folder(run.output, description, bool(args.resume), free, tested.digest(), defaults)
     dry = argparse.Namespace(**(vars(args) | {"skip_bad_images": False}))
     loader = training.data(dry, recipe, run, data, cache="none")  # raises what would be raised, and decodes nothing
     with processes.main_first():  # which may download weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -623,6 +624,18 @@ def test_all_that_differs_between_two_settings_is_named():
         "amp was not recorded, now none",
     ]
     assert not checkpoints.differences(theirs, theirs)
+
+
+def test_a_run_from_before_a_setting_goes_on_with_its_default_and_with_no_other_value(tmp_path):
+    """Each new field of a recipe would else be a difference to every run that an older version began."""
+    row = recipe(epochs=2)
+    older = {name: value for name, value in row.settings().items() if name not in ("same_ends", "p")}
+    defaults = {"settings": row.defaults()}
+    folder = functools.partial(checkpoints.Folder, tmp_path, defaults=defaults)
+    state = {"version": checkpoints.VERSION, "settings": older}
+    folder(description={"settings": row.with_(p=row.defaults()["p"]).settings()}).check_same(state, tmp_path)
+    with pytest.raises(ValueError, match="same_ends was False, now True"):
+        folder(description={"settings": row.with_(same_ends=True).settings()}).check_same(state, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "field"])
