@@ -435,7 +435,9 @@ class Recipe:
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """What the settings of a recipe are that says nothing of them."""
-        return {each.name: plain(each.default) for each in dataclasses.fields(cls)}
+        fields = dataclasses.fields(cls)
+        empty = {each.name: plain(each.default_factory()) for each in fields if callable(each.default_factory)}
+        return {each.name: plain(each.default) for each in fields} | empty
 
     def digest(self) -> str:
         """Of what a training by this recipe is: the settings that are not their fields' defaults, the rates, the open
