@@ -16,7 +16,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -251,7 +250,7 @@ def differences(
     theirs: dict[str, Any],
     ours: dict[str, Any],
     free: Collection[str] = (),
-    defaults: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[str]:
     """In words, what differs in the settings that `ours` names, and in those of its groups, but for the `free` ones.
 
@@ -264,7 +263,7 @@ def differences(
         was = theirs.get(key, MISSING)
         if isinstance(now, dict) and isinstance(was, dict):
             names = sorted((now.keys() | was.keys()) - set(free))
-            usual = {name: DEFAULT for name in names} | dict(defaults.get(key, {}))
+            usual = {**dict.fromkeys(names, DEFAULT), **(defaults or {}).get(key, {})}
             pairs = [(name, was.get(name, usual[name]), now.get(name, usual[name])) for name in names]
         else:
             pairs = [(key, was, "recorded" if isinstance(now, dict) else now)]

@@ -426,24 +426,28 @@ class Recipe:
         1, "which of the --members answers; 0: all, side by side", "testing", within=Range(0, 8), result=True
     )
 
+    @classmethod
+    def deciding(cls) -> list[dataclasses.Field]:
+        """The fields that decide weights."""
+        words = {"name", "title", "paper", "source", "published", "variants", "differs", "place", *RESULT_FIELDS}
+        return [each for each in dataclasses.fields(cls) if each.name not in words]
+
     def settings(self) -> dict[str, Any]:
         """Every field that decides weights, as plain values."""
-        words = {"name", "title", "paper", "source", "published", "variants", "differs", "place", *RESULT_FIELDS}
-        names = [each.name for each in dataclasses.fields(self) if each.name not in words]
-        return {name: plain(getattr(self, name)) for name in names}
+        return {each.name: plain(getattr(self, each.name)) for each in self.deciding()}
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """What the settings of a recipe are that says nothing of them."""
-        fields = dataclasses.fields(cls)
-        empty = {each.name: plain(each.default_factory()) for each in fields if callable(each.default_factory)}
-        return {each.name: plain(each.default) for each in fields} | empty
+        """The settings of a recipe that says nothing of them; what a run trained with that is older than a field."""
+        made = {each.name: each.default_factory() for each in cls.deciding() if callable(each.default_factory)}
+        given = {each.name: each.default for each in cls.deciding() if each.default is not dataclasses.MISSING}
+        return {name: plain(value) for name, value in (given | made).items()}
 
     def digest(self) -> str:
         """Of what a training by this recipe is: the settings that are not their fields' defaults, the rates, the open
         layers. A field that comes later leaves it as it is."""
         defaults = self.defaults()
-        own = {name: value for name, value in self.settings().items() if value not in (defaults[name], {})}
+        own = {name: value for name, value in self.settings().items() if value not in (defaults.get(name, {}), {})}
         rates = train.rates(self, sum(stage.epochs for stage in self.plan()))
         return fingerprint.of_settings(own | {"rates": [(opened, f"{rate:.6g}") for opened, rate in rates]})[:8]
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from config import Recipe
 from evaluate import QUERIES_TO_TELL
 from machine import files
 from machine.version import VERSION, commit
@@ -170,7 +171,7 @@ def _trained_by(run: Mapping[str, Any]) -> dict[str, Any]:
     plain = {key: run[key] for key in ("recipe", "trained_on", "amp", "validation_ids", "use_all_images") if key in run}
     data = {f"training images of {name}": said for name, said in run.get("data", {}).items()}
     rest = {key: run[key] for key in ("begun_after",) if key in run}
-    return plain | run["settings"] | data | rest | run.get("machine", {})
+    return plain | Recipe.defaults() | run["settings"] | data | rest | run.get("machine", {})
 
 
 def _of_weights(measured: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,8 +76,8 @@ row(
     },
     differs="The paper trains the part classifier alone before everything (its induced training); the code does not. "
     "Here 5 of the 30 epochs are the classifier's, a number of ours. The code's second part trains the backbone at the "
-    "rate of the new layers, this row at a tenth of it throughout, and begins without the momentum of the first. The "
-    "authors' code prints 93.5 / 81.5 on Market-1501.",
+    "rate of the new layers and begins with a new optimiser, this row at a tenth of it throughout, and it keeps the "
+    "momentum of the first. The authors' code prints 93.5 / 81.5 on Market-1501.",
     network=models.RPP,
     epochs=50,
     milestones=(20, 40),

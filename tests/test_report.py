@@ -11,6 +11,7 @@ import pytest
 
 import main
 import report
+from recipes import RECIPES
 
 QUERIES = 60
 SAME = {"query": "aa", "gallery": "bb"}
@@ -94,7 +95,7 @@ def test_seeds_of_one_setting_are_a_row_and_what_differs_is_listed(runs, tmp_pat
     assert told(*sorted(runs.iterdir()), "--output_path", out) == 0
     text = capsys.readouterr().out
     assert re.search(r"^A  bot, lr 0\.3, schedule cosine +2 ", text, re.M)
-    assert re.search(r"^B  bot, lr 0\.1, schedule – +3 ", text, re.M)
+    assert re.search(r"^B  bot, lr 0\.1, schedule multistep +3 ", text, re.M)
     head, first, second = read(out / "table.csv")
     found = [json.loads((runs / f"slow_{seed}" / "metrics.json").read_text())["market"]["mAP"] for seed in range(3)]
     row = dict(zip(head, second, strict=True))
@@ -112,6 +113,14 @@ def test_a_difference_is_real_where_the_same_queries_show_it(runs, tmp_path, cap
     assert 4.5 < low < value < high < 5.5
     spread = np.std(np.loadtxt(runs / "slow_0" / "queries.csv", delimiter=",", skiprows=1, usecols=4, max_rows=QUERIES))
     assert high - low < 0.2 * 100 * 1.96 * 2**0.5 * spread / QUERIES**0.5
+
+
+def test_runs_from_before_and_after_a_setting_are_of_one_kind():
+    """They trained alike, so that their seeds belong into one mean; another value than the default is told apart."""
+    settings = RECIPES["bot"].settings()
+    older = {name: value for name, value in settings.items() if name not in ("same_ends", "terms")}
+    assert report._trained_by({"settings": older}) == report._trained_by({"settings": settings})
+    assert report._trained_by({"settings": older}) != report._trained_by({"settings": settings | {"same_ends": True}})
 
 
 def slow_differences(one, other, draws):
