@@ -784,6 +784,9 @@ def customised(recipe: Recipe, given: dict) -> Recipe:
         raise ValueError("--nesterov needs a --momentum above 0")
     if not recipe.weighs_a_loss:
         raise ValueError("every loss has weight 0, so there is nothing to learn from: give --id_weight or another")
+    start = recipe.optimizer_reset
+    if start != "never" and not any(getattr(recipe, f"{start}_{unit}") for unit in ("epochs", "iterations")):
+        raise ValueError(f"--optimizer_reset {start} does nothing without it: give --{start}_epochs, or leave it out")
     if recipe.pretrained == "none" and not recipe.stages:  # freezing protects pretrained layers; there are none
         recipe = recipe.with_(fixbase_epochs=0, fixbase_iterations=0)
     recipe.plan()  # raises where its stages do not fit into its epochs

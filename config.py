@@ -354,6 +354,13 @@ class Recipe:
         "linear", "of the warm-up: a rise to --lr, or constant", "optimisation", choices=("linear", "constant")
     )
     warmup_factor: float = field(0.01, "where the warm-up starts, over --lr", "optimisation", within=SHARE)
+    optimizer_reset: str = field(
+        "never",
+        "behind which start the optimiser forgets what it has gathered of gradients: that of --open_layers alone, or "
+        "the warm-up",
+        "optimisation",
+        choices=("never", "fixbase", "warmup"),
+    )
     eval_every: int = field(
         0, "epochs between evaluations, 0 for only the last", "optimisation", within=Range(0, 100_000)
     )
@@ -602,7 +609,7 @@ STAGED = (  # fields that a stage may change
     "across_cameras",
     *("optimizer", "lr", "base_lr_mult", "bias_lr_mult", "weight_decay", "norm_decay", "momentum", "nesterov"),
     *("clip_grad", "clip_by", "schedule", "milestones", "gamma", "lr_floor", "warmup_epochs", "warmup_iterations"),
-    *("first_epoch", "warmup_method", "warmup_factor", "same_ends", "terms"),
+    *("first_epoch", "warmup_method", "warmup_factor", "optimizer_reset", "same_ends", "terms"),
 )
 
 

@@ -665,6 +665,22 @@ class Training:
         for parameter in self.resting:
             parameter.grad = None
 
+    def forgets(self, epoch: int, step: int, steps: int) -> bool:
+        """Whether iteration `step` (from 0, of `steps`) of `epoch` is the first behind what `optimizer_reset` names.
+
+        Behind its frozen epochs torchreid's early code forgets (7ff331f, train_imgreid_xent.py). Behind a warm-up Adam
+        divides by gradients of the untrained network for as long as it remembers (benchmarks/README.md).
+        """
+        start = self.recipe.optimizer_reset
+        if start == "never":
+            return False
+        if start == "warmup":
+            epoch = stage_of(self.stages, epoch)[1][0]  # as the schedule counts
+        iterations, epochs = (getattr(self.recipe, f"{start}_{unit}") for unit in ("iterations", "epochs"))
+        if iterations:
+            return epoch * steps + step == iterations
+        return step == 0 and epoch == (epochs - self.recipe.first_epoch if start == "warmup" else epochs)
+
     def paced(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of `epoch` from iteration `first` on, each at its learning rate."""
         (index, counted), steps = stage_of(self.stages, epoch), self.loader.steps(epoch)
@@ -673,6 +689,8 @@ class Training:
             left = self.recipe.fixbase_iterations - epoch * steps - step
             if self.recipe.fixbase_iterations and (left == 0 or (left > 0 and step == first)):
                 self.pause(left > 0)
+            if self.forgets(epoch, step, steps):
+                self.optimizers[0].state.clear()
             for group in self.optimizers[0].param_groups:
                 share = group["base_lr"] / self.recipe.lr
                 group["lr"] = group["base_lr"] * (fixed or step_factor(self.recipe, *counted, step, steps, share))

@@ -181,8 +181,9 @@ ZOO = {
 MOBILE: dict[str, Any] = {  # 80 epochs behind the first 10
     "source": "torchreid issue 116, its author's command of March 2019; args.py and train_imgreid_xent.py at 7ff331f",
     "differs": "The command is of mobilenetv2_x1_0 on Market-1501; here it is of both widths and all sets. Behind "
-    "the first 10 epochs Adam forgets there what it has gathered of the classifier's gradients; here it goes on. With "
-    "torch from 1.1 on the rate drops after 40 and 60 of the 80 epochs, with the torch of that time after 41 and 61.",
+    "the first 10 epochs Adam forgets there what it has gathered of the classifier's gradients, here it goes on: "
+    "--optimizer_reset fixbase. With torch from 1.1 on the rate drops after 40 and 60 of the 80 epochs, with the torch "
+    "of that time after 41 and 61.",
     "batch_size": 64,
     "lr": 6e-4,
     "epochs": 90,

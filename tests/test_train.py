@@ -795,6 +795,37 @@ def test_such_a_start_can_be_without_any_learning(tmp_path):
     assert not RECIPES["mgn"].fixbase_learns and RECIPES["sbs"].fixbase_learns
 
 
+RESETS = [  # flags, and the iteration (5 an epoch) that begins with an empty optimiser
+    ({"optimizer_reset": "fixbase", "fixbase_epochs": 1}, 5),
+    ({"optimizer_reset": "fixbase", "fixbase_iterations": 7}, 7),
+    ({"optimizer_reset": "warmup", "warmup_epochs": 2}, 10),
+    ({"optimizer_reset": "warmup", "warmup_epochs": 2, "first_epoch": 1}, 5),
+    ({"optimizer_reset": "warmup", "warmup_iterations": 8, "first_epoch": 1}, 8),
+    ({"optimizer_reset": "warmup", "warmup_iterations": 8, "fixbase_epochs": 1}, 8),
+    ({"optimizer_reset": "never", "warmup_epochs": 2}, 0),
+]
+
+
+@pytest.mark.parametrize(("fields", "reset"), RESETS)
+def test_the_optimiser_forgets_once_where_the_full_rate_begins_or_all_layers_do(tmp_path, fields, reset):
+    row = recipe(epochs=3, optimizer="adam", **fields)
+    state = fit(tmp_path, row=row).state["optimizers"][0]["state"]
+    assert {int(moments["step"]) for moments in state.values()} == {15 - reset}
+    factors = [train.step_factor(row, epoch, 3, step, 5) for epoch in range(3) for step in range(5)]
+    if row.optimizer_reset == "warmup":
+        assert factors.index(1.0) == reset
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("iterations", [7, 8, 9])
+def test_a_run_stopped_about_such_a_place_goes_on_with_the_same_bytes(tmp_path, iterations):
+    row = recipe(epochs=3, optimizer="adam", warmup_iterations=iterations, optimizer_reset="warmup")
+    whole = fit(tmp_path / "whole", row=row)
+    with pytest.raises(train.Interrupted, match="epoch 2 after iteration 3"):
+        fit(tmp_path / "stopped", StopsAt(), row=row)
+    assert same(fit(tmp_path / "stopped", row=row).state, whole.state)
+
+
 def test_norm_layers_and_biases_decay_apart():
     """fast-reid c9bc3ce, solver/build.py: WEIGHT_DECAY_NORM for all of a norm layer, WEIGHT_DECAY_BIAS for biases."""
     net = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.BatchNorm1d(3))
