@@ -154,6 +154,23 @@ def step_factor(recipe, epoch: int, epochs: int, step: int, steps: int, share: f
     raise ValueError(f"schedule '{recipe.schedule}' is not known; choose one of {', '.join(SCHEDULES)}")
 
 
+def forgets(recipe, epoch: int, counted: int, step: int, steps: int) -> bool:
+    """Whether iteration `step` (from 0, of `steps`) of `epoch` is the first behind what `optimizer_reset` names.
+
+    Its schedule calls that epoch `counted` (see `stage_of`). Behind frozen epochs torchreid's early code forgets
+    (7ff331f, train_imgreid_xent.py). Behind a warm-up Adam divides by gradients of the untrained network for as long as
+    it remembers (benchmarks/README.md).
+    """
+    start = recipe.optimizer_reset
+    if start == "never":
+        return False
+    iterations, epochs = (getattr(recipe, f"{start}_{unit}") for unit in ("iterations", "epochs"))
+    done = counted if start == "warmup" else epoch
+    if iterations:
+        return done * steps + step == iterations
+    return step == 0 and done == (epochs - recipe.first_epoch if start == "warmup" else epochs)
+
+
 def stage_of(stages, epoch: int) -> tuple[int, tuple[int, int]]:
     """Index of the stage that `epoch` (from 0) falls in, and (epoch, number of epochs) as its schedule counts them."""
     start = 0
@@ -665,22 +682,6 @@ class Training:
         for parameter in self.resting:
             parameter.grad = None
 
-    def forgets(self, epoch: int, step: int, steps: int) -> bool:
-        """Whether iteration `step` (from 0, of `steps`) of `epoch` is the first behind what `optimizer_reset` names.
-
-        Behind its frozen epochs torchreid's early code forgets (7ff331f, train_imgreid_xent.py). Behind a warm-up Adam
-        divides by gradients of the untrained network for as long as it remembers (benchmarks/README.md).
-        """
-        start = self.recipe.optimizer_reset
-        if start == "never":
-            return False
-        if start == "warmup":
-            epoch = stage_of(self.stages, epoch)[1][0]  # as the schedule counts
-        iterations, epochs = (getattr(self.recipe, f"{start}_{unit}") for unit in ("iterations", "epochs"))
-        if iterations:
-            return epoch * steps + step == iterations
-        return step == 0 and epoch == (epochs - self.recipe.first_epoch if start == "warmup" else epochs)
-
     def paced(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of `epoch` from iteration `first` on, each at its learning rate."""
         (index, counted), steps = stage_of(self.stages, epoch), self.loader.steps(epoch)
@@ -689,7 +690,7 @@ class Training:
             left = self.recipe.fixbase_iterations - epoch * steps - step
             if self.recipe.fixbase_iterations and (left == 0 or (left > 0 and step == first)):
                 self.pause(left > 0)
-            if self.forgets(epoch, step, steps):
+            if forgets(self.recipe, epoch, counted[0], step, steps):
                 self.optimizers[0].state.clear()
             for group in self.optimizers[0].param_groups:
                 share = group["base_lr"] / self.recipe.lr
