@@ -88,9 +88,12 @@ def main_optimizer(recipe, groups: list[dict]) -> torch.optim.Optimizer:
     ``rmsprop`` with torchreid's alpha of 0.99 (f8cd150, torchreid/optim/optimizer.py)."""
     decay = recipe.weight_decay
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             groups, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=decay, fused=True
         )
+        if recipe.momentum:
+            sgd.register_step_pre_hook(begin_momenta)
+        return sgd
     if recipe.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, alpha=0.99, momentum=recipe.momentum, weight_decay=decay)
     if recipe.optimizer == "adamw":
@@ -98,6 +101,19 @@ def main_optimizer(recipe, groups: list[dict]) -> torch.optim.Optimizer:
     if recipe.optimizer in ("adam", "amsgrad"):
         return torch.optim.Adam(groups, weight_decay=decay, amsgrad=recipe.optimizer == "amsgrad", fused=True)
     raise ValueError(f"optimizer '{recipe.optimizer}' is not known; choose one of {', '.join(OPTIMIZERS)}")
+
+
+def begin_momenta(sgd: torch.optim.Optimizer, *_) -> None:
+    """Before a step: a momentum of zeros for what moves for the first time, where others of its group move already.
+
+    As a first step, m 0 + g = g. Layers may open later than others, and fused SGD begins with all of a group or none
+    (torch 2.14.1, torch/optim/sgd.py, is_first_step).
+    """
+    for group in sgd.param_groups:
+        moving = [p for p in group["params"] if p.grad is not None]
+        new = [p for p in moving if sgd.state[p].get("momentum_buffer") is None]
+        for parameter in new if len(new) < len(moving) else ():
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 SCHEDULES = ("multistep", "cosine", "exponential", "constant")

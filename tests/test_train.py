@@ -795,6 +795,14 @@ def test_such_a_start_can_be_without_any_learning(tmp_path):
     assert not RECIPES["mgn"].fixbase_learns and RECIPES["sbs"].fixbase_learns
 
 
+LATER = (Stage(1, ("classifier",)), Stage(1, ("base",)), Stage(1))
+
+
+def one_by_one(kind, groups, *, fused, **how):
+    """An optimiser of torch in its plainest form."""
+    return kind(groups, foreach=False, fused=False, **how)
+
+
 RESETS = [  # flags, and the iteration (5 an epoch) that begins with an empty optimiser
     ({"optimizer_reset": "fixbase", "fixbase_epochs": 1}, 5),
     ({"optimizer_reset": "fixbase", "fixbase_iterations": 7}, 7),
@@ -824,6 +832,21 @@ def test_a_run_stopped_about_such_a_place_goes_on_with_the_same_bytes(tmp_path, 
     with pytest.raises(train.Interrupted, match="epoch 2 after iteration 3"):
         fit(tmp_path / "stopped", StopsAt(), row=row)
     assert same(fit(tmp_path / "stopped", row=row).state, whole.state)
+
+
+@pytest.mark.parametrize("opened", [{"fixbase_epochs": 1}, {"fixbase_iterations": 7}, {"stages": LATER}])
+@pytest.mark.parametrize(
+    "fields", [{"optimizer": name} for name in train.OPTIMIZERS] + [{"optimizer": "sgd", "nesterov": True}]
+)
+def test_layers_may_open_later_whatever_the_optimiser(tmp_path, monkeypatch, fields, opened):
+    """As with an optimiser that takes one parameter after another, where none has to begin beside the others."""
+    row = recipe(epochs=3, lr=1e-3, weight_decay=1e-3, **fields, **opened)
+    found = fit(tmp_path / "fused", row=row).state
+    for kind in ("SGD", "Adam", "AdamW"):
+        monkeypatch.setattr(torch.optim, kind, partial(one_by_one, getattr(torch.optim, kind)))
+    expected = fit(tmp_path / "plain", row=row).state
+    torch.testing.assert_close(found["model"], expected["model"], atol=1e-6, rtol=1e-5)
+    assert len(found["optimizers"][0]["state"]) == len(expected["optimizers"][0]["state"])
 
 
 def test_norm_layers_and_biases_decay_apart():
