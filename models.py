@@ -490,7 +490,8 @@ class PCB(Headed):
 class RPP(PCB):
     """PCB with refined part pooling: a part classifier W assigns every column vector f of the map to the parts.
 
-    Three stages, the paper's induced training: PCB as it is; `part_classifier` alone with the rest frozen; everything.
+    Its first stage trains PCB as it is. What follows is everything at once (the released code), or first
+    `part_classifier` alone with the rest frozen (the paper's induced training).
     The pooling is the uniform one until `begin_stage(1)` (or later) is called, and the choice is part of the state
     dict.
     mask_dim: W reads f averaged over channel groups to this width and centred over the map, as the released code

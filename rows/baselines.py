@@ -130,7 +130,8 @@ SOFTMAX = row(
         "msmt17": Published(63.2, 33.9, "torchreid f8cd150, docs/MODEL_ZOO.md, resnet50"),
     },
     variants=results.SOFTMAX,
-    differs="The zoo's table names random_flip and random_crop, its config file only random_flip: the table's.",
+    differs="The zoo's table names random_flip and random_crop, its config file only random_flip: the table's. The "
+    "file names the network resnet50_fc512, the table resnet50: the table's.",
     network=models.Softmax,
     backbone="resnet50",
     translate=0.5,
@@ -148,6 +149,7 @@ SOFTMAX_FC512 = row(
     name="softmax_fc512",
     title="Softmax baseline, ResNet-50 with a 512-d reduction",
     source="torchreid, configs/im_r50fc512_softmax_256x128_amsgrad.yaml",
+    differs="The zoo's table names random_flip and random_crop, its config file only random_flip: the table's.",
     published={
         "market": Published(90.8, 75.3, "torchreid f8cd150, docs/MODEL_ZOO.md, resnet50_fc512"),
         "duke": Published(81.0, 64.0, "torchreid f8cd150, docs/MODEL_ZOO.md, resnet50_fc512"),
@@ -175,8 +177,9 @@ row(
 # --recipe softmax --backbone NAME.
 ZOO = {
     "source": "torchreid, configs/im_r50_softmax_256x128_amsgrad.yaml, which its author names for ImageNet-pretrained "
-    "networks (issue 380)",
-    "differs": "The zoo does not print this network's schedule.",
+    "networks (issue 380); open_layers of im_r50fc512_softmax_256x128_amsgrad.yaml",
+    "differs": "The zoo does not print this network's schedule. The code of its time (v0.5.0, e9a2b7c) trains the "
+    "classifier's epochs on top of --epochs and forgets the optimiser's state behind them: --optimizer_reset fixbase.",
 }
 MOBILE: dict[str, Any] = {  # 80 epochs behind the first 10
     "source": "torchreid issue 116, its author's command of March 2019; args.py and train_imgreid_xent.py at 7ff331f",

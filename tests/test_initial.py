@@ -50,7 +50,7 @@ REFERENCES = {
     "torchreid009/mudeep": ("af328ff, models/MuDeep.py", "mudeep"),
     "torchreid009/resnet50": ("af328ff, models/ResNet.py", "resnet50_video"),
     "PCB_RPP/pcb": ("e29cf54, reid/models/resnet.py", "pcb pcb_after"),
-    "PCB_RPP/rpp": ("e29cf54, reid/models/resnet_rpp.py", "pcb_rpp"),
+    "PCB_RPP/rpp": ("e29cf54, reid/models/resnet_rpp.py", "pcb_rpp pcb_rpp_induced"),
     "beyond-part": ("1686e88, bpm/model/PCBModel.py", "pcb_independent"),
     "AlignedReID": ("2e2d454, aligned_reid/model/Model.py", "aligned aligned_mutual"),
     "AlignedReID++": ("fca9620, models/ResNet.py", "aligned_pp"),

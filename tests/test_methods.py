@@ -51,7 +51,8 @@ FIELDS = {
     "pcb": {"image_size": (96, 32)},
     "pcb_after": {"image_size": (96, 32)},
     "pcb_independent": {"image_size": (96, 32)},
-    "pcb_rpp": {"image_size": (96, 32), "epochs": 3},
+    "pcb_rpp": {"image_size": (96, 32), "epochs": 2},
+    "pcb_rpp_induced": {"image_size": (96, 32), "epochs": 3},
     "pyramid": {"image_size": (96, 32)},
     "resnet50mid": {"backbone": "resnet50"},  # it needs three blocks in the last stage
     "agw": {"options": {"non_local": (0, 1, 1, 0)}},
@@ -115,7 +116,8 @@ NEW = {
 MAPS = {
     "softmax": (512, 2, 1), "osnet_x0_25": (128, 4, 2), "bot": (512, 4, 2), "mudeep": (256, 8, 4),
     "resnet50mid": (3 * 2048, 2, 1), "hacnn": (384, 5, 2), "mlfn": (2048, 1, 1), "pcb": (512, 6, 2),
-    "pcb_rpp": (512, 6, 2), "aligned": (512, 2, 1), "aligned_mutual": (512, 2, 1), "aligned_pp": (512, 2, 1),
+    "pcb_rpp": (512, 6, 2), "pcb_rpp_induced": (512, 6, 2),
+    "aligned": (512, 2, 1), "aligned_mutual": (512, 2, 1), "aligned_pp": (512, 2, 1),
     "pyramid": (512, 6, 2), "agw": (512, 4, 2), "agw_rgbir": (512, 4, 2), "caj": (512, 4, 2), "sbs": (512, 4, 2),
     "light_mbn": (3 * 128, 4, 2), "light_mbn_r": (3 * 512, 4, 2), "mgn": (3 * 512, 4, 2),
     "transreid": (192, 5, 2), "transreid_baseline": (192, 4, 2),

@@ -83,7 +83,7 @@ AUGMENTED = {  # where it stands -> what it is beyond the least, and the rows th
     "torchreid f8cd150, configs/im_osnet_x*.yaml": ({}, "osnet_x1_0 osnet_x0_75 osnet_x0_5 osnet_x0_25"),
     "torchreid f8cd150, configs/im_osnet_ibn_x1_0_*.yaml, im_osnet_ain_x1_0_*.yaml": (
         {"color_jitter": 1.0}, "osnet_ibn_x1_0 osnet_ain_x1_0 osnet_ain_x0_75 osnet_ain_x0_5 osnet_ain_x0_25"),
-    "PCB_RPP e29cf54, PCB.py:31, train_PCB.sh, train_RPP.sh": (TALL, "pcb pcb_after pcb_rpp"),
+    "PCB_RPP e29cf54, PCB.py:31, train_PCB.sh, train_RPP.sh": (TALL, "pcb pcb_after pcb_rpp pcb_rpp_induced"),
     "beyond-part-models 1686e88, script/experiment/train_pcb.py, bpm/dataset/PreProcessImage.py": (
         TALL | {"mean": CAFFE}, "pcb_independent"),
     "AlignedReID 2e2d454, script/experiment/train.py, aligned_reid/dataset/PreProcessImage.py": (
@@ -177,7 +177,7 @@ def test_a_field_without_meaning_for_the_network_is_an_error():
 
 
 def test_stages_keep_their_proportions_and_one_epoch_at_least():
-    recipe = RECIPES["pcb_rpp"]
+    recipe = RECIPES["pcb_rpp_induced"]
     assert [stage.epochs for stage in recipe.with_(epochs=100).plan()] == [40, 10, 50]
     assert [stage.epochs for stage in recipe.with_(epochs=4).plan()] == [2, 1, 1]
     assert [stage.epochs for stage in recipe.with_(epochs=3).plan()] == [1, 1, 1]
