@@ -476,7 +476,7 @@ def test_pyramid_alternates_and_rpp_remembers_its_stage(folder, tmp_path):
     first = short("pcb_rpp", folder, tmp_path / "rpp")
     assert torch.load(tmp_path / "rpp" / "model.pt", weights_only=True)["model"]["refined"]
     of_rpp = torch.load(tmp_path / "rpp" / "last.pt", weights_only=True)["optimizers"][0]["param_groups"]
-    assert {group["lr"] for group in of_rpp} == {pytest.approx(0.01)}, "RPP.py e29cf54, --lr_mult 1: of all layers"
+    assert [group["lr"] for group in of_rpp] == [pytest.approx(0.01)], "RPP.py e29cf54, --lr_mult 1: of all layers"
     assert result_of(folder, tmp_path / "rpp")["market"]["mAP"] == pytest.approx(first["market"]["mAP"])
 
 
