@@ -109,8 +109,9 @@ def picture(gains: Sequence[Gain], title: str) -> str:
         f'<rect class="paper" width="{WIDTH}" height="{height}" rx="10"/>',
         f'<text x="24" y="28">{html.escape(title)}: points of mAP that each step adds</text>',
         *_key(24, "here", "here, one seed"),
-        *_key(170, "there", "printed for ResNet-50 at full size and length"),
     ]
+    if any(gain.theirs for gain in steps):
+        drawn += _key(170, "there", "printed for ResNet-50 at full size and length")
     for number, gain in enumerate(steps):
         top = TOP + STEP * number
         goes_on = number > 0 and gain.over == steps[number - 1].name  # then the bar above says over what

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import dataclasses
 import functools
 import importlib.util
 import itertools
@@ -268,6 +269,9 @@ def test_bars_are_as_long_as_what_they_stand_for_and_start_from_zero():
         assert 0 <= left and left + width <= gains.WIDTH - gains.NUMBER
     long = gains.Gain("+ two", "what is called by so many words that it needs room", (1, 1), (1, 2), None, None)
     drawn_long = ElementTree.fromstring(gains.picture([long], "long"))
+    printed = "printed for ResNet-50"
+    own = [dataclasses.replace(gain, theirs=None) for gain in gains.found(listed, rows)]
+    assert printed in gains.picture(gains.found(listed, rows), "some") and printed not in gains.picture(own, "none")
     said = [each for each in drawn_long.iter("{http://www.w3.org/2000/svg}text") if "name" in each.get("class", "")]
     assert len(said) == 2 and all(int(each.get("x")) >= 6.5 * len(each.text) for each in said), "cut off on the left"
     words = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
