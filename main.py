@@ -552,7 +552,9 @@ def print_settings(recipe: Recipe, given: dict, run: Run, num_pids: int, num_ima
         print(f"  differs: {recipe.differs}")
     for name, value in sorted(given.items()):
         default = value_in(RECIPES[recipe.name], name)
-        print(f"  {name}: {value} (recipe: {default})" if value != default else f"  {name}: {value}")
+        own = [number for number, stage in enumerate(recipe.plan(), 1) if name in stage.changes]
+        but = f"; stage {' and '.join(map(str, own))} keeps its own" if own else ""
+        print((f"  {name}: {value} (recipe: {default})" if value != default else f"  {name}: {value}") + but)
     batch = f"P x K = {recipe.p} x {recipe.k}" if recipe.p else f"{recipe.batch_size} shuffled images"
     memory = "channels-last" if run.channels_last else "NCHW"
     print(

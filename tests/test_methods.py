@@ -469,11 +469,12 @@ def test_aligned_is_tested_by_global_local_and_both_with_and_without_reranking(f
     assert all(metrics["reranked"]["mAP"] != metrics["mAP"] for metrics in found.values())
 
 
-def test_pyramid_alternates_and_rpp_remembers_its_stage(folder, tmp_path):
+def test_pyramid_alternates_and_rpp_remembers_its_stage(folder, tmp_path, capsys):
     short("pyramid", folder, tmp_path / "pyramid", "--alternate", "--balance_rule", "paper")
     last = torch.load(tmp_path / "pyramid" / "last.pt", weights_only=True)
     assert "balanced" in last["loader"] and last["criterion"]["losses.balance.means"].all()
-    first = short("pcb_rpp", folder, tmp_path / "rpp")
+    first = short("pcb_rpp", folder, tmp_path / "rpp", "--milestones", 40)
+    assert "milestones: (40,) (recipe: (20, 40)); stage 2 keeps its own\n" in capsys.readouterr().out
     assert torch.load(tmp_path / "rpp" / "model.pt", weights_only=True)["model"]["refined"]
     of_rpp = torch.load(tmp_path / "rpp" / "last.pt", weights_only=True)["optimizers"][0]["param_groups"]
     assert [group["lr"] for group in of_rpp] == [pytest.approx(0.01)], "RPP.py e29cf54, --lr_mult 1: of all layers"
