@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from machine import usage
+from machine import packages, usage
 
 if __name__ == "__main__":
     usage.answer(sys.argv[1:])  # --help and --version do not wait for torch
+    packages.check()
 
 try:
     import torch
@@ -32,10 +33,9 @@ try:
 except (ImportError, RuntimeError, OSError) as mismatch:
     sys.exit(
         f"error: torch and torchvision cannot be imported together ({type(mismatch).__name__}: {mismatch}).\n"
-        "Found: a missing package, or a pair of different releases or builds, such as a CPU-only torch beside the "
-        "package index's torchvision.\nExpected: both from one index, as requirements.txt asks.\n"
-        "Do: python -m pip install -r requirements.txt; if nothing is missing: "
-        "python -m pip install --upgrade --force-reinstall torch torchvision"
+        "Found: a pair of different releases or builds, such as a CPU-only torch beside the package index's "
+        "torchvision.\nExpected: both from one index, as requirements.txt asks.\n"
+        "Do: python -m pip install --upgrade --force-reinstall torch torchvision"
     )
 
 try:

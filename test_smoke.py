@@ -9,9 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent
+if __name__ == "__main__":
+    from machine import packages
+
+    packages.check(tests=True)
+
+import pytest  # noqa: E402
+
 TINY = ["--epochs", "3", "--steps", "6", "--p", "4", "--k", "2", "--image_size", "64", "32", "--warmup_epochs", "0"]
 TINY += ["--num_queries", "3", "--top_k", "4", "--amp", "none"]
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from machine import files, imagefile
+from machine import files, imagefile, packages
 
 PAPER = (255, 255, 255)
 INK = (32, 33, 36)
@@ -379,10 +379,9 @@ NOT_A_TERM = ("epoch", "lr", "seconds", "images_per_second", "metrics")
 
 def _figure_of(panels: int, width: float = 5.2, height: float = 3.6):
     """A matplotlib figure with `panels` axes in a row, without pyplot and its global state."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise RuntimeError("curves need matplotlib: python -m pip install matplotlib") from None
+    packages.demand("matplotlib", "Drawing curves")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width * panels, height), layout="constrained")
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     for axis in axes:

@@ -19,16 +19,17 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, which has an evaluate.py too
+import startup  # noqa: F401
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+# isort: split
+import numpy as np
+import torch
 
-import details  # noqa: E402
-import evaluate  # noqa: E402
-import options  # noqa: E402
-import protocols  # noqa: E402
-from machine.device import describe  # noqa: E402
+import details
+import evaluate
+import options
+import protocols
+from machine.device import describe
 
 MARKET = (3368, 15_913, 750)  # queries, gallery images, identities
 

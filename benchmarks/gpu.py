@@ -30,8 +30,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import startup  # noqa: F401
+
 ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
-sys.path[:0] = [str(ROOT)]  # before this folder, which has a train.py and an evaluate.py too
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch  # noqa: E402

@@ -12,10 +12,10 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import startup  # noqa: F401
 
+# isort: split
 import torch
 
 import losses

@@ -13,11 +13,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # before this folder, which has modules of the same names
+import startup  # noqa: F401
 
-import datasets  # noqa: E402
-from machine.ranges import SEEDS, Number, Range  # noqa: E402
+# isort: split
+import datasets
+from machine.ranges import SEEDS, Number, Range
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SEED = Number(int, SEEDS)
 COUNT = Number(int, Range(1, 1_000_000_000))

@@ -34,13 +34,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import startup  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 
-ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT))  # before this folder, which has modules of the same names
+import options
 
-import options  # noqa: E402
+ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
 
 WORK = ("train", "extract", "evaluate", "rerank")
 NETWORKS = {  # torchreid's name -> (recipe of ours, backbone of fast-reid's configuration)

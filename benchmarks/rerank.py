@@ -24,8 +24,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import startup  # noqa: F401
 
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F

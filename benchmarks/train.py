@@ -20,26 +20,26 @@ import itertools
 import os
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import startup  # noqa: F401
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
+# isort: split
+import torch
+import torch.nn.functional as F
 
-import datasets  # noqa: E402
-import loaders  # noqa: E402
-import main as suite  # noqa: E402
-import options  # noqa: E402
-import train  # noqa: E402
-import training  # noqa: E402
-from machine import graphs, processes  # noqa: E402
-from machine.device import describe, pick_amp, pick_device  # noqa: E402
-from recipes import RECIPES  # noqa: E402
-from run import Run, tune  # noqa: E402
+import datasets
+import loaders
+import main as suite
+import options
+import train
+import training
+from machine import graphs, processes
+from machine.device import describe, pick_amp, pick_device
+from recipes import RECIPES
+from run import Run, tune
 
 SMALL = {"image_size": (128, 64), "pretrained": "none", "fixbase_epochs": 0}
 BOT = {**SMALL, "pad": 5}

@@ -9,8 +9,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from machine import version
-
 TOPICS = ("run", "data", "network", "images", "batches", "tracklets", "optimisation", "losses", "training", "testing",
           "visualizing")  # fmt: skip
 
@@ -80,6 +78,8 @@ def answer(words: Sequence[str]) -> None:
     Exit status 2 for a topic that does not exist.
     """
     if "--version" in words:
+        from machine import version  # not ahead of the question whether this Python can read it
+
         print(" ".join(("main.py", version.VERSION, version.commit())).rstrip())
         raise SystemExit(0)
     topic = help_topic(words)

@@ -20,6 +20,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 
+from machine import packages
 from networks.clip_resnet import ClipResNet
 from networks.mobile import MobileNetV2, NASNetMobile, ShuffleNet
 from networks.osnet import create_osnet
@@ -187,7 +188,7 @@ def resolve(name: str) -> tuple[str, str]:
     if timm is not None and timm.is_model(name):
         return "timm", name
     near = difflib.get_close_matches(name, available(), n=5, cutoff=0.4)
-    hint = "" if timm is not None else " Names of timm need it installed: pip install timm."
+    hint = "" if timm is not None else f" Names of timm need it installed: {packages.INSTALL}."
     raise ValueError(f"Unknown backbone '{name}'. Nearest names: {', '.join(near) or 'none'}.{hint}")
 
 
@@ -244,10 +245,9 @@ def _load_torchvision(net: nn.Module, name: str) -> None:
 
 
 def _create_timm(name: str, pretrained: bool, image_size: tuple[int, int] | None) -> nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"Backbone '{name}' comes from timm, which is not installed: pip install timm") from error
+    packages.demand("timm", f"Backbone '{name}'")
+    import timm
+
     build = functools.partial(timm.create_model, num_classes=0, global_pool="")
     try:
         net = _first_accepted(functools.partial(_pretrained_timm, build, name, pretrained), *_size_options(image_size))

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from machine import packages
 from machine.progress import Progress
 from parsers import base
 from parsers.base import SUBSETS, Counts, Entry, Sample, Splits
@@ -370,10 +371,9 @@ def _open_cuhk03(folder: str):
     path = _cuhk03_mat(folder)
     if path is None:
         raise base.missing(CUHK03, folder, f"{CUHK03_MAT}, the release in one file, which is needed once")
-    try:
-        import h5py  # needed for this file alone
-    except ImportError:
-        raise RuntimeError(f"cuhk03: {path} is an HDF5 file; reading it needs h5py. Run: pip install h5py") from None
+    packages.demand("h5py", f"cuhk03: {path} is an HDF5 file, which")
+    import h5py  # needed for this file alone
+
     try:
         return h5py.File(path, "r")
     except OSError as error:

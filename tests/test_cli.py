@@ -12,9 +12,10 @@ import pytest
 import cli
 import main
 from config import FIELDS, Term
-from machine import usage
+from machine import packages, usage
 from machine.ranges import FINITE
 from machine.version import VERSION
+from networks import backbones
 from recipes import RECIPES
 from rows import table
 
@@ -60,10 +61,68 @@ def test_a_topic_that_does_not_exist_is_answered_with_those_that_do():
     assert all(topic in done.stderr for topic in ("all", *usage.TOPICS))
 
 
-def test_a_torch_that_cannot_be_imported_is_one_message():
-    done = without_torch("--mode", "test")
+def test_a_torch_that_cannot_be_imported_is_one_message(tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    command = [sys.executable, "main.py", "--mode", "test"]
+    paths = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=paths)
     assert done.returncode == 1 and done.stderr.startswith("error: torch and torchvision cannot be imported together")
-    assert "requirements.txt" in done.stderr and "Traceback" not in done.stderr
+    assert "--force-reinstall torch torchvision" in done.stderr and "Traceback" not in done.stderr
+
+
+SCRIPTS = [path for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize("script", [ROOT / "main.py", ROOT / "test_smoke.py", *SCRIPTS], ids=lambda path: path.name)
+def test_missing_packages_are_one_message_before_anything_is_imported(script):
+    code = "import runpy, sys; gone, script, folder = sys.argv[1:]; sys.modules.update(dict.fromkeys(gone.split())); "
+    code += "sys.argv = [script]; sys.path.insert(0, folder); runpy.run_path(script, run_name='__main__')"
+    command = [sys.executable, "-c", code, "torch tqdm safetensors pytest", str(script), str(script.parent)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    named = "torch (not installed), tqdm (not installed), safetensors (not installed)"
+    named += ", pytest (not installed)" if script.name == "test_smoke.py" else ""
+    assert done.returncode == 1 and done.stderr.startswith(
+        f"error: packages of {sys.executable} are missing or too old: {named}."
+    )
+    assert done.stderr.endswith("Do: python -m pip install -r requirements.txt\n") and done.stderr.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("installed", "does"),
+    [
+        ("1.0.9", True),
+        ("1.0.22", True),
+        ("1.1", True),
+        ("2.14.1+cu130", True),
+        ("1.0.8", False),
+        ("0.9.16", False),
+        ("1", False),
+    ],
+)
+def test_an_old_package_is_named_with_its_version_and_the_oldest_that_will_do(installed, does, monkeypatch):
+    monkeypatch.setattr(packages, "required", lambda: {"timm": "1.0.9"})
+    monkeypatch.setattr(packages.metadata, "version", lambda name: installed)
+    assert packages.lacking("timm") == (None if does else f"timm ({installed}; 1.0.9 or newer is needed)")
+    if not does:
+        with pytest.raises(RuntimeError, match="Backbone 'vit_small_patch16_224' needs the package timm"):
+            backbones.create("vit_small_patch16_224")
+
+
+def test_an_old_python_is_named_before_any_package():
+    code = "import sys; from machine import packages; sys.version_info = (3, 9, 18, 'final', 0); packages.check()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    message = f"error: Python 3.9.18 ({sys.executable}) is too old: 3.10 or newer is needed.\n"
+    assert (done.returncode, done.stderr) == (1, message) and "Python 3.10 or newer" in (ROOT / "README.md").read_text()
+
+
+def test_requirements_are_read_whole_and_a_copy_without_them_asks_for_nothing(tmp_path, monkeypatch):
+    lines = [line for line in packages.REQUIREMENTS.read_text().splitlines() if line and line[0] != "#"]
+    assert [f"{name}>={oldest}" for name, oldest in packages.required().items()] == lines
+    assert packages.ON_DEMAND | packages.OF_TESTS | packages.OF_STYLE | set(packages.IMPORTED_AS) <= set(
+        packages.required()
+    )
+    monkeypatch.setattr(packages, "REQUIREMENTS", tmp_path / "requirements.txt")
+    assert packages.required() == {} and packages.check(tests=True) is None
 
 
 def shown(capsys, *words) -> str:

@@ -228,7 +228,7 @@ def test_cuhk03_release_is_read_once(cuhk03, monkeypatch):
 
 def test_cuhk03_needs_h5py_and_says_so(cuhk03, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with error(RuntimeError, "cuhk-03.mat", "pip install h5py"):
+    with error(RuntimeError, "cuhk-03.mat", "needs the package h5py (not installed)"):
         load_splits("cuhk03", cuhk03, classic=True)
     assert sorted(path.name for path in cuhk03.iterdir()) == ["cuhk03_release"]  # nothing half made stays behind
 

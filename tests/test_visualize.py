@@ -1,7 +1,7 @@
 """Pictures: sizes, colours, order."""
 
-import builtins
 import math
+import sys
 from collections import namedtuple
 from typing import NamedTuple
 
@@ -275,13 +275,6 @@ def test_cmc_curve_and_heatmap(tmp_path):
 
 
 def test_without_matplotlib_one_message_says_what_to_install(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(RuntimeError, match="python -m pip install matplotlib"):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(RuntimeError, match="needs the package matplotlib .not installed.: python -m pip install -r"):
         visualize.curves(LOG, tmp_path / "x.png")
