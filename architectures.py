@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from machine.ranges import Few, Share, Width
 from models import PCB, BagOfTricks, Model, Output, ResNet50M, Softmax, logits_of, logits_of_each
-from networks.blocks import linear_classifier
+from networks.blocks import global_average, linear_classifier
 from networks.resnets import kaiming_fan_out
 from networks.swin import SWINS, Swin
 
@@ -216,7 +216,7 @@ class ChannelAttention(nn.Module):
         self.conv2 = ConvBlock(channels // reduction_rate, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.conv1(x.mean(dim=(2, 3), keepdim=True)))
+        return self.conv2(self.conv1(global_average(x, keepdim=True)))
 
 
 class SoftAttention(nn.Module):
@@ -243,7 +243,7 @@ class HardAttention(nn.Module):
             self.fc.bias.copy_(torch.tensor([0, -0.75, 0, -0.25, 0, 0.25, 0, 0.75]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.mean(dim=(2, 3))).tanh().unflatten(1, (-1, 2))
+        return self.fc(global_average(x)).tanh().unflatten(1, (-1, 2))
 
 
 class HarmoniousAttention(nn.Module):
@@ -331,8 +331,8 @@ class HACNN(WholeNetwork):
         return self.maps(images)[0]
 
     def answer(self, x: Tensor, *regions: Tensor) -> Output:
-        overall = self.fc_global(x.mean(dim=(2, 3)))  # (B, 512)
-        local = self.fc_local(torch.cat([region.mean(dim=(2, 3)) for region in regions], dim=1))  # (B, 512)
+        overall = self.fc_global(global_average(x))  # (B, 512)
+        local = self.fc_local(torch.cat([global_average(region) for region in regions], dim=1))  # (B, 512)
         logits = logits_of_each(self, (overall, local), (self.classifier_global, self.classifier_local))
         embedding = torch.cat((F.normalize(overall, dim=1), F.normalize(local, dim=1)), dim=1)
         return Output(embedding, logits, (overall, local))
@@ -435,7 +435,7 @@ class MLFN(WholeNetwork):
         return self.maps(images)[0]
 
     def answer(self, x: Tensor, *selections: Tensor) -> Output:
-        projected = self.fc_x(x.mean(dim=(2, 3), keepdim=True)) + self.fc_s(torch.cat(selections, dim=1))
+        projected = self.fc_x(global_average(x, keepdim=True)) + self.fc_s(torch.cat(selections, dim=1))
         feature = (projected / 2).flatten(1)  # (B, 1024)
         return Output(feature, logits_of(self, feature), (feature,))
 

@@ -27,6 +27,7 @@ from networks.blocks import (
     GeM,
     bn_neck,
     conv_reduction,
+    global_average,
     linear_classifier,
     linear_classifiers,
     reduction,
@@ -271,7 +272,7 @@ class AlignedReID(Headed):
         self.feat_dims = (dim,)
 
     def answer(self, feature_map: Tensor) -> Output:
-        feature = feature_map.mean(dim=(2, 3))  # (B, C)
+        feature = global_average(feature_map)  # (B, C)
         rows = feature_map.amax(3, keepdim=True) if self.row_max else feature_map.mean(3, keepdim=True)  # (B, C, h, 1)
         local = F.relu(self.local_bn(self.local_conv(rows)))  # (B, d, h, 1)
         return Output(feature, logits_of(self, feature), (feature,), local.squeeze(3).transpose(1, 2))
@@ -300,7 +301,7 @@ class AlignedReIDPlusPlus(Headed):
         self.feat_dims = (dim,)
 
     def answer(self, feature_map: Tensor) -> Output:
-        feature = feature_map.mean(dim=(2, 3))  # (B, C)
+        feature = global_average(feature_map)  # (B, C)
         rows = F.relu(self.bn(feature_map)) if self.training else feature_map
         rows = rows.amax(dim=3, keepdim=True)  # (B, C, h, 1)
         if self.training:
@@ -406,7 +407,7 @@ class ResNet50M(Headed):
         return tuple(itertools.accumulate(layer4.children(), lambda y, block: block(y), initial=x))[1:]
 
     def answer(self, *maps: Tensor) -> Output:
-        pooled = [each.mean(dim=(2, 3)) for each in maps]  # (B, C)
+        pooled = [global_average(each) for each in maps]  # (B, C)
         mid = self.fc_fusion(torch.cat(pooled[:2], dim=1))  # (B, 1024)
         feature = torch.cat((mid, pooled[2]), dim=1)  # (B, 3072)
         return Output(feature, logits_of(self, feature), (feature,))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 
 from machine import packages
+from networks.blocks import without_copies
 from networks.clip_resnet import ClipResNet
 from networks.mobile import MobileNetV2, NASNetMobile, ShuffleNet
 from networks.osnet import create_osnet
@@ -134,6 +135,7 @@ def create(
     library, key = resolve(name)
     build = {"here": _create_here, "torchvision": _create_torchvision, "timm": _create_timm}[library]
     net: Any = build(key, pretrained, image_size)
+    without_copies(net)
     if last_stride not in (None, 1, 2):
         raise ValueError(f"last_stride is {last_stride}; expected 1 (finer last map) or 2 (as published).")
     if last_stride == 1:

@@ -2,11 +2,39 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks import resnets
+
+
+class _AverageOnCPU(torch.autograd.Function):
+    """`global_average` where a CPU learns.
+
+    torch's mean of a bfloat16 map is that of a float32 copy, and the gradient that it hands back is in NCHW order: ten
+    times as long to add to one in channels-last order (benchmarks/README.md).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # (B, C, h, w) -> (B, C, 1, 1)
+        last = x.stride(1) == 1
+        ctx.shape, ctx.order = x.shape, torch.channels_last if last else torch.contiguous_format
+        return x.sum(dim=(2, 3), keepdim=True) / x.shape[2:].numel()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return (grads[0] / ctx.shape[2:].numel()).expand(ctx.shape).contiguous(memory_format=ctx.order)
+
+
+def global_average(x: Tensor, keepdim: bool = False) -> Tensor:
+    """(B, C, h, w) -> (B, C), or (B, C, 1, 1) with `keepdim`: the mean over all positions."""
+    if x.device.type == "cpu" and x.requires_grad:
+        mean: Tensor = _AverageOnCPU.apply(x)
+        return mean if keepdim else mean.flatten(1)
+    return x.mean(dim=(2, 3), keepdim=keepdim)
 
 
 class AvgPool(nn.Module):
@@ -14,7 +42,7 @@ class AvgPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C); so are the other three."""
-        return x.mean(dim=(2, 3))
+        return global_average(x)
 
 
 class MaxPool(nn.Module):
@@ -28,7 +56,7 @@ class AvgMaxPool(nn.Module):
     """Sum of global average and maximum."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3)) + x.amax(dim=(2, 3))
+        return global_average(x) + x.amax(dim=(2, 3))
 
 
 class GeM(nn.Module):
@@ -40,14 +68,37 @@ class GeM(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+        return global_average(x.clamp(min=self.eps).pow(self.p)).pow(1 / self.p)
 
 
 class AddedGeM(GeM):
     """GeM of mangye16/Cross-Modal-Re-ID-baseline (model.py at e817a26): 1e-12 is added to the mean, nothing is cut."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.pow(self.p).mean(dim=(2, 3)) + 1e-12).pow(1 / self.p)
+        return (global_average(x.pow(self.p)) + 1e-12).pow(1 / self.p)
+
+
+IN_PLACE = {
+    nn.ReLU6: F.relu6,
+    nn.Hardswish: F.hardswish,
+    nn.Hardsigmoid: F.hardsigmoid,
+    nn.SiLU: F.silu,
+    nn.Mish: F.mish,
+}
+
+
+def in_place(act: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """act(x), in place unless x learns: the gradient of `IN_PLACE` needs the input, which autograd would copy first."""
+    return act(x, inplace=not x.requires_grad)
+
+
+def without_copies(net: nn.Module) -> None:
+    """Has the activations of `net` that ask to be computed `in_place` do so where it saves something."""
+    for module in net.modules():
+        act = IN_PLACE.get(type(module))
+        if act is not None and module.inplace:
+            layer: Any = module  # its method is replaced, in this one layer
+            layer.forward = partial(in_place, act)
 
 
 POOLINGS: dict[str, Callable[[], nn.Module]] = {

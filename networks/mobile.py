@@ -12,13 +12,17 @@ NASNet-A Mobile (4 @ 1056): Zoph, Vasudevan, Shlens, Le. Learning Transferable A
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from networks.blocks import in_place
 from networks.osnet import ConvNorm
 from networks.resnets import kaiming_fan_out
+
+relu6 = partial(in_place, F.relu6)
 
 
 class ShuffleUnit(nn.Module):
@@ -79,8 +83,8 @@ class InvertedResidual(nn.Module):
         super().__init__()
         middle = in_channels * expansion
         self.shortcut = stride == 1 and in_channels == out_channels
-        self.conv1 = ConvNorm(in_channels, middle, act=F.relu6)
-        self.dwconv2 = ConvNorm(middle, middle, 3, stride, groups=middle, act=F.relu6)
+        self.conv1 = ConvNorm(in_channels, middle, act=relu6)
+        self.dwconv2 = ConvNorm(middle, middle, 3, stride, groups=middle, act=relu6)
         self.conv3 = nn.Sequential(nn.Conv2d(middle, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +97,7 @@ class MobileNetV2(nn.Sequential):
 
     def __init__(self, width: float):
         channels = int(32 * width)
-        stages: list[nn.Module] = [ConvNorm(3, channels, 3, stride=2, act=F.relu6)]
+        stages: list[nn.Module] = [ConvNorm(3, channels, 3, stride=2, act=relu6)]
         for expansion, c, count, stride in (
             (1, 16, 1, 1),
             (6, 24, 2, 2),
@@ -108,7 +112,7 @@ class MobileNetV2(nn.Sequential):
             blocks += [InvertedResidual(out, out, expansion, 1) for _ in range(count - 1)]
             stages.append(nn.Sequential(*blocks))
             channels = out
-        stages.append(ConvNorm(channels, int(1280 * max(width, 1)), act=F.relu6))
+        stages.append(ConvNorm(channels, int(1280 * max(width, 1)), act=relu6))
         super().__init__(OrderedDict((f"conv{i}", stage) for i, stage in enumerate(stages, start=1)))
         kaiming_fan_out(self)
 

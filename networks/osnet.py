@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from networks.blocks import global_average
 from networks.resnets import kaiming_fan_out
 
 
@@ -27,7 +28,7 @@ class ConvNorm(nn.Module):
         *,
         groups: int = 1,
         norm: str | None = "batch",
-        act: Callable[..., Tensor] | None = F.relu,
+        act: Callable[[Tensor], Tensor] | None = torch.relu_,
     ):
         super().__init__()
         padding = kernel_size // 2
@@ -40,7 +41,7 @@ class ConvNorm(nn.Module):
         x = self.conv(x)
         if hasattr(self, "bn"):
             x = self.bn(x)
-        return x if self.act is None else self.act(x, inplace=True)
+        return x if self.act is None else self.act(x)
 
 
 class LiteConv3x3(nn.Module):
@@ -130,19 +131,20 @@ class OSBlock(nn.Module):
         exchanges = type(layers[0][0].bn) is not nn.BatchNorm2d  # --sync_bn: each call waits for the other processes
         if not (self.training and x.device.type == "cpu" and (FEWER_CALLS_PAY or exchanges)):
             return [functools.reduce(lambda y, layer: layer(y), stream, x) for stream in layers]
-        done, width, channels_last = [], x.shape[1], x.is_contiguous(memory_format=torch.channels_last)
+        done, width = [], x.shape[1]
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if last else torch.contiguous_format
         for depth in range(len(layers) - 1):
             x = side_by_side([stream[depth] for stream in layers[depth:]], x)
-            x_t, x = x.split((width, x.shape[1] - width), dim=1)  # the first of these streams ends here
-            done.append(x_t)
-            x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+            x_t, x = (each.contiguous(memory_format=order) for each in x.split((width, x.shape[1] - width), dim=1))
+            done.append(x_t)  # the first of these streams ends here
         return [*done, layers[-1][-1](x)]
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.downsample(x) if hasattr(self, "downsample") else x
         x = self.conv1(x)
         streams = self.streams(x)
-        pooled = torch.cat([x_t.mean(dim=(2, 3), keepdim=True) for x_t in streams])  # (T B, C/4, 1, 1)
+        pooled = torch.cat([global_average(x_t, keepdim=True) for x_t in streams])  # (T B, C/4, 1, 1)
         gates = self.gate(pooled).unflatten(0, (len(streams), -1)).unbind()  # no chunk: an export keeps B free
         x = streams[0] * gates[0]
         for x_t, gate in zip(streams[1:], gates[1:], strict=True):

@@ -24,7 +24,7 @@ from losses import full_precision
 from machine import ranges
 from machine.ranges import Fraction, Number, Positive, Range, Width
 from models import Headed, Output, logits_of
-from networks.blocks import linear_classifier
+from networks.blocks import global_average, linear_classifier
 
 Begins = Annotated[int, Number(int, Range(0, 100_000))]
 
@@ -53,7 +53,7 @@ class CAL(Headed):
         self.embedding_dim, self.feat_dims = dim, (dim,)
 
     def answer(self, feature_map: Tensor) -> Output:
-        return self.head(torch.cat((feature_map.amax(dim=(2, 3)), feature_map.mean(dim=(2, 3))), dim=1))  # (B, 2 C)
+        return self.head(torch.cat((feature_map.amax(dim=(2, 3)), global_average(feature_map)), dim=1))  # (B, 2 C)
 
     def head(self, pooled: Tensor) -> Output:
         """Of what is pooled (B, 2 C)."""

@@ -29,7 +29,7 @@ from losses import full_precision
 from machine import ranges
 from machine.ranges import Blocks, Few, Fraction, Spread, Width
 from models import Output
-from networks.blocks import bn_neck, linear_classifier
+from networks.blocks import bn_neck, global_average, linear_classifier
 from weights.formats import PROMPT_CONTEXT, PROMPT_TOKENS, prompt_ids
 
 if TYPE_CHECKING:
@@ -373,7 +373,7 @@ class ClipReIDResNet(Described, models.Attended):
 
     def answer(self, before: Tensor) -> Output:
         last = self.base.layer4(before)
-        return self.headed(before.mean(dim=(2, 3)), last.mean(dim=(2, 3)), self.attention(last))
+        return self.headed(global_average(before), global_average(last), self.attention(last))
 
 
 def _refuse_imagenet(pretrained: bool) -> None:

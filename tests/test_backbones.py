@@ -12,6 +12,7 @@ import torchvision
 from nets import drawn, filled
 from timm.layers import create_conv2d
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks import backbones, bfloat16, mobile, osnet, resnets
 
@@ -357,6 +358,35 @@ def test_every_parameter_of_a_network_written_here_gets_a_gradient(name):
     net = backbones.create(name)
     net(torch.randn(2, 3, 64, 64)).square().mean().backward()
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+class Counted(TorchDispatchMode):
+    """Counts the copies of maps, and how many activations were computed in place."""
+
+    copies = in_place = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        self.copies += name == "aten::clone" and args[0].dim() == 4
+        self.in_place += name.split("::")[1] in ("hardtanh_", "hardswish_", "hardsigmoid_", "silu_")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_x1_0", "mobilenet_v2", "mobilenet_v3_small", "tf_efficientnet_lite0"])
+def test_activations_are_computed_in_place_only_where_that_saves_a_copy(name):
+    if name.startswith("tf_"):
+        pytest.importorskip("timm")
+    net = backbones.create(name, image_size=(64, 32)).train()
+    images = torch.rand(2, 3, 64, 32)
+    with Counted() as learning:
+        learned = net(images)
+    assert learning.copies == learning.in_place == 0
+    with torch.no_grad(), Counted() as looking:
+        seen = net(images)
+    assert looking.copies == 0 and looking.in_place > 10
+    assert torch.equal(learned, seen)
+    with torch.no_grad():
+        assert torch.equal(copy.deepcopy(net)(images), seen)  # a copy is whole
 
 
 def test_non_local_blocks_start_as_the_identity_and_sit_at_the_end_of_their_stages():

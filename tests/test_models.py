@@ -202,6 +202,30 @@ def test_gem_is_the_average_for_p_1_and_near_the_maximum_for_large_p():
     torch.testing.assert_close(blocks.AvgMaxPool()(x), x.mean((2, 3)) + x.amax((2, 3)))
 
 
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_global_average_is_the_mean_and_its_gradient_in_the_order_of_the_map(order, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 24, 6, 5, generator=generator, dtype=torch.float64).to(dtype).contiguous(memory_format=order)
+    back = torch.rand(4, 24, generator=generator, dtype=torch.float64).to(dtype)
+    found, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
+    mean, oracle = blocks.global_average(found), expected.mean(dim=(2, 3))
+    rounding = {"rtol": 2**-7, "atol": 0} if dtype == torch.bfloat16 else {"rtol": 0, "atol": 0}  # of the sum as well
+    torch.testing.assert_close(mean, oracle, **rounding)
+    mean.backward(back)
+    oracle.backward(back)
+    torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=0)
+    (grad,) = torch.autograd.grad(blocks.global_average(found).sum(), found)
+    assert grad.is_contiguous(memory_format=order)
+    with torch.no_grad():
+        torch.testing.assert_close(blocks.global_average(x), x.mean(dim=(2, 3)), rtol=0, atol=0)
+
+
+def test_global_average_has_a_second_derivative():
+    x = torch.rand(2, 3, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: blocks.global_average(x).square(), x)
+
+
 def test_bnneck():
     model = models.BagOfTricks(num_pids=PIDS, backbone="resnet18")
     assert not model.bottleneck.bias.requires_grad and model.bottleneck.weight.requires_grad
