@@ -221,6 +221,11 @@ def test_global_average_is_the_mean_and_its_gradient_in_the_order_of_the_map(ord
         torch.testing.assert_close(blocks.global_average(x), x.mean(dim=(2, 3)), rtol=0, atol=0)
 
 
+def test_global_average_of_half_precision_does_not_overflow():
+    x = torch.full((1, 2, 64, 32), 60.0, dtype=torch.float16, requires_grad=True)
+    assert torch.equal(blocks.global_average(x), torch.full((1, 2), 60.0, dtype=torch.float16))
+
+
 def test_global_average_has_a_second_derivative():
     x = torch.rand(2, 3, 4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: blocks.global_average(x).square(), x)
