@@ -84,10 +84,10 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 class Both(io.TextIOBase):
-    """A stream that writes to two."""
+    """A stream that writes to two. It outlives them, and Python flushes it once more at its end."""
 
     def __init__(self, first: IO, second: Any):
-        self.streams = first, second
+        self.streams: tuple[Any, ...] = first, second
 
     def write(self, text: str) -> int:
         for stream in self.streams:
@@ -96,7 +96,8 @@ class Both(io.TextIOBase):
 
     def flush(self) -> None:
         for stream in self.streams:
-            stream.flush()
+            if not getattr(stream, "closed", False):
+                stream.flush()
 
 
 @contextlib.contextmanager
@@ -106,6 +107,7 @@ def printed_to(path: Path, title: str) -> Iterator[Callable[[], None]]:
     with contextlib.ExitStack() as opened:
         both = Both(sys.stdout, io.StringIO(f"\n==== {time.strftime('%Y-%m-%d %H:%M:%S')}  {title}\n"))
         both.streams[1].seek(0, io.SEEK_END)
+        opened.callback(setattr, both, "streams", both.streams[:1])  # for who holds it when the file is closed
 
         def keep() -> None:
             file = opened.enter_context(open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1))

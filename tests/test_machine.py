@@ -502,3 +502,19 @@ def test_a_processor_is_named_with_what_it_can(tmp_path, monkeypatch, said, word
         monkeypatch.setattr(threads, "cores", lambda count=count: count)
         assert device.describe(torch.device("cpu"), file) == f"{words} of {expected}"
     assert device.describe(torch.device("meta"), file) == "meta"
+
+
+def test_a_stream_of_two_outlives_the_file_that_it_wrote_to(tmp_path, capsys):
+    with files.printed_to(tmp_path / "log.txt", "title") as keep:
+        print("before")
+        keep()
+        print("inside")
+        held = sys.stdout
+    print("behind", file=held)
+    held.flush()
+    held.close()  # which flushes, as Python does to what it collects; 3.13 shows the error of one that fails
+    assert (tmp_path / "log.txt").read_text().splitlines()[2:] == ["before", "inside"]
+    assert capsys.readouterr().out.splitlines() == ["before", "inside", "behind"]
+    both = files.Both(io.StringIO(), io.StringIO())
+    both.streams[1].close()
+    both.close()
