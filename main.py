@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from machine import packages, usage
 
 if __name__ == "__main__":
+    packages.check_python()
     usage.answer(sys.argv[1:])  # --help and --version do not wait for torch
     packages.check()
 

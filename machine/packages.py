@@ -29,8 +29,8 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
-def lacking(name: str) -> str | None:
-    """What is wrong with the package `name` of requirements.txt, in a few words; None if it will do.
+def lacking(name: str, oldest: str) -> str | None:
+    """What is wrong with the package `name`, of which `oldest` would do, in a few words; None if nothing is.
 
     One that can be imported but was not installed as a package has no version, and is taken as it is.
     """
@@ -40,23 +40,28 @@ def lacking(name: str) -> str | None:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-    oldest = required().get(name, "0")
     return f"{name} ({version}; {oldest} or newer is needed)" if numbers(version) < numbers(oldest) else None
+
+
+def check_python() -> None:
+    """Ends the program with one message if this Python is too old to read the suite."""
+    if sys.version_info < OLDEST_PYTHON:
+        this, oldest = (".".join(map(str, version)) for version in (sys.version_info[:3], OLDEST_PYTHON))
+        sys.exit(f"error: Python {this} ({sys.executable}) is too old: {oldest} or newer is needed.")
 
 
 def check(tests: bool = False) -> None:
     """Ends the program with one message unless Python and the packages will do that a run, or the tests, need."""
-    if sys.version_info < OLDEST_PYTHON:
-        this, oldest = (".".join(map(str, version)) for version in (sys.version_info[:3], OLDEST_PYTHON))
-        sys.exit(f"error: Python {this} ({sys.executable}) is too old: {oldest} or newer is needed.")
-    names = (name for name in required() if name not in ON_DEMAND | OF_STYLE and (tests or name not in OF_TESTS))
-    found = [problem for name in names if (problem := lacking(name))]
+    check_python()
+    unasked = ON_DEMAND | OF_STYLE | (set() if tests else OF_TESTS)
+    asked = {name: oldest for name, oldest in required().items() if name not in unasked}
+    found = [problem for name, oldest in asked.items() if (problem := lacking(name, oldest))]
     if found:
         sys.exit(f"error: packages of {sys.executable} are missing or too old: {', '.join(found)}.\nDo: {INSTALL}")
 
 
 def demand(name: str, what: str) -> None:
     """RuntimeError unless the package `name` will do, which `what` needs and other runs do not."""
-    problem = lacking(name)
+    problem = lacking(name, required().get(name, "0"))
     if problem:
         raise RuntimeError(f"{what} needs the package {problem}: {INSTALL}")

@@ -78,7 +78,7 @@ def answer(words: Sequence[str]) -> None:
     Exit status 2 for a topic that does not exist.
     """
     if "--version" in words:
-        from machine import version  # not ahead of the question whether this Python can read it
+        from machine import version  # an old Python, which is asked for first, cannot read it
 
         print(" ".join(("main.py", version.VERSION, version.commit())).rstrip())
         raise SystemExit(0)

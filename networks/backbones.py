@@ -276,6 +276,7 @@ def vision_transformer(
     library, key = resolve(name)
     if library != "timm":
         raise ValueError(f"'{name}' is not a vision transformer of timm; use for example vit_base_patch16_224.")
+    packages.demand("timm", f"Backbone '{name}'")
     import timm
 
     build = functools.partial(timm.create_model, num_classes=0, drop_path_rate=drop_path)

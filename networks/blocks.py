@@ -1,4 +1,4 @@
-"""What heads are made of: pooling, BN neck, classifiers, reductions."""
+"""What heads, and trunks, are made of: averages, activations, pooling, BN neck, classifiers, reductions."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from networks import resnets
 
 
+def order_of(x: Tensor) -> torch.memory_format:
+    """Channels-last or NCHW: the order of a map (B, C, h, w), or of the one that it is a slice of."""
+    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+
+
 class _AverageOnCPU(torch.autograd.Function):
     """`global_average` where a CPU learns.
 
@@ -20,8 +25,7 @@ class _AverageOnCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # (B, C, h, w) -> (B, C, 1, 1)
-        last = x.stride(1) == 1
-        ctx.shape, ctx.order = x.shape, torch.channels_last if last else torch.contiguous_format
+        ctx.shape, ctx.order = x.shape, order_of(x)
         return x.sum(dim=(2, 3), keepdim=True) / x.shape[2:].numel()
 
     @staticmethod

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks.blocks import global_average
+from networks.blocks import global_average, order_of
 from networks.resnets import kaiming_fan_out
 
 
@@ -131,9 +131,7 @@ class OSBlock(nn.Module):
         exchanges = type(layers[0][0].bn) is not nn.BatchNorm2d  # --sync_bn: each call waits for the other processes
         if not (self.training and x.device.type == "cpu" and (FEWER_CALLS_PAY or exchanges)):
             return [functools.reduce(lambda y, layer: layer(y), stream, x) for stream in layers]
-        done, width = [], x.shape[1]
-        last = x.is_contiguous(memory_format=torch.channels_last)
-        order = torch.channels_last if last else torch.contiguous_format
+        done, width, order = [], x.shape[1], order_of(x)
         for depth in range(len(layers) - 1):
             x = side_by_side([stream[depth] for stream in layers[depth:]], x)
             x_t, x = (each.contiguous(memory_format=order) for each in x.split((width, x.shape[1] - width), dim=1))

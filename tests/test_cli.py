@@ -102,10 +102,10 @@ def test_missing_packages_are_one_message_before_anything_is_imported(script):
 def test_an_old_package_is_named_with_its_version_and_the_oldest_that_will_do(installed, does, monkeypatch):
     monkeypatch.setattr(packages, "required", lambda: {"timm": "1.0.9"})
     monkeypatch.setattr(packages.metadata, "version", lambda name: installed)
-    assert packages.lacking("timm") == (None if does else f"timm ({installed}; 1.0.9 or newer is needed)")
-    if not does:
+    assert packages.lacking("timm", "1.0.9") == (None if does else f"timm ({installed}; 1.0.9 or newer is needed)")
+    for create in (backbones.create, backbones.vision_transformer) if not does else ():
         with pytest.raises(RuntimeError, match="Backbone 'vit_small_patch16_224' needs the package timm"):
-            backbones.create("vit_small_patch16_224")
+            create("vit_small_patch16_224")
 
 
 def test_an_old_python_is_named_before_any_package():

@@ -221,6 +221,12 @@ def test_global_average_is_the_mean_and_its_gradient_in_the_order_of_the_map(ord
         torch.testing.assert_close(blocks.global_average(x), x.mean(dim=(2, 3)), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+def test_global_average_of_many_positions_is_rounded_at_its_end_alone(order):
+    x = torch.rand(2, 40, 64, 32, generator=torch.Generator().manual_seed(0)).bfloat16().contiguous(memory_format=order)
+    assert torch.equal(blocks.global_average(x.clone().requires_grad_()), x.mean(dim=(2, 3)))  # 2^11 positions: exact
+
+
 def test_global_average_of_half_precision_does_not_overflow():
     x = torch.full((1, 2, 64, 32), 60.0, dtype=torch.float16, requires_grad=True)
     assert torch.equal(blocks.global_average(x), torch.full((1, 2), 60.0, dtype=torch.float16))
