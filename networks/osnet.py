@@ -84,7 +84,11 @@ def side_by_side(layers: list[LiteConv3x3], x: Tensor) -> Tensor:
 
 
 class AggregationGate(nn.Module):
-    """Channel-wise weights in (0, 1) from globally pooled streams, (B, C, 1, 1); shared by all (section 3.2)."""
+    """Channel-wise weights in (0, 1) from globally pooled streams, (B, C, 1, 1); shared by all (section 3.2).
+
+    fc1 and fc2 are convolutions by name alone: a CPU convolves a map of one position three times as long as it
+    multiplies a matrix, and casts it to bfloat16 as long again (benchmarks/README.md).
+    """
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -92,7 +96,11 @@ class AggregationGate(nn.Module):
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
 
     def forward(self, pooled: Tensor) -> Tensor:  # (B, C, 1, 1)
-        return self.fc2(F.relu(self.fc1(pooled))).sigmoid()
+        with torch.autocast("cpu", enabled=False):
+            x = pooled.flatten(1).to(self.fc1.weight.dtype)
+            for fc, act in ((self.fc1, torch.relu), (self.fc2, torch.sigmoid)):
+                x = act(F.linear(x, fc.weight.flatten(1), fc.bias))
+            return x.to(pooled.dtype)[:, :, None, None]
 
 
 class OSBlock(nn.Module):

@@ -547,6 +547,27 @@ def test_streams_side_by_side_are_the_streams(name, channels_last, monkeypatch):
     assert int(block.conv1.bn.num_batches_tracked) == 2
 
 
+def test_a_gate_multiplies_as_its_convolutions_would_and_rounds_once():
+    """Of the released weights, which are those of convolutions; in bfloat16 it is float32 arithmetic."""
+    torch.manual_seed(0)
+    gate, pooled = osnet.AggregationGate(32), torch.randn(6, 32, 1, 1)
+
+    def convolved(gate, pooled):
+        return gate.fc2(torch.relu(gate.fc1(pooled))).sigmoid()
+
+    double = copy.deepcopy(gate).double()
+    torch.testing.assert_close(double(pooled.double()), convolved(double, pooled.double()), rtol=1e-12, atol=1e-12)
+    pooled = pooled.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = gate(pooled), convolved(gate, pooled)
+    exact = convolved(double, pooled.double())
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    once = {"rtol": 1.001 * 2**-8, "atol": 0.0}  # half of the last of 8 bits
+    torch.testing.assert_close(ours.double(), exact, **once)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(theirs.double(), exact, **once)
+
+
 def test_depthwise_gradients_bypass_bfloat16():
     """The result is float32 arithmetic rounded once; names, copies and other convolutions stay as they are."""
     torch.manual_seed(0)
