@@ -51,6 +51,43 @@ def test_a_folder_in_use_names_the_process_that_uses_it(tmp_path):
         pass
 
 
+MEMORY = """
+import mmap, resource, torch
+from machine import device
+
+device.tune(torch.device("cpu"))
+size = 2**27
+batch = torch.ones(size // 4)
+held = asked = 0
+for word, *rest in map(str.split, open("/proc/self/smaps")):
+    held = int(rest[0]) * 1024 if word == "Rss:" else held
+    asked += held * (word == "VmFlags:" and "hg" in rest)
+print(asked)
+del batch
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(size // 4)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * mmap.PAGESIZE)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is told by calls of glibc")
+@pytest.mark.parametrize("most", (None, 2**35))  # of the address space, as `ulimit -v` sets it
+def test_what_a_batch_frees_is_kept_for_the_next_in_large_pages(most):
+    import resource
+
+    def limit():
+        if most:
+            resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+    done = subprocess.run((sys.executable, "-c", MEMORY), cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 0, done.stderr
+    asked, cleared = map(int, done.stdout.split())
+    assert cleared < 1.5 * 2**27, "the kernel clears no memory anew for every batch"
+    if Path("/sys/kernel/mm/transparent_hugepage/enabled").is_file():
+        assert asked == 0 if most else asked >= 2**27, "none are asked for where the memory could be refused"
+
+
 def test_who_has_just_taken_a_folder_is_waited_for(tmp_path):
     """The lock is there before the name of who holds it is."""
     path = tmp_path / lock.NAME
