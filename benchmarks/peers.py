@@ -10,8 +10,9 @@ works while the others wait. A line is the median over the turns; a ratio is the
 on a busy machine only neighbours in time can be compared.
 
     train      iterations on Market-1501 with its decoding and augmentation (flip), softmax, AMSGrad or Adam. Ours
-               decodes each image once and keeps the pixels, theirs decode in --workers processes, which go on while
-               others have their turn: as many batches as can stand ready then are taken before the clock starts.
+               decodes each image once and keeps the pixels, theirs decode in --workers processes, which go on when a
+               turn is over: the next begins when they have as many batches ready as they may, and those are taken
+               before the clock of their own next turn starts.
                `bare` is the limit of ours: forward, cross-entropy, backward and step on one ready batch
     extract    features of the first query images, from their files
     evaluate   from ready features of a --size set to mAP and CMC, in the form of its own that each suite has at hand
@@ -323,10 +324,13 @@ def serve(args) -> None:
                 suite = SUITES[args.child](args)
                 if args.threads:
                     torch.set_num_threads(args.threads)
-            if work == "train" and suite.decodes_ahead:
-                suite.train(2 * args.workers)  # torch's loader prefetches two batches for each worker
+            ahead = 2 * args.workers if work == "train" and suite.decodes_ahead else 0  # two batches for each worker
+            if ahead:
+                suite.train(ahead)
             began = time.perf_counter()
-            answers.write(json.dumps([getattr(suite, work)(int(amount)), time.perf_counter() - began]) + "\n")
+            done, seconds = getattr(suite, work)(int(amount)), time.perf_counter() - began
+            time.sleep(ahead * seconds / int(amount))  # in which so many have just been decoded, beside the training
+            answers.write(json.dumps([done, seconds]) + "\n")
         except (Exception, SystemExit) as error:  # whatever another suite raises
             answers.write(json.dumps(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") + "\n")
 

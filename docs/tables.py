@@ -19,6 +19,9 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 sys.path.append(str(ROOT / "benchmarks"))  # last: it has files called as some of the suite's
 
+import startup  # noqa: E402, F401
+
+# isort: split
 import architectures  # noqa: E402
 import cli  # noqa: E402
 import datasets  # noqa: E402
