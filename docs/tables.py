@@ -265,18 +265,23 @@ def seed_table() -> str:
     return grid(header, lines)
 
 
-FORMS_OF = {"": 0, "_short": 1, "_short3": 3}  # end of a picture's name -> form of the list, as of reproduce.py --short
+FORMS_OF = {  # end of a picture's name -> form of the list, as of reproduce.py --short, and its images
+    "": (0, reproduce.SHORT_SIZE),
+    "_short": (1, reproduce.SHORT_SIZE),
+    "_short3": (3, reproduce.SHORT_SIZE),
+    "_tall": (1, (192, 64)),
+}
 
 
-def steps(group: str, short: int) -> tuple[str, list[gains.Gain]]:
+def steps(group: str, short: int, image_size: tuple[int, int]) -> tuple[str, list[gains.Gain]]:
     """Of a group of benchmarks/reproduce.py, in one of its forms: its title, and what was found."""
-    listed = [each for each in reproduce.experiments(short) if each.group == group]
+    listed = [each for each in reproduce.experiments(short, image_size) if each.group == group]
     return gains.parts(listed)[0], gains.found(listed, results())
 
 
 def measured(group: str) -> dict[str, tuple[str, list[gains.Gain]]]:
     """End of a picture's name -> title and steps, of the forms in which something is a step from something."""
-    forms = {end: steps(group, short) for end, short in FORMS_OF.items()}
+    forms = {end: steps(group, *form) for end, form in FORMS_OF.items()}
     return {end: form for end, form in forms.items() if any(gain.gained for gain in form[1])}
 
 
