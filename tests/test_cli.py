@@ -2,12 +2,12 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trees
 
 import cli
 import main
@@ -346,9 +346,7 @@ def test_values_that_a_checkpoint_keeps_are_held_to_the_same_ranges():
     ("losses.py", "import math\n", "import maths\n", r"losses\.py, line \d+: ModuleNotFoundError: No module .*"),
 ])  # fmt: skip
 def test_a_broken_file_of_ones_own_is_one_line(tmp_path, file, old, new, message):
-    home = tmp_path / "suite"
-    left_out = shutil.ignore_patterns(".*", "tests", "docs", "runs")  # what is compiled stays so
-    shutil.copytree(ROOT, home, ignore=left_out)
+    home = trees.suite(tmp_path / "suite", "tests", "docs")  # what is compiled stays so
     text = (home / file).read_text(encoding="utf-8")
     assert old in text
     (home / file).write_text(text.replace(old, new, 1), encoding="utf-8")

@@ -64,9 +64,9 @@ class Module(NamedTuple):
 @functools.cache
 def modules() -> dict[str, Module]:
     found = {}
-    for path in sorted(ROOT.rglob("*.py")):
+    for path in sorted((*ROOT.glob("*.py"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.py")))):
         inside = path.relative_to(ROOT)
-        if inside.parts[0] in NOT_PRODUCT or any(part.startswith(".") or part == "venv" for part in inside.parts):
+        if inside.parts[0] in NOT_PRODUCT:
             continue
         text = path.read_text(encoding="utf-8")
         name = ".".join(inside.with_suffix("").parts)

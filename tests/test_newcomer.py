@@ -2,12 +2,12 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trees
 
 import cli
 from recipes import RECIPES
@@ -159,8 +159,7 @@ sys.exit(code)
 def test_a_method_touches_the_files_that_the_page_lists_and_no_other(data, tmp_path):
     """A copy of the suite, with the class, the loss and the row written into its own files, trains the method; the
     table of docs/method.md has these files and those that docs/tables.py then changes, and names the tests."""
-    home = tmp_path / "suite"
-    shutil.copytree(ROOT, home, ignore=shutil.ignore_patterns(".*", "test_*.py", "runs", "*.png"))
+    home = trees.suite(tmp_path / "suite", "test_*.py", "*.png")
     for name, text in BY_HAND.items():
         (home / name).write_text((home / name).read_text("utf-8") + text, "utf-8")
     words = [sys.executable, "-c", USED, str(data), str(tmp_path / "run")]

@@ -1,14 +1,40 @@
-"""What tests share: trees of empty files with real names, one-line error messages, loaders from flat options."""
+"""What tests share: trees of empty files with real names, copies of the suite, one-line error messages, loaders from
+flat options."""
 
 import os
 import re
+import shutil
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 import datasets
 import loaders
 from loading import samplers
+
+ROOT = Path(__file__).parents[1]
+WRITTEN = (".py", ".md", ".txt", ".toml", ".ini")
+
+
+def folders():
+    """Those of the suite. A clone may hold anything else beside them: data sets, runs, an environment of some GiB."""
+    named = ("benchmarks", "docs", "tests")
+    return [path for path in sorted(ROOT.iterdir()) if path.name in named or (path / "__init__.py").exists()]
+
+
+def suite(home, *left_out):
+    """A copy of the suite at `home` but for names like `left_out`."""
+    home.mkdir()
+    files = [path for path in ROOT.iterdir() if path.suffix in WRITTEN]
+    gone = shutil.ignore_patterns(*left_out)(ROOT, [path.name for path in (*files, *folders())])
+    for path in files:
+        if path.name not in gone:
+            shutil.copy2(path, home)
+    for path in folders():
+        if path.name not in gone:
+            shutil.copytree(path, home / path.name, ignore=shutil.ignore_patterns(*left_out))
+    return home
 
 
 def tree(root, *names):
