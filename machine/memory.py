@@ -64,23 +64,24 @@ def keep_freed_memory() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
-    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+    mmap_max, trim_threshold, most = -4, -1, 2**31 - 1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h; an int
     try:
         libc = ctypes.CDLL("libc.so.6")
-        kept = libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, -1)  # nothing in maps of its own, no trimming
+        kept = libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, most)
     except (OSError, AttributeError):  # musl
         return False
     if kept:
-        _take_large_pages(libc, min(free_memory() // 2, 64 * GIB))
+        _take_large_pages(libc, min(free_memory() // 2, most - 2**26))
     return bool(kept)
 
 
 def _take_large_pages(libc: ctypes.CDLL, size: int) -> None:
     """Have the next `size` bytes that glibc hands out come in the kernel's large pages (2 MiB on x86), where it leaves
-    that to programs: a processor remembers the places of some thousand pages, and a training step visits a hundred
-    times as many of 4 KiB (OSNet's takes 1.05 times as long with those, benchmarks/README.md).
+    that to programs: a processor remembers the places of some thousand pages, and a training step visits eighty
+    thousand of 4 KiB (OSNet's takes 1.05 times as long with those, benchmarks/README.md).
 
-    The heap is grown by so much at once, which takes no memory before it is used; so not where it could be refused.
+    The heap is grown by so much at once, by less than it keeps when that is free. It takes no memory before it is
+    used; but nothing is asked for where it could be refused.
     """
     import resource  # not on Windows
 
