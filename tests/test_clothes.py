@@ -293,11 +293,11 @@ def gaits(root, people=10, seed=0):
 
 
 def test_cal_learns_from_clips(tmp_path):
-    """Tracklets of people nobody has seen, in other clothes: mAP 0.34 here, where an untrained network has 0.10."""
+    """Tracklets of people nobody has seen, in other clothes: mAP 0.29 to 0.54 over six seeds, 0.10 without training."""
     folder = gaits(tmp_path / "CCVID")
     words = ["--mode", "train", "--recipe", "cal_video", "--backbone", "osnet_x0_25", "--last_stride", "2",
              "--pretrained", "none", "--ccvid_path", folder, "--image_size", "64", "32", "--p", "8", "--k", "2",
-             "--seq_len", "2", "--frame_stride", "2", "--cut_tracklets", "5", "--steps", "12", "--clothes_from", "3",
+             "--seq_len", "2", "--frame_stride", "2", "--cut_tracklets", "5", "--steps", "24", "--clothes_from", "3",
              "--epochs", "5", "--lr", "2e-3", "--eval_every", "0", "--amp", "none", "--num_queries", "0",
              "--workers", "1"]  # fmt: skip
     run(*words, "--output_path", tmp_path / "run")

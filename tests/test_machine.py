@@ -56,7 +56,7 @@ import mmap, resource, torch
 from machine import device
 
 device.tune(torch.device("cpu"))
-size = 2**27
+size = 2**26
 batch = torch.ones(size // 4)
 held = asked = 0
 for word, *rest in map(str.split, open("/proc/self/smaps")):
@@ -64,6 +64,8 @@ for word, *rest in map(str.split, open("/proc/self/smaps")):
     asked += held * (word == "VmFlags:" and "hg" in rest)
 print(asked)
 del batch
+for _ in range(16):  # malloc may take some turns until it has a place that always fits
+    torch.ones(size // 4)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     torch.ones(size // 4)
@@ -83,9 +85,11 @@ def test_what_a_batch_frees_is_kept_for_the_next_in_large_pages(most):
     done = subprocess.run((sys.executable, "-c", MEMORY), cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
     assert done.returncode == 0, done.stderr
     asked, cleared = map(int, done.stdout.split())
-    assert cleared < 1.5 * 2**27, "the kernel clears no memory anew for every batch"
-    if Path("/sys/kernel/mm/transparent_hugepage/enabled").is_file():
-        assert asked == 0 if most else asked >= 2**27, "none are asked for where the memory could be refused"
+    assert cleared < 2**26, "the kernel clears no memory anew for every batch"
+    rules = Path("/proc/sys/vm/overcommit_memory").read_text().strip()
+    here = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    if most or Path("/sys/kernel/mm/transparent_hugepage").is_dir() and rules != "2" and max(here) == min(here) == -1:
+        assert asked == 0 if most else asked >= 2**26, "none are asked for where the memory could be refused"
 
 
 def test_who_has_just_taken_a_folder_is_waited_for(tmp_path):
