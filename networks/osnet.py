@@ -96,8 +96,9 @@ class AggregationGate(nn.Module):
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
 
     def forward(self, pooled: Tensor) -> Tensor:  # (B, C, 1, 1)
-        with torch.autocast("cpu", enabled=False):
-            x = pooled.flatten(1).to(self.fc1.weight.dtype)
+        with torch.autocast("cpu", enabled=False):  # a GPU's stays as it is
+            x = pooled.flatten(1)
+            x = x.to(self.fc1.weight.dtype) if x.device.type == "cpu" else x
             for fc, act in ((self.fc1, torch.relu), (self.fc2, torch.sigmoid)):
                 x = act(F.linear(x, fc.weight.flatten(1), fc.bias))
             return x.to(pooled.dtype)[:, :, None, None]
