@@ -346,7 +346,7 @@ def test_values_that_a_checkpoint_keeps_are_held_to_the_same_ranges():
     ("losses.py", "import math\n", "import maths\n", r"losses\.py, line \d+: ModuleNotFoundError: No module .*"),
 ])  # fmt: skip
 def test_a_broken_file_of_ones_own_is_one_line(tmp_path, file, old, new, message):
-    home = trees.suite(tmp_path / "suite", "tests", "docs")  # what is compiled stays so
+    home = trees.suite(tmp_path / "suite", "tests", "docs")
     text = (home / file).read_text(encoding="utf-8")
     assert old in text
     (home / file).write_text(text.replace(old, new, 1), encoding="utf-8")

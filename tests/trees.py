@@ -15,26 +15,20 @@ from loading import samplers
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = (".py", ".md", ".txt", ".toml", ".ini")
-
-
-def folders():
-    """Those of the suite. A clone may hold anything else beside them: data sets, runs, an environment of some GiB."""
-    named = ("benchmarks", "docs", "tests")
-    return [path for path in sorted(ROOT.iterdir()) if path.name in named or (path / "__init__.py").exists()]
+OTHERS = ("benchmarks", "docs", "tests")  # folders that are no packages
 
 
 def suite(home, *left_out):
-    """A copy of the suite at `home` but for names like `left_out`."""
-    home.mkdir()
-    files = [path for path in ROOT.iterdir() if path.suffix in WRITTEN]
-    gone = shutil.ignore_patterns(*left_out)(ROOT, [path.name for path in (*files, *folders())])
-    for path in files:
-        if path.name not in gone:
-            shutil.copy2(path, home)
-    for path in folders():
-        if path.name not in gone:
-            shutil.copytree(path, home / path.name, ignore=shutil.ignore_patterns(*left_out))
-    return home
+    """A copy of the suite at `home` but for names like `left_out`. A clone may hold anything else beside it: data sets,
+    runs, an environment of some GiB."""
+
+    def gone(folder, names):
+        paths = [ROOT / name for name in names] if Path(folder) == ROOT else []
+        foreign = {path.name for path in paths if path.suffix not in WRITTEN and path.name not in OTHERS
+                   and not (path / "__init__.py").exists()}  # fmt: skip
+        return foreign | shutil.ignore_patterns(*left_out)(folder, names)
+
+    return Path(shutil.copytree(ROOT, home, ignore=gone))
 
 
 def tree(root, *names):
